@@ -1,0 +1,1 @@
+"""Dunlin: the shared vocabulary of its services."""

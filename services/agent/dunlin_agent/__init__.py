@@ -1,0 +1,1 @@
+"""The node: OVSDB, Pod interfaces, the CNI server."""

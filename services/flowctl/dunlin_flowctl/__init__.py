@@ -1,0 +1,1 @@
+"""Owns the OpenFlow sessions: compiles intents, writes, acknowledges."""

@@ -1,0 +1,1 @@
+"""Address pools, node blocks, Pod addresses; emits endpoint intents."""

@@ -1,0 +1,1 @@
+"""Prometheus series, the topology API and the web page."""

@@ -1,0 +1,1 @@
+"""Pod connectivity, routes, Services and policies: facts to intents."""
