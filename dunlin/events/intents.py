@@ -1,0 +1,136 @@
+"""
+Intents: what switches must do, in the imperative, declarative and switch-neutral.
+
+An intent carries every choice that must not differ between two runs. `compile` (dunlin.pipeline)
+turns one intent into flows and groups, as a pure function of the intent and the switch.
+Intents of scope "all" concern every switch and are published once.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from dunlin import subjects
+from dunlin.events.facts import (
+    Event,
+    NextHop,
+    NodeAddress,
+    PortNumber,
+    Protocol,
+    kind_of,
+)
+from dunlin.model.addresses import IPAddress, IPNetwork, MacAddress
+from dunlin.model.ids import IntentId
+
+
+class Intent(Event, frozen=True, kw_only=True, tag_field="kind"):
+    """
+    One decision. `scope`: "all" or a node's name; `key`: unique within scope and kind.
+
+    `object`: the Kubernetes object that caused it, `<kind>/<namespace>/<name>` (or `<kind>/<name>`),
+    for people. `trigger_ms`: Unix time of the change that caused this version, where known.
+    """
+
+    scope: str
+    key: str
+    object: str = ""
+    trigger_ms: int | None = None
+
+    @property
+    def id(self) -> IntentId:
+        """`<scope>/<kind>/<key>`."""
+        return intent_id(self.scope, kind_of(type(self)), self.key)
+
+    @property
+    def subject(self) -> str:
+        """Where this intent is published."""
+        return subjects.intent(self.scope, kind_of(type(self)), self.key)
+
+
+class SwitchIntent(Intent, frozen=True, kw_only=True, tag="switch"):
+    """
+    The pipeline of one node's integration bridge itself; scope = the node, key = "pipeline".
+
+    By the planner, from SwitchFact, NodeFact and settings. Until it exists flowctl writes nothing to
+    that switch. Ports, MACs and addresses as in SwitchFact. `pod_cidrs`: the cluster's pools;
+    `service_cidrs`: ClusterIPs; both are never sent to the world outside.
+    `local_cidrs`: this node's blocks: what no Pod here has is dropped, not routed.
+    """
+
+    dpid: int
+    router_mac: MacAddress
+    gateway_port: int
+    uplink_port: int = 0
+    tunnel_port: int = 0
+    gateway_ips: tuple[IPAddress, ...] = ()
+    addresses: tuple[NodeAddress, ...] = ()
+    next_hops: tuple[NextHop, ...] = ()
+    pod_cidrs: tuple[IPNetwork, ...] = ()
+    service_cidrs: tuple[IPNetwork, ...] = ()
+    local_cidrs: tuple[IPNetwork, ...] = ()
+
+
+class EndpointIntent(Intent, frozen=True, kw_only=True, tag="endpoint"):
+    """
+    A Pod's interface on its node; scope = the node, key = `<namespace>/<pod>/<ifname>`.
+
+    By ipam, from the attachment and the ledger.
+    """
+
+    pod_namespace: str
+    pod_name: str
+    ofport: int
+    mac: MacAddress
+    ips: tuple[IPAddress, ...]
+
+
+class RouteIntent(Intent, frozen=True, kw_only=True, tag="route"):
+    """
+    How every other node reaches the Pods and the addresses of node `key`; scope "all".
+
+    `encapsulation`: "auto" is none between nodes that share a subnet, else the tunnel.
+    """
+
+    cidrs: tuple[IPNetwork, ...]
+    addresses: tuple[NodeAddress, ...]
+    router_mac: MacAddress
+    encapsulation: Literal["auto", "none", "tunnel"] = "auto"
+
+
+class ServiceEndpoint(Event, frozen=True, kw_only=True):
+    """Where a new connection may go. `target`: `<namespace>/<pod>` or "" (for metrics and people)."""
+
+    ip: IPAddress
+    port: PortNumber
+    target: str = ""
+
+
+class ServiceAddress(Event, frozen=True, kw_only=True):
+    """One address of a ServicePort and the select group of its family."""
+
+    ip: IPAddress
+    group_id: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFEFF)]
+
+
+class ServicePortIntent(Intent, frozen=True, kw_only=True, tag="service"):
+    """
+    One ServicePort on its cluster IPs; scope "all", key = `<namespace>/<name>:<port name>/<protocol>`.
+
+    `endpoints`: of both families, sorted, ready ones only; a family without endpoints refuses.
+    """
+
+    service_namespace: str
+    service_name: str
+    port_name: str = ""
+    protocol: Protocol
+    port: PortNumber
+    addresses: tuple[ServiceAddress, ...]
+    endpoints: tuple[ServiceEndpoint, ...] = ()
+
+
+AnyIntent: TypeAlias = SwitchIntent | EndpointIntent | RouteIntent | ServicePortIntent
+
+
+def intent_id(scope: str, kind: str, key: str) -> IntentId:
+    """The name of an intent everywhere: REST, cookies, logs."""
+    return IntentId(f"{scope}/{kind}/{key}")

@@ -1,0 +1,1 @@
+"""Frozen types that every part of Dunlin shares: identifiers, addresses, Kubernetes words."""

@@ -1,0 +1,55 @@
+"""How facts, intents and acknowledgements become bytes: JSON by msgspec, addresses as text."""
+
+import ipaddress
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def _enc_hook(value: Any) -> Any:
+    if isinstance(value, (ipaddress._BaseAddress, ipaddress._BaseNetwork)):
+        return str(value)
+    raise NotImplementedError(f"no wire form for {type(value).__name__}")
+
+
+def _dec_hook(kind: type, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"expected an address as text, got {value!r}")  # noqa: TRY004
+    if kind is ipaddress._BaseAddress:
+        return ipaddress.ip_address(value)
+    if kind is ipaddress._BaseNetwork:
+        return ipaddress.ip_network(value)
+    raise NotImplementedError(f"no wire form for {kind.__name__}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_enc_hook, order="deterministic")
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind, dec_hook=_dec_hook)
+
+
+def encode(value: Any) -> bytes:
+    """JSON bytes; equal values give equal bytes."""
+    return _ENCODER.encode(value)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """
+    The value of type `kind` in `data`.
+
+    Raises:
+        msgspec.DecodeError, msgspec.ValidationError: not JSON, or not of that shape; the message
+            names the path of the offending field (`$.ips[0]`).
+    """
+    value: T = _decoder(kind).decode(data)
+    return value
+
+
+def to_builtins(value: Any) -> Any:
+    """Plain dicts, lists and strings, for REST answers and tables."""
+    return msgspec.to_builtins(value, enc_hook=_enc_hook)
