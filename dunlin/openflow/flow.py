@@ -1,0 +1,294 @@
+"""Flows and groups: what a switch holds."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from dunlin.model.addresses import IPAddress, IPNetwork, MacAddress, mac_to_int
+from dunlin.openflow.fields import CT_STATE_BITS, FIELDS
+
+# Reserved OpenFlow port numbers.
+OFPP_IN_PORT = 0xFFFFFFF8
+OFPP_CONTROLLER = 0xFFFFFFFD
+OFPP_LOCAL = 0xFFFFFFFE
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FieldMatch:
+    """`field` & `mask` == `value`; `mask` None: all bits. `value` has no bit outside of the mask."""
+
+    field: str
+    value: int
+    mask: int | None = None
+
+
+Match = tuple[FieldMatch, ...]
+"""Sorted by field name, each field once: equal matches are equal values."""
+
+MatchValue = int | IPAddress | IPNetwork | str | tuple[int, int]
+
+
+def match(**fields: MatchValue) -> Match:
+    """
+    A match from keywords named as in ovs-fields(7).
+
+    Values: int; (value, mask); an address; a network (masked); a MAC address as text; for
+    ct_state the text of ovs-ofctl (`"+trk+new-rpl"`).
+    """
+    return tuple(sorted(field_match(name, value) for name, value in fields.items()))
+
+
+def field_match(name: str, value: MatchValue) -> FieldMatch:
+    """One field of a match; see `match`."""
+    spec = FIELDS[name]
+    if isinstance(value, str):
+        if name == "ct_state":
+            bits, mask = parse_ct_state(value)
+            return FieldMatch(name, bits, mask)
+        return FieldMatch(name, mac_to_int(MacAddress(value)))
+    if isinstance(value, tuple):
+        bits, mask = value
+        return FieldMatch(name, bits & mask, None if mask == spec.all_ones else mask)
+    if isinstance(value, (IPv4Network, IPv6Network)):
+        mask = int(value.netmask)
+        return FieldMatch(
+            name, int(value.network_address), None if mask == spec.all_ones else mask
+        )
+    if isinstance(value, (IPv4Address, IPv6Address)):
+        return FieldMatch(name, int(value))
+    assert 0 <= value <= spec.all_ones, (name, value)
+    return FieldMatch(name, value)
+
+
+def parse_ct_state(text: str) -> tuple[int, int]:
+    """(value, mask) of `+trk+new-est`."""
+    value = mask = 0
+    for word in text.replace("+", " +").replace("-", " -").split():
+        bit = CT_STATE_BITS[word[1:]]
+        mask |= bit
+        value |= bit if word[0] == "+" else 0
+    return value, mask
+
+
+def with_fields(base: Match, extra: Match) -> Match:
+    """Both; a field in both must be equal."""
+    merged = {item.field: item for item in base}
+    for item in extra:
+        assert merged.setdefault(item.field, item) == item, item.field
+    return tuple(sorted(merged.values()))
+
+
+# --- actions: ovs-actions(7) ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """`output:port`; OFPP_IN_PORT sends back where it came from."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToGroup:
+    """`group:id`."""
+
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetField:
+    """`set_field:value[/mask]->field`."""
+
+    field: str
+    value: int
+    mask: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """`move:src[]->dst[]` of whole fields of equal width."""
+
+    src: str
+    dst: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecTtl:
+    """`dec_ttl`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nat:
+    """
+    `nat(src|dst=address[-address][:port[-port]])`; without `direction`, `nat`: as the entry says.
+
+    Addresses are inclusive; `port_min` 0: any port.
+    """
+
+    direction: str = ""
+    address: IPAddress | None = None
+    address_max: IPAddress | None = None
+    port_min: int = 0
+    port_max: int = 0
+    random: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ct:
+    """`ct([commit,][force,][zone=n,][table=t,][nat…,][exec(…)])`; `exec` only with commit."""
+
+    zone: int
+    commit: bool = False
+    force: bool = False
+    table: int | None = None
+    nat: Nat | None = None
+    exec: tuple["SetField | Move", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """`resubmit(,table)`: look up there, then go on with the next action."""
+
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conjunction:
+    """`conjunction(conj_id, clause/clauses)`; clause counts from 1."""
+
+    conj_id: int
+    clause: int
+    clauses: int
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSpec:
+    """
+    One part of a learned flow.
+
+    `kind`: "match" or "load". From a `src_field` or the constant `value`; to `dst_field`. `bits` wide.
+    """
+
+    kind: str
+    dst_field: str
+    bits: int
+    src_field: str = ""
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """`learn(table=…,…)`; time-outs in seconds, 16 bits; cookie as for flows."""
+
+    table: int
+    priority: int
+    cookie: int
+    specs: tuple[LearnSpec, ...]
+    idle_timeout_s: int = 0
+    hard_timeout_s: int = 0
+    delete_learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """`controller(max_len=…,userdata=…)`: to the controller, with opaque data."""
+
+    max_len: int = 0xFFFF
+    userdata: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class MeterAction:
+    """`meter:id` first of all actions."""
+
+    meter_id: int
+
+
+Action = (
+    Output
+    | ToGroup
+    | SetField
+    | Move
+    | DecTtl
+    | Ct
+    | Resubmit
+    | Conjunction
+    | Learn
+    | Controller
+    | MeterAction
+)
+
+
+def set_field(name: str, value: MatchValue) -> SetField:
+    """`SetField` from the same values that `match` takes."""
+    item = field_match(name, value)
+    return SetField(name, item.value, item.mask)
+
+
+# --- what a switch holds --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """
+    One flow entry. Identity on the switch: (table, priority, match).
+
+    `actions` are applied (apply_actions), then `goto` (None: the end; no actions and no goto: drop).
+    Time-outs in seconds, 0: none.
+    """
+
+    table: int
+    priority: int
+    match: Match
+    actions: tuple[Action, ...] = ()
+    goto: int | None = None
+    cookie: int = 0
+    idle_timeout_s: int = 0
+    hard_timeout_s: int = 0
+
+    @property
+    def key(self) -> tuple[int, int, Match]:
+        """What names this flow on its switch."""
+        return (self.table, self.priority, self.match)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One bucket of a select group; `weight` has no unit."""
+
+    bucket_id: int
+    actions: tuple[Action, ...]
+    weight: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """
+    One group entry; identity is `group_id`. OpenFlow groups have no cookie: `cookie` is Dunlin's
+    own note of whose it is and never reaches the switch.
+
+    `selection_method` "" is OVS's default for select groups (dp_hash).
+    """
+
+    group_id: int
+    type: str = "select"
+    buckets: tuple[Bucket, ...] = ()
+    selection_method: str = ""
+    cookie: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Flows and groups, as one intent or a whole switch needs them; no key twice."""
+
+    flows: tuple[Flow, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+    def __add__(self, other: "Program") -> "Program":
+        """Both, in order."""
+        return Program(self.flows + other.flows, self.groups + other.groups)
+
+
+def groups_referred(flow: Flow) -> Iterable[int]:
+    """Ids of the groups that a flow's actions name."""
+    return (action.group_id for action in flow.actions if isinstance(action, ToGroup))
