@@ -85,6 +85,19 @@ def rpc(service: str, operation: str, node: str | None = None) -> str:
     return _join(*tokens) if node is None else _join(*tokens, escape(node))
 
 
+def stream_of(subject: str) -> str:
+    """
+    The stream that stores messages of `subject`.
+
+    Raises:
+        ValueError: no stream does.
+    """
+    for stream, filters in STREAM_SUBJECTS.items():
+        if any(subject.startswith(pattern[:-1]) for pattern in filters):
+            return stream
+    raise ValueError(f"no stream stores subject {subject}")
+
+
 def split(subject: str) -> list[str]:
     """The unescaped tokens after `dunlin.v1`; [] for a foreign subject."""
     if not subject.startswith(PREFIX + "."):

@@ -1,1 +1,62 @@
-"""The message bus: a Protocol, one implementation in memory and one on NATS JetStream."""
+"""The message bus: `connect` gives the one that the settings name."""
+
+from typing import Protocol
+
+from dunlin.bus.base import Bus, Leases
+
+
+class BusSettings(Protocol):
+    """What `connect` reads; `dunlin.service.settings.CommonSettings` has it."""
+
+    @property
+    def nats_url(self) -> str:
+        """Comma-separated nats:// or tls:// URLs."""
+
+    @property
+    def nats_creds(self) -> str:
+        """File of user credentials or of an nkey seed; "" for none."""
+
+    @property
+    def nats_ca(self) -> str:
+        """PEM file of the authorities that the server's certificate is checked against."""
+
+    @property
+    def nats_cert(self) -> str:
+        """PEM file of this client's certificate."""
+
+    @property
+    def nats_key(self) -> str:
+        """PEM file of this client's key."""
+
+    @property
+    def nats_replicas(self) -> int:
+        """Copies of each stream in the cluster, 1 … 5."""
+
+    @property
+    def replica(self) -> str:
+        """Name of this process, shown by the server."""
+
+
+async def connect(settings: BusSettings, *, wait_s: float | None = None) -> Bus:
+    """
+    Connect to NATS; tries again, with back-off, for `wait_s` seconds (None: for ever).
+
+    Raises:
+        BusUnavailable: not connected within `wait_s`.
+    """
+    from dunlin.bus.nats import NatsBus, Options
+
+    return await NatsBus.connect(Options.of(settings), wait_s=wait_s)
+
+
+def leases(bus: Bus) -> Leases:
+    """The leases that live beside the streams of `bus`."""
+    from dunlin.bus.memory import MemoryBus, MemoryLeases
+
+    if isinstance(bus, MemoryBus):
+        return MemoryLeases(bus.server)
+    from dunlin.bus.leases import NatsLeases
+    from dunlin.bus.nats import NatsBus
+
+    assert isinstance(bus, NatsBus)
+    return NatsLeases(bus)

@@ -6,11 +6,23 @@ tombstone (empty payload) says that the object is gone. Sequences grow within on
 stream; deleting the stream and making it anew starts another epoch.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dunlin import subjects
+
 TOMBSTONE = b""
+
+BATCH_MAX = 4096
+"""Records of one `Batch` at most."""
+
+HISTORY_PER_SUBJECT = {
+    subjects.FACTS_STREAM: 16,
+    subjects.INTENTS_STREAM: 16,
+    subjects.STATE_STREAM: 1,
+}
+"""How many messages a stream keeps of each subject: the newest is the state, the rest is history."""
 
 
 class BusError(Exception):
@@ -73,8 +85,9 @@ class Batch:
 
     `caught_up`: at the time of the batch nothing newer matched; the first such batch ends the
     initial state (it may be empty). `seq`: the stream is read up to here (>= the last record's: also
-    covers records that the filters leave out). `reset`: forget everything, the stream is
-    new (`epoch` differs from before) and its state follows.
+    covers records that the filters leave out, so a batch may come without records). `reset`: forget
+    everything, the stream is new (`epoch` differs from before); its state begins with the records of
+    this very batch.
     """
 
     records: tuple[Record, ...]
@@ -123,7 +136,7 @@ class Bus(Protocol):
 
     def follow(
         self, stream: str, filters: Sequence[str] = (), *, history: bool = False
-    ) -> AsyncIterator[Batch]:
+    ) -> AsyncGenerator[Batch, None]:
         """
         The state now (newest record of each subject, tombstones included), then every change, for ever.
 
@@ -132,8 +145,12 @@ class Bus(Protocol):
         Batches coalesce whatever is waiting (at most 4,096 records), so a slow reader takes bigger steps.
         """
 
-    async def purge(self, stream: str, subject: str) -> None:
-        """Forget a subject altogether, history and tombstone."""
+    async def purge(self, stream: str, subject: str, *, up_to_seq: int | None = None) -> None:
+        """
+        Forget a subject altogether, history and tombstone; readers are not told.
+
+        `up_to_seq`: only what is not newer than this, so that a message published meanwhile stays.
+        """
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
         """
