@@ -204,18 +204,45 @@ class MeterAction:
     meter_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class OutputReg:
+    """`output:field[]`: to the port whose number a whole 16- or 32-bit field holds."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class CtClear:
+    """`ct_clear`: the packet is untracked from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """
+    What a switch holds and Dunlin has no word for; never part of a desired flow.
+
+    `what`: "action", "instruction" or "bucket property"; `data`: its bytes as on the wire.
+    """
+
+    what: str
+    data: bytes
+
+
 Action = (
     Output
+    | OutputReg
     | ToGroup
     | SetField
     | Move
     | DecTtl
     | Ct
+    | CtClear
     | Resubmit
     | Conjunction
     | Learn
     | Controller
     | MeterAction
+    | Unknown
 )
 
 
