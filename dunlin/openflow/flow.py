@@ -294,13 +294,15 @@ class Group:
     One group entry; identity is `group_id`. OpenFlow groups have no cookie: `cookie` is Dunlin's
     own note of whose it is and never reaches the switch.
 
-    `selection_method` "" is OVS's default for select groups (dp_hash).
+    `selection_method` "" is OVS's default for select groups (dp_hash, basis 0); with "dp_hash",
+    `hash_basis` (32 bits) makes the choice independent of other groups'.
     """
 
     group_id: int
     type: str = "select"
     buckets: tuple[Bucket, ...] = ()
     selection_method: str = ""
+    hash_basis: int = 0
     cookie: int = field(default=0, compare=False)
 
 

@@ -1,0 +1,55 @@
+"""A Pod's interface: who it may say it is, and how it is reached on its node."""
+
+from ipaddress import IPv6Network
+
+from dunlin.events.intents import EndpointIntent
+from dunlin.model.addresses import GATEWAY_MAC, IPAddress
+from dunlin.openflow.flow import OFPP_IN_PORT, Program, match, with_fields
+from dunlin.pipeline.base import FlowMaker, deliver
+from dunlin.pipeline.families import family_of
+from dunlin.pipeline.layout import Priority, Table
+from dunlin.pipeline.switch import ARP, NEIGHBOUR_SOLICITATION, mark_hairpin
+
+LINK_LOCAL = IPv6Network("fe80::/10")
+
+
+def compile_endpoint(intent: EndpointIntent) -> Program:
+    """Spoof guard, delivery and hairpin of one interface; nothing without an OpenFlow port."""
+    make = FlowMaker(intent.id)
+    if not intent.ofport:
+        return Program()
+    for ip in intent.ips:
+        _guard(make, intent, ip)
+        _deliver(make, intent, ip)
+    if any(ip.version == 6 for ip in intent.ips):
+        _neighbours(make, intent)
+    return Program(tuple(make.flows))
+
+
+def _guard(make: FlowMaker, intent: EndpointIntent, ip: IPAddress) -> None:
+    port = match(in_port=intent.ofport, eth_src=intent.mac)
+    source = with_fields(port, family_of(ip).from_(ip))
+    make.add(Table.CLASSIFIER, Priority.LOCAL, source, (), Table.UNSNAT)
+    if ip.version == 4:
+        who = match(in_port=intent.ofport, arp_spa=ip, arp_sha=intent.mac, arp_op=1)
+        make.add(Table.CLASSIFIER, Priority.EXACT, with_fields(who, ARP), (), Table.ARP_RESPONDER)
+
+
+def _neighbours(make: FlowMaker, intent: EndpointIntent) -> None:
+    """Solicitations from its own or a link-local address; not from `::` (duplicate detection)."""
+    port = match(in_port=intent.ofport, eth_src=intent.mac)
+    sources = [LINK_LOCAL, *(ip for ip in intent.ips if ip.version == 6)]
+    for source in sources:
+        when = with_fields(with_fields(port, NEIGHBOUR_SOLICITATION), match(ipv6_src=source))
+        make.add(Table.CLASSIFIER, Priority.EXACT, when, (), Table.ND_RESPONDER)
+
+
+def _deliver(make: FlowMaker, intent: EndpointIntent, ip: IPAddress) -> None:
+    family = family_of(ip)
+    there = family.to(ip)
+    out = deliver(GATEWAY_MAC, intent.mac, intent.ofport)
+    make.add(Table.L3_FORWARD, Priority.EXACT, there, out)
+    itself = with_fields(there, family.from_(ip))
+    make.add(Table.ENDPOINT_SELECTED, Priority.EXACT, itself, (mark_hairpin(),))
+    back = deliver(GATEWAY_MAC, intent.mac, OFPP_IN_PORT)
+    make.add(Table.HAIRPIN_OUTPUT, Priority.EXACT, there, back)

@@ -1,0 +1,54 @@
+"""What differs between IPv4 and IPv6 in a flow: field names and Ethernet types."""
+
+from dataclasses import dataclass
+
+from dunlin.events.facts import Protocol
+from dunlin.model.addresses import IPAddress, IPNetwork
+from dunlin.openflow.fields import ETH_IPV4, ETH_IPV6, IP_SCTP, IP_TCP, IP_UDP
+from dunlin.openflow.flow import Match, match
+from dunlin.pipeline.layout import HAIRPIN_V4, HAIRPIN_V6
+
+PROTOCOL_NUMBERS = {Protocol.TCP: IP_TCP, Protocol.UDP: IP_UDP, Protocol.SCTP: IP_SCTP}
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One IP version in the words of ovs-fields(7)."""
+
+    version: int
+    eth_type: int
+    src: str
+    dst: str
+    hairpin: IPAddress
+
+    @property
+    def any(self) -> Match:
+        """Every packet of this family."""
+        return match(eth_type=self.eth_type)
+
+    def to(self, destination: IPAddress | IPNetwork) -> Match:
+        """Packets to an address or network of this family."""
+        return match(eth_type=self.eth_type, **{self.dst: destination})
+
+    def from_(self, source: IPAddress | IPNetwork) -> Match:
+        """Packets from an address or network of this family."""
+        return match(eth_type=self.eth_type, **{self.src: source})
+
+    def to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
+        """Packets to one transport port of an address."""
+        name = f"{protocol.value.lower()}_dst"
+        return match(
+            eth_type=self.eth_type,
+            nw_proto=PROTOCOL_NUMBERS[protocol],
+            **{self.dst: destination, name: port},
+        )
+
+
+V4 = Family(4, ETH_IPV4, "nw_src", "nw_dst", HAIRPIN_V4)
+V6 = Family(6, ETH_IPV6, "ipv6_src", "ipv6_dst", HAIRPIN_V6)
+FAMILIES = (V4, V6)
+
+
+def family_of(value: IPAddress | IPNetwork) -> Family:
+    """The family of an address or network."""
+    return V4 if value.version == 4 else V6

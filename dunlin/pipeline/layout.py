@@ -1,0 +1,140 @@
+"""
+The pipeline as data: tables, conntrack zones, marks and reserved addresses, declared once.
+
+docs/pipeline.md is generated from this file (`make docs`).
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+
+
+class Table(IntEnum):
+    """OpenFlow tables in the order of traversal; gaps are for what comes later."""
+
+    CLASSIFIER = 0
+    ARP_RESPONDER = 5
+    ND_RESPONDER = 6
+    ND_REPLY = 7
+    EXTERNAL_REPLY = 10
+    UNSNAT = 11
+    CONNTRACK = 12
+    CONNTRACK_STATE = 14
+    SERVICE_LB = 22
+    ENDPOINT_SELECTED = 24
+    EGRESS_POLICY = 30
+    INGRESS_POLICY = 40
+    COMMIT = 50
+    L3_FORWARD = 60
+    HAIRPIN = 70
+    HAIRPIN_OUTPUT = 72
+    EXTERNAL = 80
+    EXTERNAL_GATEWAY = 82
+    EXTERNAL_UPLINK = 84
+
+    @property
+    def title(self) -> str:
+        """As people read it: `ServiceLB`."""
+        return _TITLES[self]
+
+
+_TITLES = {
+    Table.CLASSIFIER: "Classifier",
+    Table.ARP_RESPONDER: "ARPResponder",
+    Table.ND_RESPONDER: "NDResponder",
+    Table.ND_REPLY: "NDReply",
+    Table.EXTERNAL_REPLY: "ExternalReply",
+    Table.UNSNAT: "UnSNAT",
+    Table.CONNTRACK: "Conntrack",
+    Table.CONNTRACK_STATE: "ConntrackState",
+    Table.SERVICE_LB: "ServiceLB",
+    Table.ENDPOINT_SELECTED: "EndpointSelected",
+    Table.EGRESS_POLICY: "EgressPolicy",
+    Table.INGRESS_POLICY: "IngressPolicy",
+    Table.COMMIT: "Commit",
+    Table.L3_FORWARD: "L3Forward",
+    Table.HAIRPIN: "Hairpin",
+    Table.HAIRPIN_OUTPUT: "HairpinOutput",
+    Table.EXTERNAL: "External",
+    Table.EXTERNAL_GATEWAY: "ExternalGateway",
+    Table.EXTERNAL_UPLINK: "ExternalUplink",
+}
+
+PURPOSE = {
+    Table.CLASSIFIER: "in_port -> source; a Pod must use its own MAC and addresses",
+    Table.ARP_RESPONDER: "the gateway's MAC for every ARP request",
+    Table.ND_RESPONDER: "a neighbour solicitation becomes an advertisement",
+    Table.ND_REPLY: "… with the gateway's MAC (its fields exist only after the type has changed)",
+    Table.EXTERNAL_REPLY: "from outside to the node: a Pod's reply, or the node's own traffic",
+    Table.UNSNAT: "replies of hairpin connections find their Pod again",
+    Table.CONNTRACK: "one lookup in zone MAIN, with NAT of known connections",
+    Table.CONNTRACK_STATE: "invalid: drop; established: straight to L3Forward; new: on",
+    Table.SERVICE_LB: "address, protocol, port of a ServicePort -> its select group",
+    Table.ENDPOINT_SELECTED: "an endpoint has been chosen: is it the client itself?",
+    Table.EGRESS_POLICY: "NetworkPolicy of the source (after DNAT)",
+    Table.INGRESS_POLICY: "NetworkPolicy of the destination",
+    Table.COMMIT: "new connections that no Service has committed",
+    Table.L3_FORWARD: "destination -> Pod, gateway, other node, or the world outside",
+    Table.HAIRPIN: "source NAT of connections from a Pod to itself",
+    Table.HAIRPIN_OUTPUT: "back out of the port where they came from",
+    Table.EXTERNAL: "source NAT to the node's address",
+    Table.EXTERNAL_GATEWAY: "the node's kernel finds the next hop",
+    Table.EXTERNAL_UPLINK: "straight to the default gateway",
+}
+
+
+class Zone(IntEnum):
+    """Conntrack zones of the userspace datapath."""
+
+    MAIN = 64000
+    HAIRPIN = 64001
+    EXTERNAL = 64002
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Bits of ct_mark in zone MAIN."""
+
+    value: int
+    mask: int
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """(value, mask), as `match` and `set_field` take them."""
+        return (self.value, self.mask)
+
+
+SERVICE = Mark(0x1, 0x1)
+HAIRPIN_MARK = Mark(0x2, 0x2)
+
+HAIRPIN_V4 = IPv4Address("169.254.0.253")
+HAIRPIN_V6 = IPv6Address("fd64:756e:6c69:6e::fd")
+
+# Source ports that a Pod's connections to the world outside take on the node's address. One mask
+# (0xf000/0xf000) names them all, and they lie above Linux' ephemeral range (32768-60999).
+EXTERNAL_PORT_MIN = 0xF000
+EXTERNAL_PORT_MAX = 0xFFFF
+
+# A select group of more endpoints than this has two levels (spread.py).
+FLAT_BUCKETS_MAX = 64
+# dp_hash slots of a group: OVS takes at most 256.
+HASH_SLOTS = 256
+
+
+class Priority(IntEnum):
+    """Priorities, from strongest to the table-miss flow."""
+
+    GUARD = 210
+    EXACT = 200
+    LOCAL = 190
+    ROUTE = 180
+    RELATED = 170
+    FALLBACK = 160
+    DROP = 150
+    DEFAULT = 100
+    MISS = 0
+
+
+def table_names() -> dict[int, str]:
+    """Table number -> name, for rendering."""
+    return {int(table): table.title for table in Table}

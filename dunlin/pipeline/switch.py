@@ -1,0 +1,239 @@
+"""The pipeline of a switch itself: every flow that no Pod, Service, route or policy owns."""
+
+from dunlin.events.intents import SwitchIntent
+from dunlin.model.addresses import GATEWAY_MAC, IPNetwork, mac_to_int
+from dunlin.openflow.fields import ETH_ARP, ETH_IPV6, IP_ICMPV6
+from dunlin.openflow.flow import (
+    OFPP_IN_PORT,
+    Action,
+    Ct,
+    DecTtl,
+    Match,
+    Move,
+    Nat,
+    Output,
+    Program,
+    SetField,
+    match,
+    set_field,
+    with_fields,
+)
+from dunlin.pipeline.base import FlowMaker, SwitchContext, deliver, to_gateway
+from dunlin.pipeline.families import FAMILIES, V4, V6, Family, family_of
+from dunlin.pipeline.layout import (
+    EXTERNAL_PORT_MAX,
+    EXTERNAL_PORT_MIN,
+    HAIRPIN_MARK,
+    SERVICE,
+    Priority,
+    Table,
+    Zone,
+)
+
+ARP = match(eth_type=ETH_ARP)
+ARP_REQUEST = match(eth_type=ETH_ARP, arp_op=1)
+NEIGHBOUR_SOLICITATION = match(eth_type=ETH_IPV6, nw_proto=IP_ICMPV6, icmpv6_type=135, icmpv6_code=0)
+NEIGHBOUR_ADVERTISEMENT = match(
+    eth_type=ETH_IPV6, nw_proto=IP_ICMPV6, icmpv6_type=136, icmpv6_code=0
+)
+
+
+def compile_switch(intent: SwitchIntent) -> Program:
+    """Every flow of the pipeline that is there on a switch without Pods and Services."""
+    context = SwitchContext(intent)
+    make = FlowMaker(intent.id)
+    _classifier(make, context)
+    _neighbours(make)
+    _conntrack(make)
+    _services(make, context)
+    _forwarding(make, context)
+    _hairpin(make, context)
+    _external(make, context)
+    return Program(tuple(make.flows))
+
+
+def _classifier(make: FlowMaker, context: SwitchContext) -> None:
+    switch = context.switch
+    gateway = match(in_port=switch.gateway_port)
+    make.add(Table.CLASSIFIER, Priority.EXACT, with_fields(gateway, ARP_REQUEST), (), Table.ARP_RESPONDER)
+    make.add(
+        Table.CLASSIFIER, Priority.EXACT, with_fields(gateway, NEIGHBOUR_SOLICITATION), (), Table.ND_RESPONDER
+    )
+    for family in FAMILIES:
+        make.add(Table.CLASSIFIER, Priority.LOCAL, with_fields(gateway, family.any), (), Table.UNSNAT)
+        if switch.tunnel_port:
+            tunnel = with_fields(match(in_port=switch.tunnel_port), family.any)
+            make.add(Table.CLASSIFIER, Priority.LOCAL, tunnel, (), Table.UNSNAT)
+        if switch.uplink_port:
+            routed = match(in_port=switch.uplink_port, eth_dst=switch.router_mac)
+            make.add(Table.CLASSIFIER, Priority.LOCAL, with_fields(routed, family.any), (), Table.UNSNAT)
+    if switch.uplink_port:
+        _classify_external(make, context)
+
+
+def _classify_external(make: FlowMaker, context: SwitchContext) -> None:
+    """What br-ext passes on because it may be the reply to a Pod: looked up in zone EXTERNAL."""
+    for address in context.switch.addresses:
+        family = family_of(address.ip)
+        when = with_fields(match(in_port=context.switch.uplink_port), family.to(address.ip))
+        lookup = Ct(Zone.EXTERNAL, table=Table.EXTERNAL_REPLY, nat=Nat())
+        make.add(Table.CLASSIFIER, Priority.FALLBACK, when, (lookup,))
+
+
+def _neighbours(make: FlowMaker) -> None:
+    mac = set_field("eth_src", GATEWAY_MAC)
+    answer_arp: tuple[Action, ...] = (
+        Move("eth_src", "eth_dst"),
+        mac,
+        set_field("arp_op", 2),
+        Move("arp_sha", "arp_tha"),
+        set_field("arp_sha", GATEWAY_MAC),
+        Move("arp_tpa", "reg0"),
+        Move("arp_spa", "arp_tpa"),
+        Move("reg0", "arp_spa"),
+        Output(OFPP_IN_PORT),
+    )
+    make.add(Table.ARP_RESPONDER, Priority.DEFAULT, ARP_REQUEST, answer_arp)
+    turn_round: tuple[Action, ...] = (
+        Move("eth_src", "eth_dst"),
+        mac,
+        Move("ipv6_src", "ipv6_dst"),
+        Move("nd_target", "ipv6_src"),
+        set_field("icmpv6_type", 136),
+    )
+    make.add(Table.ND_RESPONDER, Priority.DEFAULT, NEIGHBOUR_SOLICITATION, turn_round, Table.ND_REPLY)
+    answer_nd: tuple[Action, ...] = (
+        set_field("nd_options_type", 2),
+        SetField("nd_tll", mac_to_int(GATEWAY_MAC)),
+        # Router, solicited, override.
+        set_field("nd_reserved", 0xE0000000),
+        Output(OFPP_IN_PORT),
+    )
+    make.add(Table.ND_REPLY, Priority.DEFAULT, NEIGHBOUR_ADVERTISEMENT, answer_nd)
+
+
+def _conntrack(make: FlowMaker) -> None:
+    for family in FAMILIES:
+        unsnat = Ct(Zone.HAIRPIN, table=Table.CONNTRACK, nat=Nat())
+        make.add(Table.UNSNAT, Priority.EXACT, family.to(family.hairpin), (unsnat,))
+        lookup = Ct(Zone.MAIN, table=Table.CONNTRACK_STATE, nat=Nat())
+        make.add(Table.CONNTRACK, Priority.DEFAULT, family.any, (lookup,))
+        make.add(Table.UNSNAT, Priority.DEFAULT, family.any, (), Table.CONNTRACK)
+        _conntrack_state(make, family)
+
+
+def _conntrack_state(make: FlowMaker, family: Family) -> None:
+    """One-way UDP stays +new, already translated: known by its mark, not by -new."""
+    hairpin = with_fields(family.any, match(ct_mark=HAIRPIN_MARK.pair))
+    service = with_fields(family.any, match(ct_mark=SERVICE.pair))
+
+    def state(base: Match, text: str) -> Match:
+        return with_fields(base, match(ct_state=text))
+
+    table = Table.CONNTRACK_STATE
+    make.add(table, Priority.GUARD, state(family.any, "+trk+inv"))
+    make.add(table, Priority.EXACT, state(hairpin, "+trk-rpl"), (), Table.HAIRPIN)
+    make.add(table, Priority.LOCAL, state(family.any, "+trk+est"), (), Table.L3_FORWARD)
+    make.add(table, Priority.RELATED, state(family.any, "+trk+rel"), (), Table.L3_FORWARD)
+    make.add(table, Priority.FALLBACK, state(service, "+trk+new"), (), Table.EGRESS_POLICY)
+    make.add(table, Priority.DEFAULT, state(family.any, "+trk+new"), (), Table.SERVICE_LB)
+
+
+def _services(make: FlowMaker, context: SwitchContext) -> None:
+    for family in FAMILIES:
+        make.add(Table.SERVICE_LB, Priority.MISS, family.any, (), Table.EGRESS_POLICY)
+        make.add(Table.ENDPOINT_SELECTED, Priority.MISS, family.any, (), Table.EGRESS_POLICY)
+        make.add(Table.EGRESS_POLICY, Priority.MISS, family.any, (), Table.INGRESS_POLICY)
+        make.add(Table.INGRESS_POLICY, Priority.MISS, family.any, (), Table.COMMIT)
+        commit = Ct(Zone.MAIN, commit=True, table=Table.L3_FORWARD)
+        make.add(Table.COMMIT, Priority.DEFAULT, family.any, (commit,))
+        known = with_fields(family.any, match(ct_mark=SERVICE.pair))
+        make.add(Table.COMMIT, Priority.EXACT, known, (), Table.L3_FORWARD)
+    for ip in context.own_addresses:
+        # The node calls a Service and is itself the endpoint.
+        when = with_fields(match(in_port=context.switch.gateway_port), family_of(ip).to(ip))
+        make.add(Table.ENDPOINT_SELECTED, Priority.LOCAL, when, (mark_hairpin(),))
+
+
+def mark_hairpin() -> Ct:
+    """Note in the committed connection that its endpoint is its client, and go on to Hairpin."""
+    note = (set_field("ct_mark", HAIRPIN_MARK.pair),)
+    return Ct(Zone.MAIN, commit=True, table=Table.HAIRPIN, exec=note)
+
+
+def _forwarding(make: FlowMaker, context: SwitchContext) -> None:
+    switch = context.switch
+    for ip in context.own_addresses:
+        make.add(Table.L3_FORWARD, Priority.LOCAL, family_of(ip).to(ip), to_gateway(context))
+    inside = {*switch.local_cidrs, *switch.pod_cidrs, *switch.service_cidrs, *NEVER_ROUTED}
+    for cidr in sorted(inside, key=_network_order):
+        make.add(Table.L3_FORWARD, Priority.DROP, family_of(cidr).to(cidr))
+    for family in FAMILIES:
+        # Only Pods reach the world outside through this switch: nothing is in transit.
+        for port in filter(None, (switch.gateway_port, switch.uplink_port, switch.tunnel_port)):
+            transit = with_fields(match(in_port=port), family.any)
+            make.add(Table.L3_FORWARD, Priority.DROP - 1, transit)
+        make.add(Table.L3_FORWARD, Priority.DEFAULT, family.any, (), Table.EXTERNAL)
+
+
+def _hairpin(make: FlowMaker, context: SwitchContext) -> None:
+    for family in FAMILIES:
+        snat = Ct(
+            Zone.HAIRPIN,
+            commit=True,
+            table=Table.HAIRPIN_OUTPUT,
+            nat=Nat("src", family.hairpin, family.hairpin),
+        )
+        make.add(Table.HAIRPIN, Priority.DEFAULT, family.any, (snat,))
+    for ip in context.own_addresses:
+        back = to_gateway(context, OFPP_IN_PORT)
+        make.add(Table.HAIRPIN_OUTPUT, Priority.LOCAL, family_of(ip).to(ip), back)
+        # The reply to the hairpin address came from the node; it goes back to the node.
+
+
+def _external(make: FlowMaker, context: SwitchContext) -> None:
+    switch = context.switch
+    for family in FAMILIES:
+        address = context.address(family.version)
+        if address is None or not switch.uplink_port:
+            continue
+        for network in sorted({a.subnet for a in switch.addresses}, key=_network_order):
+            if network.version == family.version:
+                snat = _external_snat(address, Table.EXTERNAL_GATEWAY)
+                make.add(Table.EXTERNAL, Priority.EXACT, family.to(network), (snat,))
+        hops = [hop for hop in switch.next_hops if hop.ip.version == family.version]
+        out = Table.EXTERNAL_UPLINK if hops else Table.EXTERNAL_GATEWAY
+        make.add(Table.EXTERNAL, Priority.DEFAULT, family.any, (_external_snat(address, out),))
+        make.add(Table.EXTERNAL_GATEWAY, Priority.DEFAULT, family.any, to_gateway(context))
+        for hop in hops[:1]:
+            send = (DecTtl(), *deliver(switch.router_mac, hop.mac, switch.uplink_port))
+            make.add(Table.EXTERNAL_UPLINK, Priority.DEFAULT, family.any, send)
+        _external_reply(make, family)
+
+
+def _external_snat(address: "IPNetwork | object", table: Table) -> Ct:
+    nat = Nat("src", address, address, EXTERNAL_PORT_MIN, EXTERNAL_PORT_MAX)  # type: ignore[arg-type]
+    return Ct(Zone.EXTERNAL, commit=True, table=table, nat=nat)
+
+
+def _external_reply(make: FlowMaker, family: Family) -> None:
+    for state in ("+trk+rpl", "+trk+rel"):
+        when = with_fields(family.any, match(ct_state=state))
+        make.add(Table.EXTERNAL_REPLY, Priority.EXACT, when, (), Table.CONNTRACK)
+    # Not a Pod's: br-ext gives it to the node.
+    make.add(Table.EXTERNAL_REPLY, Priority.DEFAULT, family.any, (Output(OFPP_IN_PORT),))
+
+
+def _network_order(network: IPNetwork) -> tuple[int, int, int]:
+    return (network.version, int(network.network_address), network.prefixlen)
+
+
+def _networks(*texts: str) -> tuple[IPNetwork, ...]:
+    import ipaddress
+
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+NEVER_ROUTED = _networks("224.0.0.0/4", "255.255.255.255/32", "169.254.0.0/16", "fe80::/10", "ff00::/8")
+
+__all__ = ["ARP", "NEIGHBOUR_SOLICITATION", "V4", "V6", "compile_switch", "mark_hairpin"]
