@@ -365,5 +365,3 @@ class MemoryLeases:
             for name, held in sorted(self.server.leases.items())
             if name.startswith(prefix) and held.expires_at > now
         }
-
-

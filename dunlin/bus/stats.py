@@ -8,5 +8,5 @@ HANDLER_ERRORS: Counter[str] = Counter()
 DISCONNECTS: Counter[str] = Counter()
 """Connections lost, by server URL (without user information)."""
 
-RESUMES: Counter[str] = Counter()
-"""Consumers made anew after the first, by stream and reason: `<stream>/<reason>`."""
+RESUMES: Counter[tuple[str, str]] = Counter()
+"""Consumers made anew after the first, by (stream, reason)."""

@@ -1,0 +1,1 @@
+"""What every service shares: settings, logs, metrics, the HTTP side, the supervisor of its tasks."""
