@@ -50,6 +50,8 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     """What was added to the environment of whoever started it."""
     netns: str | None
     log: str
+    program: str | None = None
+    """Executable, where argv[0] is only the name that the process shall have."""
 
 
 class Processes:
@@ -65,12 +67,14 @@ class Processes:
         *,
         env: Mapping[str, str] | None = None,
         netns_path: Path | str | None = None,
+        program: str | None = None,
     ) -> ProcessRecord:
         """
         Start a process in a session of its own; its output is appended to logs/NAME.log.
 
         Args:
             netns_path: namespace it is born in; the host's when None.
+            program: the executable where it is not argv[0], which then is only a name.
         Raises:
             ProcessError: one of that name is alive, or the command cannot be run.
         """
@@ -78,14 +82,14 @@ class Processes:
             raise ProcessError(f"process name {name!r}: use a-z, 0-9, dot, dash and @")
         if (old := self.find(name)) is not None and is_alive(old):
             raise ProcessError(f"{name}: is running already, pid {old.pid}")
-        program = shutil.which(argv[0])
-        if program is None:
-            raise ProcessError(f"{name}: command {argv[0]} not found")
+        executable = shutil.which(program or argv[0])
+        if executable is None:
+            raise ProcessError(f"{name}: command {program or argv[0]} not found")
         log = self._paths.logs / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         added = dict(env or {})
         pid = _spawn(
-            program,
+            executable,
             list(argv),
             {**os.environ, **added, MARK_ENV: str(self._paths.run_dir)},
             log,
@@ -93,7 +97,7 @@ class Processes:
         )
         place = None if netns_path is None else str(netns_path)
         record = ProcessRecord(
-            name, pid, start_ticks(pid) or 0, tuple(argv), added, place, str(log)
+            name, pid, start_ticks(pid) or 0, tuple(argv), added, place, str(log), program
         )
         write_atomically(self._record(name), msgspec.json.encode(record))
         return record
@@ -108,7 +112,7 @@ class Processes:
         old = self.find(name)
         if old is None:
             raise ProcessError(f"{name}: was never started in lab {self._paths.name}")
-        return self.start(name, old.argv, env=old.env, netns_path=old.netns)
+        return self.start(name, old.argv, env=old.env, netns_path=old.netns, program=old.program)
 
     def find(self, name: str) -> ProcessRecord | None:
         """The last process started under that name, alive or not."""
