@@ -3,7 +3,7 @@
 from ipaddress import IPv6Network
 
 from dunlin.events.intents import EndpointIntent
-from dunlin.model.addresses import GATEWAY_MAC, IPAddress
+from dunlin.model.addresses import GATEWAY_MAC, IPAddress, IPNetwork
 from dunlin.openflow.flow import OFPP_IN_PORT, Program, match, with_fields
 from dunlin.pipeline.base import FlowMaker, deliver
 from dunlin.pipeline.families import family_of
@@ -38,7 +38,8 @@ def _guard(make: FlowMaker, intent: EndpointIntent, ip: IPAddress) -> None:
 def _neighbours(make: FlowMaker, intent: EndpointIntent) -> None:
     """Solicitations from its own or a link-local address; not from `::` (duplicate detection)."""
     port = match(in_port=intent.ofport, eth_src=intent.mac)
-    sources = [LINK_LOCAL, *(ip for ip in intent.ips if ip.version == 6)]
+    sources: list[IPAddress | IPNetwork] = [LINK_LOCAL]
+    sources += [ip for ip in intent.ips if ip.version == 6]
     for source in sources:
         when = with_fields(with_fields(port, NEIGHBOUR_SOLICITATION), match(ipv6_src=source))
         make.add(Table.CLASSIFIER, Priority.EXACT, when, (), Table.ND_RESPONDER)

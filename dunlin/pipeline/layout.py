@@ -115,6 +115,10 @@ HAIRPIN_V6 = IPv6Address("fd64:756e:6c69:6e::fd")
 EXTERNAL_PORT_MIN = 0xF000
 EXTERNAL_PORT_MAX = 0xFFFF
 
+# br-ext sets this pkt_mark on what it passes to br-int for a look-up in zone EXTERNAL: frames that
+# br-ext merely floods (before it has learned a MAC address) must not come back twice.
+EXTERNAL_PKT_MARK = 0xD1
+
 # A select group of more endpoints than this has two levels (spread.py).
 FLAT_BUCKETS_MAX = 64
 # dp_hash slots of a group: OVS takes at most 256.

@@ -1,7 +1,9 @@
 """The pipeline of a switch itself: every flow that no Pod, Service, route or policy owns."""
 
+from ipaddress import IPv4Network, IPv6Network
+
 from dunlin.events.intents import SwitchIntent
-from dunlin.model.addresses import GATEWAY_MAC, IPNetwork, mac_to_int
+from dunlin.model.addresses import GATEWAY_MAC, IPAddress, IPNetwork, mac_to_int
 from dunlin.openflow.fields import ETH_ARP, ETH_IPV6, IP_ICMPV6
 from dunlin.openflow.flow import (
     OFPP_IN_PORT,
@@ -19,8 +21,9 @@ from dunlin.openflow.flow import (
     with_fields,
 )
 from dunlin.pipeline.base import FlowMaker, SwitchContext, deliver, to_gateway
-from dunlin.pipeline.families import FAMILIES, V4, V6, Family, family_of
+from dunlin.pipeline.families import FAMILIES, Family, family_of
 from dunlin.pipeline.layout import (
+    EXTERNAL_PKT_MARK,
     EXTERNAL_PORT_MAX,
     EXTERNAL_PORT_MIN,
     HAIRPIN_MARK,
@@ -32,7 +35,9 @@ from dunlin.pipeline.layout import (
 
 ARP = match(eth_type=ETH_ARP)
 ARP_REQUEST = match(eth_type=ETH_ARP, arp_op=1)
-NEIGHBOUR_SOLICITATION = match(eth_type=ETH_IPV6, nw_proto=IP_ICMPV6, icmpv6_type=135, icmpv6_code=0)
+NEIGHBOUR_SOLICITATION = match(
+    eth_type=ETH_IPV6, nw_proto=IP_ICMPV6, icmpv6_type=135, icmpv6_code=0
+)
 NEIGHBOUR_ADVERTISEMENT = match(
     eth_type=ETH_IPV6, nw_proto=IP_ICMPV6, icmpv6_type=136, icmpv6_code=0
 )
@@ -55,18 +60,28 @@ def compile_switch(intent: SwitchIntent) -> Program:
 def _classifier(make: FlowMaker, context: SwitchContext) -> None:
     switch = context.switch
     gateway = match(in_port=switch.gateway_port)
-    make.add(Table.CLASSIFIER, Priority.EXACT, with_fields(gateway, ARP_REQUEST), (), Table.ARP_RESPONDER)
     make.add(
-        Table.CLASSIFIER, Priority.EXACT, with_fields(gateway, NEIGHBOUR_SOLICITATION), (), Table.ND_RESPONDER
+        Table.CLASSIFIER, Priority.EXACT, with_fields(gateway, ARP_REQUEST), (), Table.ARP_RESPONDER
+    )
+    make.add(
+        Table.CLASSIFIER,
+        Priority.EXACT,
+        with_fields(gateway, NEIGHBOUR_SOLICITATION),
+        (),
+        Table.ND_RESPONDER,
     )
     for family in FAMILIES:
-        make.add(Table.CLASSIFIER, Priority.LOCAL, with_fields(gateway, family.any), (), Table.UNSNAT)
+        make.add(
+            Table.CLASSIFIER, Priority.LOCAL, with_fields(gateway, family.any), (), Table.UNSNAT
+        )
         if switch.tunnel_port:
             tunnel = with_fields(match(in_port=switch.tunnel_port), family.any)
             make.add(Table.CLASSIFIER, Priority.LOCAL, tunnel, (), Table.UNSNAT)
         if switch.uplink_port:
             routed = match(in_port=switch.uplink_port, eth_dst=switch.router_mac)
-            make.add(Table.CLASSIFIER, Priority.LOCAL, with_fields(routed, family.any), (), Table.UNSNAT)
+            make.add(
+                Table.CLASSIFIER, Priority.LOCAL, with_fields(routed, family.any), (), Table.UNSNAT
+            )
     if switch.uplink_port:
         _classify_external(make, context)
 
@@ -75,7 +90,8 @@ def _classify_external(make: FlowMaker, context: SwitchContext) -> None:
     """What br-ext passes on because it may be the reply to a Pod: looked up in zone EXTERNAL."""
     for address in context.switch.addresses:
         family = family_of(address.ip)
-        when = with_fields(match(in_port=context.switch.uplink_port), family.to(address.ip))
+        port = match(in_port=context.switch.uplink_port, pkt_mark=EXTERNAL_PKT_MARK)
+        when = with_fields(port, family.to(address.ip))
         lookup = Ct(Zone.EXTERNAL, table=Table.EXTERNAL_REPLY, nat=Nat())
         make.add(Table.CLASSIFIER, Priority.FALLBACK, when, (lookup,))
 
@@ -101,7 +117,9 @@ def _neighbours(make: FlowMaker) -> None:
         Move("nd_target", "ipv6_src"),
         set_field("icmpv6_type", 136),
     )
-    make.add(Table.ND_RESPONDER, Priority.DEFAULT, NEIGHBOUR_SOLICITATION, turn_round, Table.ND_REPLY)
+    make.add(
+        Table.ND_RESPONDER, Priority.DEFAULT, NEIGHBOUR_SOLICITATION, turn_round, Table.ND_REPLY
+    )
     answer_nd: tuple[Action, ...] = (
         set_field("nd_options_type", 2),
         SetField("nd_tll", mac_to_int(GATEWAY_MAC)),
@@ -133,6 +151,7 @@ def _conntrack_state(make: FlowMaker, family: Family) -> None:
     table = Table.CONNTRACK_STATE
     make.add(table, Priority.GUARD, state(family.any, "+trk+inv"))
     make.add(table, Priority.EXACT, state(hairpin, "+trk-rpl"), (), Table.HAIRPIN)
+    make.add(table, Priority.EXACT, state(hairpin, "+trk+rpl"), (), Table.HAIRPIN_OUTPUT)
     make.add(table, Priority.LOCAL, state(family.any, "+trk+est"), (), Table.L3_FORWARD)
     make.add(table, Priority.RELATED, state(family.any, "+trk+rel"), (), Table.L3_FORWARD)
     make.add(table, Priority.FALLBACK, state(service, "+trk+new"), (), Table.EGRESS_POLICY)
@@ -188,7 +207,6 @@ def _hairpin(make: FlowMaker, context: SwitchContext) -> None:
     for ip in context.own_addresses:
         back = to_gateway(context, OFPP_IN_PORT)
         make.add(Table.HAIRPIN_OUTPUT, Priority.LOCAL, family_of(ip).to(ip), back)
-        # The reply to the hairpin address came from the node; it goes back to the node.
 
 
 def _external(make: FlowMaker, context: SwitchContext) -> None:
@@ -211,8 +229,8 @@ def _external(make: FlowMaker, context: SwitchContext) -> None:
         _external_reply(make, family)
 
 
-def _external_snat(address: "IPNetwork | object", table: Table) -> Ct:
-    nat = Nat("src", address, address, EXTERNAL_PORT_MIN, EXTERNAL_PORT_MAX)  # type: ignore[arg-type]
+def _external_snat(address: IPAddress, table: Table) -> Ct:
+    nat = Nat("src", address, address, EXTERNAL_PORT_MIN, EXTERNAL_PORT_MAX)
     return Ct(Zone.EXTERNAL, commit=True, table=table, nat=nat)
 
 
@@ -228,12 +246,10 @@ def _network_order(network: IPNetwork) -> tuple[int, int, int]:
     return (network.version, int(network.network_address), network.prefixlen)
 
 
-def _networks(*texts: str) -> tuple[IPNetwork, ...]:
-    import ipaddress
-
-    return tuple(ipaddress.ip_network(text) for text in texts)
-
-
-NEVER_ROUTED = _networks("224.0.0.0/4", "255.255.255.255/32", "169.254.0.0/16", "fe80::/10", "ff00::/8")
-
-__all__ = ["ARP", "NEIGHBOUR_SOLICITATION", "V4", "V6", "compile_switch", "mark_hairpin"]
+NEVER_ROUTED: tuple[IPNetwork, ...] = (
+    IPv4Network("224.0.0.0/4"),
+    IPv4Network("255.255.255.255/32"),
+    IPv4Network("169.254.0.0/16"),
+    IPv6Network("fe80::/10"),
+    IPv6Network("ff00::/8"),
+)
