@@ -1,0 +1,266 @@
+"""Every intent, compiled: what every managed switch should hold. Order and repetition do not matter."""
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dunlin.events.intents import AnyIntent, SwitchIntent, intent_id as make_id
+from dunlin.model.ids import IntentId
+from dunlin.openflow.flow import Program
+from dunlin.subjects import ALL_SCOPE
+from dunlin_flowctl.core.layer import Changes, Layer
+from dunlin_flowctl.core.program import Compiled, Key, Workshop, table_of
+from dunlin_flowctl.core.switch import Moment, Switch
+
+
+class Compiler(Protocol):
+    """`dunlin.pipeline`, or a stand-in."""
+
+    def is_shared(self, intent: AnyIntent) -> bool:
+        """Its program is the same for every switch and needs no context."""
+
+    def context(self, intent: SwitchIntent) -> Any:
+        """What compiling needs to know of a switch."""
+
+    def compile(self, intent: AnyIntent, context: Any) -> Program:
+        """The program of an intent; `context` None for shared ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntentVersion:
+    """The newest version of an intent. `published_ms`: Unix milliseconds."""
+
+    intent: AnyIntent
+    revision: int
+    published_ms: int = 0
+
+    @property
+    def moment(self) -> Moment:
+        """When this change happened."""
+        return Moment(self.revision, self.published_ms, self.intent.trigger_ms)
+
+
+class Desired:
+    """
+    Intents and their programs. Programs that need a switch are made for managed switches only.
+
+    Shared intents win over a switch's own; within both the smaller id wins (see `Layer`).
+    """
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
+        self.forget()
+
+    def forget(self) -> None:
+        """The intent stream is new: nothing is known and no switch is managed."""
+        self._workshop = Workshop()
+        self.shared = Layer(self._workshop)
+        self.intents: dict[IntentId, IntentVersion] = {}
+        self.switches: dict[str, Switch] = {}
+        self.failures: dict[IntentId, str] = {}
+        self.unreadable: dict[IntentId, str] = {}
+        self.revision = 0
+        self._contexts: dict[str, Any] = {}
+        self._scoped: dict[str, set[IntentId]] = {}
+        self._everywhere: set[IntentId] = set()
+        self._nodes_of_dpid: dict[int, set[str]] = {}
+
+    # --- intents ----------------------------------------------------------------------------------
+
+    def upsert(self, version: IntentVersion) -> set[str]:
+        """A newer version of an intent; returns the nodes whose switch has something to do."""
+        if version.revision <= self.revision:
+            return set()
+        self.revision = version.revision
+        intent = version.intent
+        self.unreadable.pop(intent.id, None)
+        before = self.intents.get(intent.id)
+        self.intents[intent.id] = version
+        if isinstance(intent, SwitchIntent):
+            self._index_switch(before, intent)
+            return self._new_context(intent.scope, version.moment)
+        if self._compiler.is_shared(intent):
+            return self._put_shared(intent.id, self._compile_shared(intent), version.moment)
+        self._index(intent)
+        nodes = self.switches if intent.scope == ALL_SCOPE else (intent.scope,)
+        return self._put_own(intent.id, nodes, version.moment)
+
+    def delete(self, intent_id: IntentId, moment: Moment) -> set[str]:
+        """An intent is gone; returns the nodes whose switch has something to do."""
+        if moment.revision <= self.revision:
+            return set()
+        self.revision = moment.revision
+        self.unreadable.pop(intent_id, None)
+        version = self.intents.pop(intent_id, None)
+        if version is None:
+            return set()
+        intent = version.intent
+        self.failures.pop(intent_id, None)
+        if isinstance(intent, SwitchIntent):
+            self._nodes_of_dpid[intent.dpid].discard(intent.scope)
+            self.unmanage(intent.scope)
+            return set()
+        if self._compiler.is_shared(intent):
+            return self._put_shared(intent_id, None, moment)
+        self._everywhere.discard(intent_id)
+        self._scoped.get(intent.scope, set()).discard(intent_id)
+        nodes = self.switches if intent.scope == ALL_SCOPE else (intent.scope,)
+        return self._put_own(intent_id, nodes, moment)
+
+    def cannot_read(self, intent_id: IntentId, revision: int, reason: str) -> None:
+        """Its newest version does not parse: what stands of it stays as it is, and is never deleted."""
+        if revision > self.revision:
+            self.revision = revision
+            self.unreadable[intent_id] = reason
+
+    def read_up_to(self, revision: int) -> None:
+        """The stream is read up to here."""
+        self.revision = max(self.revision, revision)
+
+    # --- switches ---------------------------------------------------------------------------------
+
+    def node_of(self, dpid: int) -> str | None:
+        """The node whose switch this is: the first by name, where two claim one dpid."""
+        return min(self._nodes_of_dpid.get(dpid, ()), default=None)
+
+    def switch_intent(self, node: str) -> SwitchIntent | None:
+        """The switch intent of a node."""
+        version = self.intents.get(make_id(node, "switch", "pipeline"))
+        return version.intent if version and isinstance(version.intent, SwitchIntent) else None
+
+    def nodes(self) -> list[str]:
+        """Every node that has a switch intent, sorted."""
+        return sorted(node for nodes in self._nodes_of_dpid.values() for node in nodes)
+
+    def manage(self, node: str) -> Switch | None:
+        """Compile for the switch of `node`; None: it has no switch intent. Everything is unknown yet."""
+        intent = self.switch_intent(node)
+        if intent is None:
+            return None
+        switch = Switch(node, intent.dpid, Layer(self._workshop, self.shared.owner))
+        self.switches[node] = switch
+        self._new_context(node, Moment(0))
+        switch.pending = {}
+        return switch
+
+    def unmanage(self, node: str) -> None:
+        """Forget what was compiled for this switch."""
+        self.switches.pop(node, None)
+        self._contexts.pop(node, None)
+
+    def get(self, node: str, intent_id: IntentId) -> Compiled | None:
+        """What the switch of `node` should hold of an intent."""
+        part = self.shared.effective.get(intent_id)
+        return part or self.switches[node].own.effective.get(intent_id)
+
+    def owner(self, node: str, key: Key, but: Container[IntentId] = ()) -> IntentId | None:
+        """The intent, none of `but`, that should stand at `key` on the switch of `node`."""
+        owner = self.shared.owner(key) or self.switches[node].own.owner(key)
+        return None if owner in but else owner
+
+    def parts(self, node: str) -> Iterator[Compiled]:
+        """Everything that the switch of `node` should hold; no key twice."""
+        yield from self.shared.effective.values()
+        yield from self.switches[node].own.effective.values()
+
+    def errors(self, node: str) -> list[tuple[IntentId, int, str]]:
+        """(intent, its revision, reason) of everything of this switch that is not as asked, by id."""
+        switch = self.switches[node]
+        reasons: dict[IntentId, str] = {**self.failures, **switch.failures}
+        for layer in (self.shared, switch.own):
+            for intent_id in layer.conflicted:
+                reasons[intent_id] = "; ".join(map(str, layer.effective[intent_id].conflicts[:3]))
+        for intent_id, reason in self.unreadable.items():
+            if intent_id.split("/", 1)[0] in {ALL_SCOPE, node}:
+                reasons[intent_id] = reason
+        reasons |= {intent_id: refusal.reason for intent_id, refusal in switch.refused.items()}
+        return [(item, self._revision_of(item), reasons[item]) for item in sorted(reasons)]
+
+    def _revision_of(self, intent_id: IntentId) -> int:
+        version = self.intents.get(intent_id)
+        return version.revision if version else 0
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _index(self, intent: AnyIntent) -> None:
+        if intent.scope == ALL_SCOPE:
+            self._everywhere.add(intent.id)
+        else:
+            self._scoped.setdefault(intent.scope, set()).add(intent.id)
+
+    def _index_switch(self, before: IntentVersion | None, intent: SwitchIntent) -> None:
+        self._index(intent)
+        if before is not None and isinstance(before.intent, SwitchIntent):
+            self._nodes_of_dpid[before.intent.dpid].discard(intent.scope)
+            if before.intent.dpid != intent.dpid:
+                self.unmanage(intent.scope)
+        self._nodes_of_dpid.setdefault(intent.dpid, set()).add(intent.scope)
+
+    def _new_context(self, node: str, moment: Moment) -> set[str]:
+        """The switch intent of `node` is new: so is everything that was compiled for that switch."""
+        if node not in self.switches:
+            return set()
+        intent = self.switch_intent(node)
+        assert intent is not None, node
+        self._contexts[node] = self._compiler.context(intent)
+        busy: set[str] = set()
+        for intent_id in (*sorted(self._scoped.get(node, ())), *sorted(self._everywhere)):
+            busy |= self._put_own(intent_id, (node,), moment)
+        return busy
+
+    def _put_own(self, intent_id: IntentId, nodes: Iterable[str], moment: Moment) -> set[str]:
+        version = self.intents.get(intent_id)
+        busy = set()
+        for node in nodes:
+            switch = self.switches.get(node)
+            if switch is None:
+                continue
+            program = None
+            switch.failures.pop(intent_id, None)
+            if version is not None:
+                program, reason = self._try(version.intent, self._contexts[node])
+                if reason:
+                    switch.failures[intent_id] = reason
+            if switch.mark(switch.own.put(intent_id, program), moment):
+                busy.add(node)
+        return busy
+
+    def _compile_shared(self, intent: AnyIntent) -> Program:
+        program, reason = self._try(intent, None)
+        self.failures.pop(intent.id, None)
+        if reason:
+            self.failures[intent.id] = reason
+        return program
+
+    def _try(self, intent: AnyIntent, context: Any) -> tuple[Program, str]:
+        """Its program and no reason; or the empty program and why: one intent never stops the others."""
+        try:
+            return self._compiler.compile(intent, context), ""
+        except Exception as error:  # noqa: BLE001 - the reason goes into Applied.errors and a metric
+            return Program(), f"does not compile: {type(error).__name__}: {error}"
+
+    def _put_shared(
+        self, intent_id: IntentId, program: Program | None, moment: Moment
+    ) -> set[str]:
+        changes = self.shared.put(intent_id, program)
+        if not changes:
+            return set()
+        busy = set()
+        for node, switch in self.switches.items():
+            both = {**changes, **self._displaced(switch.own, changes)}
+            if switch.mark(both, moment):
+                busy.add(node)
+        return busy
+
+    @staticmethod
+    def _displaced(own: Layer, changes: Changes) -> Changes:
+        """What a switch's own intents lose to the shared ones, or get back."""
+        keys = {
+            key
+            for part in changes.values()
+            for compiled in (part.old, part.new)
+            if compiled is not None
+            for key in compiled.keys()
+            if own.tables.get(table_of(key))
+        }
+        return own.refresh(keys) if keys else {}

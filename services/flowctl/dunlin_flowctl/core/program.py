@@ -1,0 +1,113 @@
+"""One intent, compiled: its flows and groups by the key that names them on a switch."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+from weakref import WeakValueDictionary
+
+from dunlin.model.ids import IntentId
+from dunlin.openflow.flow import Flow, Group, Match, Program
+
+FlowKey = tuple[int, int, Match]
+"""(table, priority, match)."""
+
+Key = FlowKey | int
+"""What names something on a switch: a flow's key, or a group's id."""
+
+Content = Flow | Group
+
+GROUP_TABLE = -1
+"""Stands for "no table" where flows are told apart by table: groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """`key` is claimed by this intent too, but belongs to `owner`."""
+
+    key: Key
+    owner: IntentId
+
+    def __str__(self) -> str:
+        """For people and for `AppliedError.reason`."""
+        return f"{describe_key(self.key)} belongs to {self.owner}"
+
+
+def describe_key(key: Key) -> str:
+    """A key in a few words."""
+    if isinstance(key, int):
+        return f"group {key}"
+    table, priority, match = key
+    return f"flow table={table} priority={priority} on {','.join(m.field for m in match) or 'all'}"
+
+
+def table_of(key: Key) -> int:
+    """The table of a flow's key, `GROUP_TABLE` for a group's."""
+    return GROUP_TABLE if isinstance(key, int) else key[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Compiled:
+    """
+    What one version of one intent puts on a switch; shared by every switch that holds it.
+
+    Equality is identity; `serial` is unique in this process. `conflicts`: what the intent asked
+    for and does not get.
+    """
+
+    intent_id: IntentId
+    serial: int
+    flows: Mapping[FlowKey, Flow]
+    groups: Mapping[int, Group]
+    conflicts: tuple[Conflict, ...] = ()
+
+    def keys(self) -> Iterator[Key]:
+        """Every key, groups first."""
+        return chain(self.groups, self.flows)
+
+    def items(self) -> Iterator[tuple[Key, Content]]:
+        """Every key and what stands there, groups first."""
+        return chain(self.groups.items(), self.flows.items())
+
+
+def program_keys(program: Program | None) -> set[Key]:
+    """Every key that a program claims."""
+    if program is None:
+        return set()
+    keys: set[Key] = {group.group_id for group in program.groups}
+    keys.update(flow.key for flow in program.flows)
+    return keys
+
+
+class Workshop:
+    """Makes `Compiled` values; equal programs of one intent give the same value."""
+
+    def __init__(self) -> None:
+        self._serials = count(1)
+        self._made: WeakValueDictionary[tuple[IntentId, Program], Compiled] = WeakValueDictionary()
+
+    def make(
+        self, intent_id: IntentId, program: Program, lost: Collection[Conflict] = ()
+    ) -> Compiled:
+        """`program` without the keys in `lost`. A key that a program holds twice: the first one."""
+        if lost:
+            return self._build(intent_id, program, tuple(lost))
+        made = self._made.get((intent_id, program))
+        if made is None:
+            made = self._made[(intent_id, program)] = self._build(intent_id, program, ())
+        return made
+
+    def _build(
+        self, intent_id: IntentId, program: Program, lost: tuple[Conflict, ...]
+    ) -> Compiled:
+        without = {conflict.key for conflict in lost}
+        flows: dict[FlowKey, Flow] = {}
+        groups: dict[int, Group] = {}
+        twice: list[Conflict] = []
+        for group in program.groups:
+            if group.group_id not in without and groups.setdefault(group.group_id, group) != group:
+                twice.append(Conflict(group.group_id, intent_id))
+        for flow in program.flows:
+            key = flow.key
+            if key not in without and flows.setdefault(key, flow) != flow:
+                twice.append(Conflict(key, intent_id))
+        return Compiled(intent_id, next(self._serials), flows, groups, (*lost, *twice))
