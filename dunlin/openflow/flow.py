@@ -51,9 +51,7 @@ def field_match(name: str, value: MatchValue) -> FieldMatch:
         return FieldMatch(name, bits & mask, None if mask == spec.all_ones else mask)
     if isinstance(value, (IPv4Network, IPv6Network)):
         mask = int(value.netmask)
-        return FieldMatch(
-            name, int(value.network_address), None if mask == spec.all_ones else mask
-        )
+        return FieldMatch(name, int(value.network_address), None if mask == spec.all_ones else mask)
     if isinstance(value, (IPv4Address, IPv6Address)):
         return FieldMatch(name, int(value))
     assert 0 <= value <= spec.all_ones, (name, value)
@@ -166,7 +164,8 @@ class LearnSpec:
     """
     One part of a learned flow.
 
-    `kind`: "match" or "load". From a `src_field` or the constant `value`; to `dst_field`. `bits` wide.
+    `kind`: "match" or "load". From a `src_field` or the constant `value`; to `dst_field`; of both
+    fields the lowest `bits`.
     """
 
     kind: str
