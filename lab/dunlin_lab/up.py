@@ -1,0 +1,277 @@
+"""`dunlin lab up`: from nothing to a cluster whose Pods talk, with progress for the one who waits."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+from dunlin.model.addresses import derived_dpid
+from dunlin.model.ids import format_dpid
+
+from dunlin_lab import assets, ovs, plan, procs
+from dunlin_lab.catalogue import Spec, free_port, python
+from dunlin_lab.paths import LabPaths
+from dunlin_lab.state import LabState, NoLabError, load_state, locked, save_state, write_atomically
+from dunlin_lab.underlay import AddressPlan, Underlay, host_networks
+
+READY_TIMEOUT_S = 60.0
+Report = Callable[[str], None]
+"""Told what is being done, for a progress bar."""
+
+
+class UpError(Exception):
+    """The lab did not come up; the message says what is missing and where its log is."""
+
+
+class LabExistsError(UpError):
+    """There is a lab of that name already."""
+
+
+def up(paths: LabPaths, options: plan.Options, report: Report) -> LabState:
+    """
+    Build the lab and start everything; returns when every service is ready.
+
+    Raises:
+        UpError, OptionError, OvsError, UnderlayError, ProcessError: what was made is left for `down`.
+    """
+    with locked(paths):
+        _refuse_second(paths)
+        report("network namespaces and underlay")
+        tso, datapath = _datapath(paths, options)
+        addresses = AddressPlan.of(paths.name, host_networks())
+        outside, nodes = Underlay(paths, addresses, userspace_tso=tso).build(options.nodes)
+        nodes = tuple(_with_dpid(node) for node in nodes)
+        site = _site(paths, str(addresses.host.ip), nodes, options, userspace_tso=tso)
+        state = LabState(
+            name=paths.name,
+            mgmt_ip=site.mgmt_ip,
+            outside=outside,
+            nodes=nodes,
+            datapath=datapath.kind,
+            datapath_reason=datapath.reason,
+            userspace_tso=tso,
+            kubeconfig=str(site.kubeconfig),
+            nats=site.nats_url,
+            extra={"encapsulation": options.encapsulation, "token_file": str(site.token_file)},
+        )
+        save_state(paths, state)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            switches = [pool.submit(ovs.NodeOvs(paths, n.name, datapath).start) for n in nodes]
+            report("NATS and the Kubernetes API")
+            urls = _start_services(site, options, report)
+            report("Open vSwitch")
+            for switch in switches:
+                switch.result()
+        state = msgspec.structs.replace(state, extra={**state.extra, **urls})
+        _start_nodes(site, options, state, report)
+        return load_state(paths)
+
+
+def _refuse_second(paths: LabPaths) -> None:
+    try:
+        load_state(paths)
+    except NoLabError:
+        if not paths.run_dir.exists():
+            return
+        raise LabExistsError(
+            f"lab {paths.name}: the rest of one is in {paths.run_dir}; remove it: dunlin lab down"
+        ) from None
+    raise LabExistsError(f"lab {paths.name} is up already; `dunlin lab down` removes it")
+
+
+def _datapath(paths: LabPaths, options: plan.Options) -> tuple[bool, ovs.Datapath]:
+    chosen = ovs.choose_datapath(options.datapath, paths, max(1, options.nodes))
+    tso = plan.userspace_tso(options.encapsulation, chosen.version)
+    return tso, ovs.Datapath(chosen.kind, chosen.binary, chosen.version, chosen.reason, tso)
+
+
+def _with_dpid(node: "plan.NodeState") -> "plan.NodeState":
+    return msgspec.structs.replace(node, dpid=format_dpid(derived_dpid(node.name)))
+
+
+def _site(
+    paths: LabPaths,
+    mgmt_ip: str,
+    nodes: tuple["plan.NodeState", ...],
+    options: plan.Options,
+    *,
+    userspace_tso: bool,
+) -> plan.Site:
+    token_file = paths.run_dir / "token"
+    write_atomically(token_file, secrets.token_hex(16).encode())
+    token_file.chmod(0o600)
+    kubeconfig = paths.kubeconfig
+    if options.kubeconfig is not None:
+        shutil.copyfile(options.kubeconfig, kubeconfig)
+        kubeconfig.chmod(0o600)
+    password = secrets.token_hex(16)
+    nats_url = f"nats://dunlin:{password}@{mgmt_ip}:{free_port(mgmt_ip)}"
+    return plan.Site(
+        paths, mgmt_ip, nodes, kubeconfig, nats_url, token_file, userspace_tso, free_port
+    )
+
+
+def nats_config(site: plan.Site) -> str:
+    """nats-server's configuration file: one user, JetStream in the run directory."""
+    parts = httpx.URL(site.nats_url.replace("nats://", "http://"))
+    store = site.paths.run_dir / "nats"
+    return (
+        f"server_name: dunlin-{site.paths.name}\n"
+        f'listen: "{parts.host}:{parts.port}"\n'
+        f'authorization {{ user: "{parts.username}", password: "{parts.password}" }}\n'
+        f'jetstream {{ store_dir: "{store}", max_file_store: 4GB }}\n'
+        "max_payload: 4MB\n"
+    )
+
+
+def _start_services(site: plan.Site, options: plan.Options, report: Report) -> dict[str, str]:
+    """NATS, the Kubernetes API, then Dunlin's own; URL of each process that has one."""
+    config = site.paths.run_dir / "nats.conf"
+    write_atomically(config, nats_config(site).encode())
+    config.chmod(0o600)
+    first = [plan.nats_spec(site, plan.nats_server(), config)]
+    if options.kubeconfig is None:
+        if options.kube_assets is not None:
+            first += assets.specs(site, options.kube_assets)
+        else:
+            first.append(plan.apiserver_spec(site))
+    for spec in first:
+        start(site.paths, spec)
+    _wait_tcp(site)
+    for spec in first:
+        if spec.url:
+            wait_ready(site.paths, spec)
+    _wait_kubeconfig(site)
+    services = plan.control_plane_specs(site, options)
+    report("watcher, ipam, planner, flowctl, metrics")
+    for spec in services:
+        start(site.paths, spec)
+    urls = {f"url:{spec.process}": spec.url for spec in (*first, *services) if spec.url}
+    urls["openflow"] = plan.openflow_targets(services)
+    return urls
+
+
+def _start_nodes(site: plan.Site, options: plan.Options, state: LabState, report: Report) -> None:
+    """Agents, then the node runner; the state is saved before, so that they find it."""
+    controllers = state.extra["openflow"]
+    agents = [plan.agent_spec(site, node, options, controllers) for node in site.nodes]
+    urls = {f"url:{spec.process}": spec.url for spec in agents}
+    save_state(site.paths, msgspec.structs.replace(state, extra={**state.extra, **urls}))
+    report("the agent of each node")
+    for spec in agents:
+        start(site.paths, spec)
+    if site.nodes:
+        start(site.paths, runner_spec(site))
+    report("every service is ready")
+    for process, url in sorted(urls.items()) + sorted(state.extra.items()):
+        if process.startswith("url:"):
+            service, _, replica = process[4:].partition("@")
+            wait_ready(site.paths, Spec(service, replica, (), url=url))
+
+
+def runner_spec(site: plan.Site) -> Spec:
+    """The node runner, which plays every kubelet and holds the responders."""
+    return Spec("runner", "0", python("dunlin_lab.runner", site.paths.name))
+
+
+def start(paths: LabPaths, spec: Spec) -> None:
+    """Start one process of the lab; it outlives this one."""
+    env = {**spec.env, "DUNLIN_LAB_ROOT": str(paths.root), "PYTHONUNBUFFERED": "1"}
+    procs.Processes(paths).start(spec.process, spec.argv, env=env, netns_path=spec.netns)
+
+
+@contextmanager
+def deadline(timeout_s: float) -> Iterator[Callable[[], bool]]:
+    """Yields a function that is true until the time is over, and waits a moment in between."""
+    end = time.monotonic() + timeout_s
+
+    def more() -> bool:
+        time.sleep(0.05)
+        return time.monotonic() < end
+
+    yield more
+
+
+def wait_ready(paths: LabPaths, spec: Spec, timeout_s: float = READY_TIMEOUT_S) -> None:
+    """
+    Wait until a process answers its readiness probe.
+
+    Raises:
+        UpError: it ended, or is not ready in time; with what it says and the end of its log.
+    """
+    registry = procs.Processes(paths)
+    answer = "no answer"
+    with deadline(timeout_s) as more, httpx.Client(trust_env=False, timeout=2.0) as client:
+        while more():
+            record = registry.find(spec.process)
+            if record is None or not procs.is_alive(record):
+                raise UpError(f"{spec.process} ended:\n{log_tail(paths, spec.process)}")
+            try:
+                response = client.get(f"{spec.url}{spec.ready_path}")
+            except httpx.HTTPError as error:
+                answer = str(error)
+                continue
+            if response.status_code in (200, 401):
+                return
+            answer = response.text
+    raise UpError(f"{spec.process} is not ready: {answer}\n{log_tail(paths, spec.process)}")
+
+
+def log_tail(paths: LabPaths, process: str, lines: int = 15) -> str:
+    """The end of a process's log."""
+    try:
+        text = (paths.logs / f"{process}.log").read_text(errors="replace")
+    except FileNotFoundError:
+        return "(no log)"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _wait_tcp(site: plan.Site) -> None:
+    """NATS greets everybody who connects, before any authentication."""
+    import socket  # noqa: PLC0415 - only here
+
+    parts = httpx.URL(site.nats_url.replace("nats://", "http://"))
+    with deadline(20.0) as more:
+        while more():
+            try:
+                with socket.create_connection((parts.host, parts.port or 4222), 1.0) as link:
+                    if link.recv(5).startswith(b"INFO"):
+                        return
+            except OSError:
+                continue
+    raise UpError(f"nats-server does not answer:\n{log_tail(site.paths, 'nats@0')}")
+
+
+def _wait_kubeconfig(site: plan.Site) -> None:
+    with deadline(20.0) as more:
+        while more():
+            if site.kubeconfig.exists():
+                return
+    raise UpError(f"no kubeconfig {site.kubeconfig}:\n{log_tail(site.paths, 'apiserver@0')}")
+
+
+def cni_binary() -> Path:
+    """
+    The CNI executable.
+
+    Raises:
+        UpError: it has not been built.
+    """
+    candidates = [Path(os.environ.get("DUNLIN_CNI", "")), repository() / "build/bin/dunlin-cni"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UpError("the CNI executable has not been built: run `make build`")
+
+
+def repository() -> Path:
+    """The checkout that this package is in."""
+    return Path(__file__).resolve().parents[2]
