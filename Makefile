@@ -1,0 +1,53 @@
+# Dunlin. `make up` runs the main job, `make test` passes the tests; both install what they need first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+UV ?= $(shell command -v uv || echo .tools/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+NODES ?= 2
+LAB ?= dunlin
+APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk iproute2 iputils-ping \
+       ethtool procps curl openssl
+
+.PHONY: help setup apt uv sync build check test bench up down golden-update docs
+
+help: ## This list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}'
+
+setup: apt uv sync build ## Install everything: Debian packages, uv, Python packages, the CNI executable.
+
+apt:
+	@tools/apt-install $(APT)
+
+uv:
+	@tools/install-uv
+
+sync: uv
+	@$(UV) sync --frozen --quiet
+
+build: sync ## The CNI executable.
+	@$(MAKE) --no-print-directory -s -C services/agent/cni
+
+check: sync ## Format, lint, types, import contracts, tidiness.
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy dunlin services/*/dunlin_* lab/dunlin_lab tests bench
+	$(RUN) lint-imports
+	$(RUN) pytest -q tests/test_tidy.py
+
+test: setup ## Every test that this machine can run; a tier that is skipped says why.
+	$(RUN) pytest
+
+bench: setup ## Ratios, measured side by side.
+	$(RUN) python -m bench
+
+up: setup ## A cluster in a box, with a small shop.
+	@$(RUN) dunlin lab up --nodes $(NODES) --name $(LAB)
+
+down: ## Remove it.
+	@$(RUN) dunlin lab down --name $(LAB)
+
+golden-update: sync ## Write the golden files anew; read the diff.
+	$(RUN) pytest -q tests/golden --golden-update
+
+docs: sync ## Pages generated from code.
+	$(RUN) python -m tools.docs
