@@ -1,0 +1,1 @@
+"""The pure planner: `step` (step.py) and one module a feature."""

@@ -1,0 +1,126 @@
+"""Which endpoints serve a ServicePort: kube-proxy's rules (CategorizeEndpoints), one family at a time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dunlin.events.facts import Endpoint, EndpointSliceFact, Protocol
+from dunlin.events.intents import ServiceEndpoint
+from dunlin.model.addresses import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One address and port of one EndpointSlice or, after `merge`, of all of them."""
+
+    ip: IPAddress
+    port: int
+    ready: bool
+    serving: bool
+    terminating: bool
+    node: str = ""
+    zone: str = ""
+    target: str = ""
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """IPv4 before IPv6, then by address, then by port."""
+        return self.ip.version, int(self.ip), self.port
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSets:
+    """
+    The endpoints of one family of a ServicePort.
+
+    `cluster`: where traffic goes under the policy Cluster. `local`: node -> where it goes there under the
+    policy Local. `all_reachable`: their union, every endpoint that needs to be known. Each is sorted.
+    """
+
+    cluster: tuple[Candidate, ...] = ()
+    local: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
+    all_reachable: tuple[Candidate, ...] = ()
+
+
+def candidates(
+    slices: Iterable[EndpointSliceFact], port_name: str, protocol: Protocol
+) -> tuple[Candidate, ...]:
+    """
+    Every endpoint of `slices` whose port has this name and protocol; sorted, each address and port once.
+
+    An endpoint that several slices list (while the controller moves it) is as good as its best entry.
+    """
+    best: dict[tuple[IPAddress, int], Candidate] = {}
+    for endpoint_slice in slices:
+        for port in endpoint_slice.ports:
+            if port.name != port_name or port.protocol != protocol:
+                continue
+            for endpoint in endpoint_slice.endpoints:
+                found = _candidate(endpoint, port.port)
+                known = best.get((found.ip, found.port))
+                if known is None or _quality(found) > _quality(known):
+                    best[found.ip, found.port] = found
+    return tuple(sorted(best.values(), key=lambda candidate: candidate.order))
+
+
+def _candidate(endpoint: Endpoint, port: int) -> Candidate:
+    return Candidate(
+        ip=endpoint.ip,
+        port=port,
+        ready=endpoint.ready,
+        serving=endpoint.serving,
+        terminating=endpoint.terminating,
+        node=endpoint.node,
+        zone=endpoint.zone,
+        target=endpoint.target,
+    )
+
+
+def _quality(candidate: Candidate) -> tuple[bool, bool, bool, str, str, str]:
+    """A total order, so that the better entry does not depend on which slice was read first."""
+    return (
+        candidate.ready,
+        candidate.serving,
+        not candidate.terminating,
+        candidate.node,
+        candidate.target,
+        candidate.zone,
+    )
+
+
+def usable(pool: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The ready ones; when there is none, those that still serve while they terminate."""
+    known = tuple(pool)
+    ready = tuple(candidate for candidate in known if candidate.ready)
+    return ready or tuple(c for c in known if c.serving and c.terminating)
+
+
+def categorize(
+    pool: Iterable[Candidate], *, uses_cluster: bool = True, uses_local: bool = False
+) -> EndpointSets:
+    """
+    Sorts the endpoints of one family into the sets that traffic policies choose from.
+
+    Args:
+        pool: sorted, of one family.
+        uses_cluster: some traffic of the ServicePort follows the policy Cluster.
+        uses_local: some traffic follows the policy Local; the fall-back is then per node.
+    """
+    known = tuple(pool)
+    cluster = usable(known) if uses_cluster else ()
+    by_node: dict[str, list[Candidate]] = {}
+    if uses_local:
+        for candidate in known:
+            if candidate.node:
+                by_node.setdefault(candidate.node, []).append(candidate)
+    local = {node: found for node, group in by_node.items() if (found := usable(group))}
+    union = set(cluster).union(*local.values())
+    return EndpointSets(
+        cluster=cluster,
+        local=local,
+        all_reachable=tuple(sorted(union, key=lambda candidate: candidate.order)),
+    )
+
+
+def service_endpoint(candidate: Candidate) -> ServiceEndpoint:
+    """As it stands in an intent."""
+    return ServiceEndpoint(ip=candidate.ip, port=candidate.port, target=candidate.target)

@@ -1,0 +1,44 @@
+"""What the planner's core is told."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from dunlin.events.facts import AnyFact
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """The newest state of one object."""
+
+    fact: AnyFact
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An object is gone; `namespace` is "" where it had none. Deleting what is not there is nothing."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """From now on plan for these shards only (all facts are still to be told)."""
+
+    shards: frozenset[int]
+
+
+Event: TypeAlias = Upserted | Deleted | Owned
+
+
+class Unit(NamedTuple):
+    """
+    What is planned as one: all intents and findings of one object.
+
+    `kind`: node (its switch and its route), service, networkpolicy.
+    """
+
+    kind: str
+    namespace: str
+    name: str

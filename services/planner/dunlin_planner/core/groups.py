@@ -1,0 +1,104 @@
+"""
+OpenFlow group ids: a hash of what the group is for, so that every run chooses the same.
+
+Two keys may have one hash (at 30,000 groups about 27 pairs do). The rule: in the order of the keys, each takes
+the first of its hashes (salt 0, 1, ...) that no smaller key has. That is a function of the set of keys;
+`GroupIds` keeps it up to date at a cost that does not depend on the number of keys.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+SLOTS = 2**24 - 2
+"""`group_id = slot << 8` for slots 1 ... SLOTS: with 256 inner ids each they end at 0xFFFFFEFF, below OFPG_MAX."""
+
+
+class GroupKey(NamedTuple):
+    """One select group: a ServicePort and a family (`version` 4 or 6)."""
+
+    namespace: str
+    service: str
+    port_name: str
+    protocol: str
+    version: int
+
+
+def _hash(key: GroupKey, salt: int, slots: int) -> int:
+    text = "\0".join((*map(str, key), str(salt)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % slots + 1
+
+
+class GroupIds:
+    """
+    The slot of every key.
+
+    `slots` may be small in tests; there must be more of them than keys. Each key remembers the slots that a smaller
+    key kept from it (`_refused`, in the order of its salts), each slot who waits for it.
+    """
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        self._slots = slots
+        self._holder: dict[int, GroupKey] = {}
+        self._slot: dict[GroupKey, int] = {}
+        self._refused: dict[GroupKey, list[int]] = {}
+        self._waiting: dict[int, set[GroupKey]] = {}
+
+    def __contains__(self, key: GroupKey) -> bool:
+        """The key has a group."""
+        return key in self._slot
+
+    def group_id(self, key: GroupKey) -> int:
+        """The OpenFlow group id. Raises KeyError for a key that was not added."""
+        return self._slot[key] << 8
+
+    def add(self, key: GroupKey) -> set[GroupKey]:
+        """Gives it a group; returns the keys whose group changed (itself, and who had to make room)."""
+        if key in self._slot:
+            return set()
+        if len(self._slot) + 1 >= self._slots:
+            raise ValueError(f"no group id is left for {key}")
+        moved: set[GroupKey] = set()
+        while True:
+            slot = _hash(key, len(self._refused.get(key, ())), self._slots)
+            holder = self._holder.get(slot)
+            if holder is not None and holder < key:
+                self._refuse(key, slot)
+                continue
+            self._holder[slot] = key
+            self._slot[key] = slot
+            moved.add(key)
+            if holder is None:
+                return moved
+            self._refuse(holder, slot)
+            key = holder
+
+    def remove(self, key: GroupKey) -> set[GroupKey]:
+        """Takes its group away; returns the other keys whose group changed."""
+        slot = self._slot.pop(key, None)
+        if slot is None:
+            return set()
+        self._forget_refusals(key, 0)
+        moved: set[GroupKey] = set()
+        while waiting := self._waiting.get(slot):
+            heir = min(waiting)
+            self._forget_refusals(heir, self._refused[heir].index(slot))
+            self._holder[slot] = heir
+            self._slot[heir], slot = slot, self._slot[heir]
+            moved.add(heir)
+        del self._holder[slot]
+        return moved
+
+    def _refuse(self, key: GroupKey, slot: int) -> None:
+        self._refused.setdefault(key, []).append(slot)
+        self._waiting.setdefault(slot, set()).add(key)
+
+    def _forget_refusals(self, key: GroupKey, start: int) -> None:
+        refused = self._refused.pop(key, [])
+        kept = refused[:start]
+        for slot in set(refused[start:]) - set(kept):
+            waiting = self._waiting[slot]
+            waiting.discard(key)
+            if not waiting:
+                del self._waiting[slot]
+        if kept:
+            self._refused[key] = kept

@@ -1,0 +1,31 @@
+"""Why the plan is not all that the objects ask for: findings instead of log lines."""
+
+from typing import Literal, TypeAlias
+
+from dunlin.events.facts import Event
+
+
+Severity: TypeAlias = Literal["unsupported", "conflict", "waiting", "invalid"]
+
+
+class Finding(Event, frozen=True, kw_only=True):
+    """
+    One field of one Kubernetes object that the plan does not honour.
+
+    `severity`: unsupported (not built yet; the rest of the object works), conflict (another object
+    holds it), waiting (a fact that must come is missing), invalid (makes no sense).
+    `field`: as Kubernetes spells it, `spec.externalIPs`. `reason`: what happens instead.
+    """
+
+    kind: str
+    namespace: str = ""
+    name: str
+    field: str
+    severity: Severity
+    reason: str
+
+    @property
+    def object(self) -> str:
+        """`Service default/web`."""
+        name = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.kind} {name}"

@@ -1,0 +1,140 @@
+"""One step of the planner: facts in, changed intents out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import msgspec
+
+from dunlin.events.facts import Fact
+from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
+from dunlin_planner.core.nodes import is_waiting, view
+from dunlin_planner.core.policies import plan_policy
+from dunlin_planner.core.report import Finding
+from dunlin_planner.core.routes import plan_route, route_findings
+from dunlin_planner.core.services import plan_service
+from dunlin_planner.core.switches import plan_switch
+from dunlin_planner.state import Plan, PlannerIntent, State, shard_of
+
+
+@dataclass
+class Changes:
+    """
+    What a step changed, by the subject of the intent.
+
+    `intents`: None where the intent is to go; `trigger_ms` is the oldest trigger among the facts that
+    caused it. `findings`: those that were not there before.
+    """
+
+    intents: dict[str, PlannerIntent | None] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+def step(state: State, events: Iterable[Event]) -> Changes:
+    """
+    Take in events (any number, any order, any repetition) and plan anew what depends on them.
+
+    `state` is changed in place and belongs to the caller alone; the result is a function of its facts.
+    """
+    dirty: dict[Unit, int | None] = {}
+    for event in events:
+        units, trigger = _take(state, event)
+        for unit in units:
+            dirty[unit] = _oldest(dirty.get(unit), trigger)
+    changes = Changes()
+    for unit in sorted(dirty):
+        if shard_of(unit) in state.shards:
+            _replan(state, unit, dirty[unit], changes)
+    return changes
+
+
+def _oldest(one: int | None, other: int | None) -> int | None:
+    return min((ms for ms in (one, other) if ms is not None), default=None)
+
+
+def _take(state: State, event: Event) -> tuple[set[Unit], int | None]:
+    """The units that an event touches, and its trigger (Unix ms) if it brings a new one."""
+    match event:
+        case Upserted(fact):
+            trigger = _new_trigger(state, fact)
+            return state.put(fact), trigger
+        case Deleted(kind, namespace, name):
+            return state.drop(kind, namespace, name), None
+        case Owned(shards):
+            return _own(state, shards), None
+        case _:
+            assert_never(event)
+
+
+def _new_trigger(state: State, fact: Fact) -> int | None:
+    kind = fact.__struct_config__.tag
+    if not isinstance(kind, str) or kind not in state.facts:
+        return None
+    old = state.find(kind, fact.namespace, fact.name)
+    known = old.meta.trigger_ms if old is not None else None
+    return fact.meta.trigger_ms if fact.meta.trigger_ms != known else None
+
+
+def _own(state: State, shards: frozenset[int]) -> set[Unit]:
+    """What is no longer ours is forgotten, not withdrawn: it is somebody else's now."""
+    gained = shards - state.shards
+    state.shards = shards
+    for unit in [unit for unit in state.planned if shard_of(unit) not in shards]:
+        del state.planned[unit]
+    return {unit for unit in state.units() if shard_of(unit) in gained}
+
+
+def _replan(state: State, unit: Unit, trigger_ms: int | None, changes: Changes) -> None:
+    old = state.planned.get(unit, Plan())
+    new = plan(state, unit)
+    if new == old:
+        return
+    if new == Plan():
+        del state.planned[unit]
+    else:
+        state.planned[unit] = new
+    before = {intent.subject: intent for intent in old.intents}
+    after = {intent.subject: intent for intent in new.intents}
+    for subject in before.keys() - after.keys():
+        changes.intents[subject] = None
+    for subject, intent in after.items():
+        if before.get(subject) != intent:
+            triggered = msgspec.structs.replace(intent, trigger_ms=trigger_ms)
+            changes.intents[subject] = triggered
+    changes.findings += tuple(f for f in new.findings if f not in old.findings)
+
+
+def plan(state: State, unit: Unit) -> Plan:
+    """Everything that one unit leads to now; pure."""
+    match unit.kind:
+        case "node":
+            return _plan_node(state, unit.name)
+        case "service":
+            return plan_service(state, unit.namespace, unit.name)
+        case "networkpolicy":
+            return plan_policy(state, unit.namespace, unit.name)
+    raise ValueError(f"no plan for units of kind {unit.kind}")
+
+
+def _plan_node(state: State, name: str) -> Plan:
+    node, findings = view(state, name)
+    if node is None:
+        return Plan(findings=findings)
+    intents = (plan_switch(state, node), plan_route(state, node))
+    return Plan(intents, (*findings, *route_findings(state, node)))
+
+
+def intents(state: State) -> dict[str, PlannerIntent]:
+    """Every intent of the state's shards, by subject."""
+    return {i.subject: i for known in state.planned.values() for i in known.intents}
+
+
+def findings(state: State) -> list[Finding]:
+    """Every finding of the state's shards, by object."""
+    found = [finding for known in state.planned.values() for finding in known.findings]
+    return sorted(found, key=lambda f: (f.kind, f.namespace, f.name, f.field))
+
+
+def waiting_nodes(state: State) -> list[str]:
+    """Ready nodes whose switch or blocks are not known yet; costs O(nodes)."""
+    return sorted(name for _, name in state.facts["node"] if is_waiting(state, name))

@@ -1,0 +1,35 @@
+"""Nodes -> the SwitchIntent of each: everything about its pipeline that no Pod, Service or route owns."""
+
+from dunlin.events.intents import SwitchIntent
+from dunlin.model.addresses import IPNetwork
+from dunlin_planner.core.nodes import NodeView
+from dunlin_planner.state import State, network_order
+
+
+def plan_switch(state: State, view: NodeView) -> SwitchIntent:
+    """The pipeline of one node's integration bridge."""
+    switch = view.switch
+    return SwitchIntent(
+        scope=switch.name,
+        key="pipeline",
+        object=f"node/{switch.name}",
+        dpid=switch.dpid,
+        router_mac=switch.router_mac,
+        gateway_port=switch.gateway_port,
+        uplink_port=switch.uplink_port,
+        tunnel_port=switch.tunnel_port,
+        gateway_ips=switch.gateway_ips,
+        addresses=view.addresses,
+        next_hops=switch.next_hops,
+        pod_cidrs=state.cluster.pod_cidrs,
+        service_cidrs=service_cidrs(state),
+        local_cidrs=view.cidrs,
+    )
+
+
+def service_cidrs(state: State) -> tuple[IPNetwork, ...]:
+    """Where ClusterIPs come from: the ServiceCIDR objects, or the setting where there are none."""
+    found: set[IPNetwork] = set()
+    for fact in state.facts["servicecidr"].values():
+        found.update(fact.cidrs)
+    return tuple(sorted(found, key=network_order)) or state.cluster.service_cidrs

@@ -1,0 +1,281 @@
+"""What the planner knows: the newest facts and the indexes that keep one change cheap."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Literal, NamedTuple
+from zlib import crc32
+
+from dunlin.events.facts import (
+    BlockFact,
+    EndpointSliceFact,
+    Fact,
+    NetworkPolicyFact,
+    NodeFact,
+    Protocol,
+    ServiceCIDRFact,
+    ServiceFact,
+    ServiceType,
+    SwitchFact,
+    SyncFact,
+    kind_of,
+)
+from dunlin.events.intents import RouteIntent, ServicePortIntent, SwitchIntent
+from dunlin.model.addresses import IPAddress, IPNetwork
+from dunlin_planner.core.claims import Claims
+from dunlin_planner.core.events import Unit
+from dunlin_planner.core.groups import GroupIds, GroupKey
+from dunlin_planner.core.report import Finding
+
+SHARD_COUNT = 16
+ALL_SHARDS = frozenset(range(SHARD_COUNT))
+
+KINDS: dict[str, type[Fact]] = {
+    kind_of(fact_type): fact_type
+    for fact_type in (
+        NodeFact,
+        SwitchFact,
+        BlockFact,
+        ServiceFact,
+        EndpointSliceFact,
+        ServiceCIDRFact,
+        NetworkPolicyFact,
+        SyncFact,
+    )
+}
+"""The facts that the planner uses, by kind."""
+
+PlannerIntent = SwitchIntent | RouteIntent | ServicePortIntent
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Settings of the installation. `pod_cidrs`: the pools; `service_cidrs`: unless ServiceCIDR objects exist."""
+
+    pod_cidrs: tuple[IPNetwork, ...] = ()
+    service_cidrs: tuple[IPNetwork, ...] = ()
+    encapsulation: Literal["auto", "none", "geneve", "vxlan"] = "auto"
+
+
+class Name(NamedTuple):
+    """A namespace ("" for none) and a name."""
+
+    namespace: str
+    name: str
+
+
+class ServicePortKey(NamedTuple):
+    """What everything about a Service is keyed by."""
+
+    namespace: str
+    service: str
+    port_name: str
+    protocol: str
+
+
+class Frontend(NamedTuple):
+    """What a ServicePort listens on; only one ServicePort may."""
+
+    ip: IPv4Address | IPv6Address
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that one unit leads to. Intents carry no `trigger_ms` here."""
+
+    intents: tuple[PlannerIntent, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def shard_of(unit: Unit) -> int:
+    """Which share of the work a unit is in."""
+    text = f"{unit.namespace}/{unit.name}" if unit.namespace else unit.name
+    return crc32(text.encode()) % SHARD_COUNT
+
+
+def is_proxied(service: ServiceFact) -> bool:
+    """kube-proxy's rule: it has cluster IPs, is no ExternalName and is left to us."""
+    return (
+        bool(service.cluster_ips)
+        and service.type != ServiceType.EXTERNAL_NAME
+        and not service.proxy_name
+        and not service.headless_label
+    )
+
+
+def frontends_of(service: ServiceFact) -> Iterator[tuple[ServicePortKey, Frontend]]:
+    """Every ServicePort of a Service on every cluster IP; nothing for one that is not proxied."""
+    if not is_proxied(service):
+        return
+    for port in service.ports:
+        key = ServicePortKey(service.namespace, service.name, port.name, port.protocol.value)
+        for ip in dict.fromkeys(service.cluster_ips):
+            yield key, Frontend(ip, port.protocol, port.port)
+
+
+def group_key(key: ServicePortKey, ip: IPAddress) -> GroupKey:
+    """The select group of a ServicePort in the family of `ip`."""
+    return GroupKey(*key, ip.version)
+
+
+def network_order(network: IPNetwork) -> tuple[int, int, int]:
+    """IPv4 before IPv6, then by address, wide before narrow."""
+    return network.version, int(network.network_address), network.prefixlen
+
+
+def _node(name: str) -> Unit:
+    return Unit("node", "", name)
+
+
+def _service(namespace: str, name: str) -> Unit:
+    return Unit("service", namespace, name)
+
+
+@dataclass
+class State:
+    """
+    The newest fact of each object, with indexes; changed only by `put` and `drop`.
+
+    Both return the units whose plan may change by that, and do nothing about the plans themselves.
+    """
+
+    cluster: Cluster = field(default_factory=Cluster)
+    shards: frozenset[int] = ALL_SHARDS
+    groups: GroupIds = field(default_factory=GroupIds)
+    facts: dict[str, dict[Name, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    planned: dict[Unit, Plan] = field(default_factory=dict)
+    slices_of: dict[Name, dict[str, EndpointSliceFact]] = field(default_factory=dict)
+    blocks_of: dict[str, dict[str, BlockFact]] = field(default_factory=dict)
+    frontends: Claims[Frontend, ServicePortKey] = field(default_factory=Claims)
+    dpids: Claims[int, tuple[str]] = field(default_factory=Claims)
+    pod_cidrs: Claims[IPNetwork, tuple[str]] = field(default_factory=Claims)
+
+    # --- queries ---------------------------------------------------------------------------------
+
+    def find(self, kind: str, namespace: str, name: str) -> Any:
+        """The newest fact of an object, None if there is none."""
+        return self.facts[kind].get(Name(namespace, name))
+
+    @property
+    def synced(self) -> bool:
+        """The watcher has published all of the cluster."""
+        return Name("", "watcher") in self.facts["sync"]
+
+    def slices(self, service: ServiceFact) -> list[EndpointSliceFact]:
+        """The EndpointSlices of a Service, by name."""
+        found = self.slices_of.get(Name(service.namespace, service.name), {})
+        return [found[name] for name in sorted(found)]
+
+    def units(self) -> set[Unit]:
+        """Everything that may have a plan."""
+        nodes = {_node(name) for kind in ("node", "switch") for _, name in self.facts[kind]}
+        services = {_service(*name) for name in self.facts["service"]}
+        policies = {Unit("networkpolicy", *name) for name in self.facts["networkpolicy"]}
+        return nodes | services | policies
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    def put(self, fact: Fact) -> set[Unit]:
+        """Take in the newest state of an object; kinds that the planner does not use change nothing."""
+        kind = kind_of(type(fact))
+        if kind not in self.facts:
+            return set()
+        name = Name(fact.namespace, fact.name)
+        old = self.facts[kind].get(name)
+        self.facts[kind][name] = fact
+        return self._index(fact, old, fact)
+
+    def drop(self, kind: str, namespace: str, name: str) -> set[Unit]:
+        """Forget an object."""
+        old = self.facts.get(kind, {}).pop(Name(namespace, name), None)
+        return set() if old is None else self._index(old, old, None)
+
+    @singledispatchmethod
+    def _index(self, subject: Any, old: Any, new: Any) -> set[Unit]:
+        """Bring the indexes from `old` to `new` (None: not there); `subject` is either, for its type."""
+        raise NotImplementedError(type(subject).__name__)
+
+    @_index.register
+    def _(self, subject: SyncFact, old: SyncFact | None, new: SyncFact | None) -> set[Unit]:
+        return set()
+
+    @_index.register
+    def _(self, subject: NodeFact, old: NodeFact | None, new: NodeFact | None) -> set[Unit]:
+        rivals = self.pod_cidrs.replace((subject.name,), new.pod_cidrs if new else ())
+        return {_node(subject.name)} | {_node(name) for (name,) in rivals}
+
+    @_index.register
+    def _(self, subject: SwitchFact, old: SwitchFact | None, new: SwitchFact | None) -> set[Unit]:
+        rivals = self.dpids.replace((subject.name,), (new.dpid,) if new else ())
+        return {_node(subject.name)} | {_node(name) for (name,) in rivals}
+
+    @_index.register
+    def _(self, subject: BlockFact, old: BlockFact | None, new: BlockFact | None) -> set[Unit]:
+        cidrs = {block.cidr for block in (old, new) if block}
+        touched = {name for cidr in cidrs for (name,) in self.pod_cidrs.claimants(cidr)}
+        if old is not None:
+            touched.add(old.node)
+            blocks = self.blocks_of[old.node]
+            blocks.pop(subject.name, None)
+            if not blocks:
+                del self.blocks_of[old.node]
+        if new is not None:
+            touched.add(new.node)
+            self.blocks_of.setdefault(new.node, {})[new.name] = new
+        return {_node(name) for name in touched}
+
+    @_index.register
+    def _(
+        self, subject: ServiceCIDRFact, old: ServiceCIDRFact | None, new: ServiceCIDRFact | None
+    ) -> set[Unit]:
+        return {_node(name) for _, name in self.facts["switch"]}
+
+    @_index.register
+    def _(
+        self, subject: NetworkPolicyFact, old: NetworkPolicyFact | None, new: NetworkPolicyFact | None
+    ) -> set[Unit]:
+        return {Unit("networkpolicy", subject.namespace, subject.name)}
+
+    @_index.register
+    def _(
+        self, subject: EndpointSliceFact, old: EndpointSliceFact | None, new: EndpointSliceFact | None
+    ) -> set[Unit]:
+        touched: set[Unit] = set()
+        if old is not None:
+            name = Name(old.namespace, old.service)
+            slices = self.slices_of[name]
+            slices.pop(old.name, None)
+            if not slices:
+                del self.slices_of[name]
+            touched.add(_service(*name))
+        if new is not None:
+            name = Name(new.namespace, new.service)
+            self.slices_of.setdefault(name, {})[new.name] = new
+            touched.add(_service(*name))
+        return touched
+
+    @_index.register
+    def _(self, subject: ServiceFact, old: ServiceFact | None, new: ServiceFact | None) -> set[Unit]:
+        before = _claims(old)
+        after = _claims(new)
+        touched = {_service(subject.namespace, subject.name)}
+        for key in before.keys() | after.keys():
+            for rival in self.frontends.replace(key, after.get(key, ())):
+                touched.add(_service(rival.namespace, rival.service))
+        old_groups = {group_key(key, f.ip) for key, fs in before.items() for f in fs}
+        new_groups = {group_key(key, f.ip) for key, fs in after.items() for f in fs}
+        for group in sorted(old_groups - new_groups):
+            touched |= {_service(moved.namespace, moved.service) for moved in self.groups.remove(group)}
+        for group in sorted(new_groups - old_groups):
+            touched |= {_service(moved.namespace, moved.service) for moved in self.groups.add(group)}
+        return touched
+
+
+def _claims(service: ServiceFact | None) -> dict[ServicePortKey, set[Frontend]]:
+    found: dict[ServicePortKey, set[Frontend]] = {}
+    for key, frontend in frontends_of(service) if service else ():
+        found.setdefault(key, set()).add(frontend)
+    return found
