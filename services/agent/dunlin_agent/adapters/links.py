@@ -1,19 +1,19 @@
 """
 Pod interfaces: a veth pair for each, one end on the node for OVS, one in the Pod's namespace.
 
-The Pod has /32 and /128 addresses, reaches its gateway on-link, and never resolves it: the gateway's MAC is a
-permanent neighbour. Blocking netlink in one thread of its own; no process. Steps are few and batched: three batches
-to the kernel for a Pod.
+The Pod has /32 and /128 addresses, reaches its gateway on-link, and never resolves it: the
+gateway's MAC is a permanent neighbour. Blocking netlink in one thread of its own; no process.
+Requests are batched: three system calls configure a Pod.
 """
 
 import asyncio
 import contextlib
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ from dunlin_agent.adapters import rtnetlink as rt
 from dunlin_agent.adapters.ethtool import FeatureSocket
 from dunlin_agent.adapters.netns import NamespaceGoneError, entered, read_sysctl, write_sysctl
 from dunlin_agent.adapters.pod_state import Difference, differences
+
+T = TypeVar("T")
 
 IFF_UP: Final = 1
 NUD_PERMANENT: Final = 0x80
@@ -34,17 +36,19 @@ LOOPBACK_INDEX: Final = 1
 
 # With userspace-tso OVS finishes TCP and UDP checksums, but not SCTP's CRC32c.
 SCTP_FEATURES: Final = frozenset({"tx-checksum-sctp", "tx-sctp-segmentation"})
-# Without it, a checksum that the Pod leaves unfinished is never finished: ping works, TCP and UDP do not.
+# Without it, a checksum that the Pod leaves unfinished stays so: ping works, TCP and UDP do not.
 CHECKSUM_FEATURES: Final = SCTP_FEATURES | {
     "tx-checksum-ip-generic",
     "tx-checksum-ipv4",
     "tx-checksum-ipv6",
 }
 
-# What the node's kernel may do with a Pod's frames, besides giving them to OVS: nothing. OVS takes them from
-# a packet socket, before these apply. Without them a Pod that sends to the MAC of the node's end would reach
-# the node's IP stack past every flow.
-HOST_END_SYSCTLS: Final = {
+# What the node's own IP stack may do with frames of a device that OVS reads by a packet socket:
+# nothing. Packet sockets come first and do not care. Without these a Pod that sends to the MAC of the
+# node's end reaches the node past every flow; and on the uplink every connection to the node is
+# delivered twice (measured: each ping answered twice, RSTs). Needs no tc classifier and no netfilter,
+# which kernels may lack. The reverse path of no source leads here, so rp_filter drops all IPv4.
+IGNORING_SYSCTLS: Final = {
     "net/ipv4/conf/{}/rp_filter": 1,
     "net/ipv4/conf/{}/forwarding": 0,
     "net/ipv4/conf/{}/arp_ignore": 8,
@@ -81,7 +85,7 @@ class LinkError(Exception):
 
 
 def host_ifname(container_id: str, ifname: str) -> str:
-    """The node's end of a Pod interface: 15 characters, a function of both names (48 bits of SHA-256)."""
+    """The node's end of a Pod interface: 15 characters, 48 bits of SHA-256 of both names."""
     digest = hashlib.sha256(f"{container_id}\0{ifname}".encode()).hexdigest()
     return f"dun{digest[:12]}"
 
@@ -103,24 +107,23 @@ class PodLinks:
             NamespaceGoneError: the Pod's namespace is not there.
             LinkError: the kernel refused a step; nothing is left behind.
         """
-        await self._run(self._create, link)
+        await self._run(lambda: self._create(link))
 
     async def check(self, link: PodLink) -> tuple[Difference, ...]:
         """Every way in which the interface is not as `link` says; empty when all is well."""
-        result: tuple[Difference, ...] = await self._run(self._check, link)
-        return result
+        return await self._run(lambda: self._check(link))
 
     async def delete(self, name: str) -> None:
         """Remove the pair by the node's end; success when it is not there."""
-        await self._run(self._delete, name)
+        await self._run(lambda: self._delete(name))
 
     async def close(self) -> None:
         """Finish what runs; the interfaces stay."""
         await asyncio.to_thread(self._thread.shutdown)
         self._node.close()
 
-    async def _run(self, function, *args):  # type: ignore[no-untyped-def]
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+    async def _run(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def _create(self, link: PodLink) -> None:
         try:
@@ -143,7 +146,7 @@ class PodLinks:
         assert made is not None
         features.disable(link.ifname, link.features_off)
         with entered(self._node_netns):
-            for name, value in HOST_END_SYSCTLS.items():
+            for name, value in IGNORING_SYSCTLS.items():
                 write_sysctl(name.format(link.host_ifname), value)
         up = rt.link_message(name=link.host_ifname, flags=IFF_UP, change=IFF_UP)
         self._node.apply(rt.Request(rt.RTM_NEWLINK, 0, up, f"{link.host_ifname} up"))
@@ -165,7 +168,7 @@ class PodLinks:
         if not host["flags"] & IFF_UP:
             yield Difference("host interface state", "up", "down")
         with entered(self._node_netns):
-            for pattern, value in HOST_END_SYSCTLS.items():
+            for pattern, value in IGNORING_SYSCTLS.items():
                 name = pattern.format(link.host_ifname)
                 actual = read_sysctl(name)
                 if actual != value:
@@ -222,7 +225,7 @@ def _veth_pair(link: PodLink, namespace_fd: int) -> rt.Request:
 
 
 def _configuration(link: PodLink, index: int) -> Iterator[rt.Request]:
-    """Links up, then addresses, neighbours and routes, in the order in which each needs the other."""
+    """Links up, then addresses, neighbours and routes: each needs the one before."""
     for name, number in (("lo", LOOPBACK_INDEX), (link.ifname, index)):
         up = rt.link_message(index=number, flags=IFF_UP, change=IFF_UP)
         yield rt.Request(rt.RTM_NEWLINK, 0, up, f"{name} up")

@@ -1,8 +1,8 @@
 """
 Doing something inside another network namespace, in this thread, without a process.
 
-A socket belongs for ever to the namespace in which it was opened, and /proc/sys/net shows the namespace
-of the thread that opens a file there: entering is needed for those two moments only.
+A socket belongs for ever to the namespace in which it was opened, and /proc/sys/net shows the
+namespace of the thread that opens a file there: entering is needed for those two moments only.
 Source: network_namespaces(7), setns(2).
 """
 

@@ -1,8 +1,9 @@
 """
 What the agent wants in OVSDB, as values: bridges, ports, controllers. Pure.
 
-`node_bridges` is Dunlin's node (ARCHITECTURE, section 4): br-int holds Pods and is programmed by flowctl; br-ext holds
-the uplink and, on its LOCAL port, the node's own address; two patch ports join them.
+`node_bridges` is Dunlin's node (ARCHITECTURE, section 4): br-int holds Pods and is programmed by
+flowctl; br-ext holds the uplink and, on its LOCAL port, the node's own address; two patch ports join
+them.
 """
 
 from typing import Final, Literal
@@ -24,7 +25,8 @@ GATEWAY_OFPORT: Final = OfPort(1)
 UPLINK_OFPORT: Final = OfPort(2)
 TUNNEL_OFPORT: Final = OfPort(3)
 
-GENEVE_OVERHEAD_BYTES: Final = 50  # outer IPv4 20 + UDP 8 + Geneve 8 + inner Ethernet 14; the same for VXLAN
+# Outer IPv4 20, UDP 8, Geneve 8, inner Ethernet 14; the same for VXLAN.
+TUNNEL_OVERHEAD_BYTES: Final = 50
 
 
 class InterfaceSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ class ControllerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BridgeSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A Bridge row and the ports that it must have; other ports of the bridge are left alone."""
+    """A Bridge row, the ports it must have and those it must not; others are left alone."""
 
     name: str
     interfaces: tuple[InterfaceSpec, ...] = ()
@@ -105,7 +107,7 @@ class SwitchState(msgspec.Struct, frozen=True, kw_only=True):
 
 def pod_mtu_bytes(uplink_mtu_bytes: int, *, encapsulated: bool) -> int:
     """What is left for Pods on an uplink; IPv4 outer headers."""
-    return uplink_mtu_bytes - (GENEVE_OVERHEAD_BYTES if encapsulated else 0)
+    return uplink_mtu_bytes - (TUNNEL_OVERHEAD_BYTES if encapsulated else 0)
 
 
 def node_bridges(
@@ -123,7 +125,7 @@ def node_bridges(
     Both bridges of a node, or br-int alone where `uplink` is None.
 
     Args:
-        uplink_mac: of the device `uplink`; br-ext's LOCAL port takes it, so that neighbours notice nothing.
+        uplink_mac: of the device `uplink`; br-ext's LOCAL port takes it, and neighbours notice nothing.
         gateway_mac: of the node's own interface dunlin-gw0.
         pod_mtu, uplink_mtu: bytes.
     """

@@ -1,8 +1,8 @@
 """
-Open vSwitch through OVSDB: bridges and ports, each change one transaction, each wait for OVS's own word.
+Open vSwitch through OVSDB: each change one transaction, each wait for OVS's own word.
 
-Pod ports carry their attachment in Interface.external_ids: after any restart of the agent that is the durable record
-of what stands on the node. Source: ovs-vswitchd.conf.db(5).
+Pod ports carry their attachment in Interface.external_ids: after any restart of the agent that is
+the durable record of what stands on the node. Source: ovs-vswitchd.conf.db(5).
 """
 
 import asyncio
@@ -114,9 +114,9 @@ class Ovs:
         self, bridges: tuple[BridgeSpec, ...], other_config: Mapping[str, str] | None = None
     ) -> None:
         """
-        Make the bridges and Open_vSwitch.other_config as given, and wait until vswitchd has done it.
+        Make bridges and Open_vSwitch.other_config as given; wait until vswitchd has done it.
 
-        Only what differs is written. Ports that a bridge has beyond its spec stay (Pods, or the user's).
+        Only what differs is written. Ports that a bridge has beyond its spec stay.
 
         Raises:
             OvsdbError: refused, or vswitchd did not follow within APPLY_TIMEOUT_SECONDS.
@@ -198,14 +198,14 @@ class Ovs:
         """Every interface of every bridge, sorted by name."""
         return await self._session.read(
             lambda tables: tuple(
-                sorted(map(_state, tables["Interface"].rows.values()), key=lambda state: state.name)
+                sorted(map(_state, _rows(tables, "Interface")), key=lambda state: state.name)
             )
         )
 
     async def controllers_connected(self) -> dict[str, bool]:
         """Whether each controller target has a session with a bridge."""
         return await self._session.read(
-            lambda tables: {row.target: row.is_connected for row in tables["Controller"].rows.values()}
+            lambda tables: {row.target: row.is_connected for row in _rows(tables, "Controller")}
         )
 
     async def state(self) -> SwitchState:
@@ -250,14 +250,18 @@ def _first(values: Any, default: Any) -> Any:
     return values[0] if values else default
 
 
+def _rows(tables: Tables, table: str) -> tuple[Any, ...]:
+    return tuple(tables[table].rows.values())
+
+
 def _root(tables: Tables) -> Any:
-    for row in tables["Open_vSwitch"].rows.values():
+    for row in _rows(tables, "Open_vSwitch"):
         return row
     raise OvsdbError("OVSDB has no Open_vSwitch row: was it initialised (ovs-vsctl init)?")
 
 
 def _by_name(tables: Tables, table: str, name: str) -> Any | None:
-    return next((row for row in tables[table].rows.values() if row.name == name), None)
+    return next((row for row in _rows(tables, table) if row.name == name), None)
 
 
 def _bridge(tables: Tables, name: str) -> Any | None:
@@ -340,7 +344,7 @@ def _ensure_interface(
     _set(interface, "ofport_request", _optional(spec.ofport_request))
     if spec.external_ids:
         _set(interface, "external_ids", spec.external_ids)
-    for other in tables["Bridge"].rows.values():
+    for other in _rows(tables, "Bridge"):
         if other.name != bridge.name and port in other.ports:
             other.ports = [row for row in other.ports if row != port]
     if port not in bridge.ports:

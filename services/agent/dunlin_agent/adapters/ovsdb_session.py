@@ -1,9 +1,9 @@
 """
 One session with ovsdb-server, in a thread of its own, for use from asyncio.
 
-The IDL of the `ovs` package keeps a copy of the tables that we ask for. Its poll loop sleeps in poll(2) until the
-server, a caller, or a timer has something to say: nothing here polls at an interval. Callers hand in functions that
-run in that thread, because rows may be read and written only there.
+The IDL of the `ovs` package keeps a copy of the tables that we ask for. Its poll loop sleeps in
+poll(2) until the server, a caller, or a timer has something to say: nothing here polls at an
+interval. Callers hand in functions that run in that thread, for rows may be touched only there.
 """
 
 import asyncio
@@ -199,8 +199,9 @@ class OvsdbSession:
             while not self._stopping:
                 self._step()
         finally:
-            for item in (*self._jobs, *self._waiters):
-                item.reply(OvsdbError("OVSDB: the session was closed"))
+            closed = OvsdbError("OVSDB: the session was closed")
+            for reply in [job.reply for job in self._jobs] + [w.reply for w in self._waiters]:
+                reply(closed)
             self._idl.close()
 
     def _step(self) -> None:

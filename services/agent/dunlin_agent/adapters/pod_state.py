@@ -96,7 +96,8 @@ def _routes(link: "PodLink", pod: rt.Rtnetlink, index: int) -> Iterator[Differen
         if gateway not in on_link:
             yield Difference("on-link route", str(gateway), _listed(on_link))
         if gateway not in default:
-            yield Difference(f"default route (IPv{gateway.version})", str(gateway), _listed(default))
+            what = f"default route (IPv{gateway.version})"
+            yield Difference(what, str(gateway), _listed(default))
 
 
 def _features(link: "PodLink", features: FeatureSocket) -> Iterator[Difference]:

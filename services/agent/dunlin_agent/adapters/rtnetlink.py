@@ -1,9 +1,9 @@
 """
 A blocking rtnetlink socket that lives in one network namespace.
 
-pyroute2 encodes and decodes the messages; its own sockets are not used, because they need an event loop each and,
-for another namespace, a process. Here a namespace costs two setns() calls, and any number of requests go to the
-kernel in one system call. Source: netlink(7), rtnetlink(7).
+pyroute2 encodes and decodes the messages; its own sockets are not used, because they need an event
+loop each and, for another namespace, a process. Here a namespace costs two setns() calls, and any
+number of requests go to the kernel in one system call. Source: netlink(7), rtnetlink(7).
 """
 
 import errno
@@ -23,6 +23,8 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from dunlin_agent.adapters.netns import entered
+
+AF_INET: Final = socket.AF_INET
 
 # linux/netlink.h
 NLM_F_REQUEST: Final = 0x001
@@ -63,7 +65,7 @@ _HEADER = struct.Struct("=IHHII")
 _RECEIVE_BYTES: Final = 1 << 17
 _RECEIVE_BUFFER_BYTES: Final = 1 << 20
 
-_DECODERS: Final = {
+_DECODERS: Final[dict[int, Any]] = {
     RTM_NEWLINK: ifinfmsg,
     RTM_DELLINK: ifinfmsg,
     RTM_NEWADDR: ifaddrmsg,
@@ -85,8 +87,8 @@ class Request(NamedTuple):
     """
     One message to the kernel.
 
-    `what` names it for people ("address 10.0.0.2/32 on eth0"); `accept` are errno values that are as good as
-    success (EEXIST when adding what may be there, and so on).
+    `what` names it for people ("address 10.0.0.2/32 on eth0"); `accept` are errno values that are as
+    good as success (EEXIST when adding what may be there, and so on).
     """
 
     kind: int

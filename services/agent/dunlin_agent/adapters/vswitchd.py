@@ -1,5 +1,5 @@
 """
-ovs-vswitchd's control socket (unixctl): what ovs-appctl does, without a process; and whether it lives.
+ovs-vswitchd's control socket: what ovs-appctl does, without a process; and whether it lives.
 
 Source: ovs-appctl(8); JSON-RPC 1.0 over a unix socket, `{"method", "params", "id"}`.
 """

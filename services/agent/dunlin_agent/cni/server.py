@@ -1,8 +1,9 @@
 """
 The unix socket that the CNI executable talks to.
 
-Calls for one container run one after the other, in the order they came; calls for different containers run
-side by side. A caller that went away does not cancel its call: the DEL that follows it must find a whole state.
+Calls for one container run one after the other, in the order they came; calls for different
+containers run side by side. A caller that went away does not cancel its call: the DEL that follows
+it must find a whole state.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class PodNetwork(Protocol):
-    """What the commands do. Each may raise CniError; any other exception is reported as INTERNAL."""
+    """What the commands do. Each may raise CniError; anything else is reported as INTERNAL."""
 
     async def add(self, request: CniRequest) -> Result:
         """Attach; repeated for the same container and interface it gives the same result."""
@@ -190,12 +191,12 @@ def _too_slow() -> CniError:
 
 async def _remove_dead_socket(path: Path) -> None:
     """Unlink a socket that nobody listens on; raise when somebody does."""
-    if not path.is_socket():
+    if not path.is_socket():  # noqa: ASYNC240 - once, before anything is served
         return
     try:
         _, writer = await asyncio.open_unix_connection(path)
     except ConnectionRefusedError:
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # noqa: ASYNC240
         return
     writer.close()
     message = f"another agent listens on {path}"
