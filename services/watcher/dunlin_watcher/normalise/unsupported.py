@@ -1,0 +1,87 @@
+"""
+What these objects may ask for and Dunlin, as a whole, does not do: the one table of it.
+
+Each object that asks is counted once in dunlin_unsupported_total{kind,field} and shown by
+GET /v1/status. A feature that becomes supported is taken out here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dunlin_watcher import kube
+from dunlin_watcher.normalise.pod import listening
+from dunlin_watcher.normalise.reader import item
+
+
+class Rule(NamedTuple):
+    """`asks(object)`: it does; `field` as Kubernetes spells it, without indices."""
+
+    kind: str
+    field: str
+    asks: Callable[[Any], bool]
+
+
+def _service(field: str, asks: Callable[[kube.ServiceSpec], bool]) -> Rule:
+    return Rule("service", field, lambda obj: obj.spec is not None and asks(obj.spec))
+
+
+def _any_port(asks: Callable[[kube.ContainerPort], bool]) -> Callable[[kube.Pod], bool]:
+    def test(obj: kube.Pod) -> bool:
+        return obj.spec is not None and any(
+            asks(port) for _at, container in listening(obj.spec) for port in container.ports or ()
+        )
+
+    return test
+
+
+def _annotated(kind: str, key: str) -> Rule:
+    def test(obj: kube.Object) -> bool:
+        return item(obj.metadata.annotations, key) not in (None, "", "Disabled", "disabled")
+
+    return Rule(kind, f"metadata.annotations[{key}]", test)
+
+
+def _has_ingress(obj: kube.Service) -> bool:
+    balancer = obj.status.load_balancer if obj.status else None
+    return any(ingress.ip for ingress in (balancer.ingress if balancer else None) or ())
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("pod", "spec.containers[].ports[].hostPort", _any_port(lambda p: bool(p.host_port))),
+    Rule(
+        "pod", "spec.containers[].ports[].protocol=SCTP", _any_port(lambda p: p.protocol == "SCTP")
+    ),
+    _annotated("pod", "kubernetes.io/ingress-bandwidth"),
+    _annotated("pod", "kubernetes.io/egress-bandwidth"),
+    _service("spec.ports[].nodePort", lambda s: any(p.node_port for p in s.ports or ())),
+    _service(
+        "spec.ports[].protocol=SCTP", lambda s: any(p.protocol == "SCTP" for p in s.ports or ())
+    ),
+    _service("spec.externalIPs", lambda s: bool(s.external_ips)),
+    _service("spec.sessionAffinity", lambda s: s.session_affinity not in (None, "", "None")),
+    _service("spec.externalTrafficPolicy", lambda s: s.external_traffic_policy == "Local"),
+    _service("spec.internalTrafficPolicy", lambda s: s.internal_traffic_policy == "Local"),
+    _service("spec.trafficDistribution", lambda s: bool(s.traffic_distribution)),
+    _service("spec.loadBalancerSourceRanges", lambda s: bool(s.load_balancer_source_ranges)),
+    Rule("service", "status.loadBalancer.ingress", _has_ingress),
+    _annotated("service", "service.kubernetes.io/topology-mode"),
+    Rule("endpointslice", "addressType=FQDN", lambda o: o.address_type == "FQDN"),
+    Rule("endpointslice", "ports[].port", lambda o: any(p.port is None for p in o.ports or ())),
+    Rule(
+        "endpointslice",
+        "endpoints[].addresses",
+        lambda o: any(len(e.addresses or ()) > 1 for e in o.endpoints or ()),
+    ),
+    Rule("endpointslice", "endpoints[].hints", lambda o: any(e.hints for e in o.endpoints or ())),
+    Rule("networkpolicy", "spec", lambda _o: True),
+)
+
+_BY_KIND: dict[str, tuple[Rule, ...]] = {
+    kind: tuple(rule for rule in RULES if rule.kind == kind)
+    for kind in {rule.kind for rule in RULES}
+}
+
+
+def unsupported_fields(kind: str, obj: Any) -> tuple[str, ...]:
+    """The fields by which this (decoded) object asks for what Dunlin does not do."""
+    return tuple(rule.field for rule in _BY_KIND.get(kind, ()) if rule.asks(obj))
