@@ -30,6 +30,7 @@ _METHOD = struct.Struct("!HHII4x16sQ")
 _GROUP_DESC = struct.Struct("!HBxIH6x")
 _BUNDLE_ADD = struct.Struct("!BBHIIxxH")
 _EXPERIMENTER_PROP = 0xFFFF
+_HASH_ALG_SYM_L4 = 1
 
 
 # --- out ------------------------------------------------------------------------------------------
@@ -50,7 +51,7 @@ def encode_group(group: Group, command: GroupCommand, xid: int = 0) -> bytes:
             buckets = b"".join(
                 map(_encode_bucket, group.buckets, [group.type] * len(group.buckets))
             )
-            properties = _encode_method(group.selection_method)
+            properties = _encode_method(group.selection_method, group.hash_basis)
         length = _GROUP_MOD.size + len(buckets) + len(properties)
         if length > MAX_LEN - BUNDLE_ADD_LEN:
             raise GroupTooLarge(
@@ -89,13 +90,18 @@ def _is_property(action: Action) -> bool:
     return isinstance(action, Unknown) and action.what != "action"
 
 
-def _encode_method(method: str) -> bytes:
+def _encode_method(method: str, basis: int) -> bytes:
+    """OVS reads the parameter of dp_hash as (hash algorithm << 32 | basis)."""
     if not method:
         return b""
     name = method.encode("ascii")
     if len(name) > 15:
         raise CannotEncode(f"selection_method {method!r} is longer than 15 bytes")
-    return _METHOD.pack(_EXPERIMENTER_PROP, 40, ONF_NETRONOME, 1, name, 0)
+    return _METHOD.pack(_EXPERIMENTER_PROP, 40, ONF_NETRONOME, 1, name, _parameter(method, basis))
+
+
+def _parameter(method: str, basis: int) -> int:
+    return _HASH_ALG_SYM_L4 << 32 | basis if method == "dp_hash" else basis
 
 
 def encode_bundle_add(bundle_id: int, message: bytes, xid: int = 0) -> bytes:
@@ -134,7 +140,7 @@ def decode_group_descs(data: bytes, offset: int) -> tuple[Group, ...]:
             raise OpenFlowError(f"group {group_id:#x} of length {length}, buckets {array_length}")
         name = _type_name(kind)
         buckets = _decode_buckets(data[offset + _GROUP_DESC.size : after], name)
-        groups.append(Group(group_id, name, buckets, _decode_method(data[after:end])))
+        groups.append(Group(group_id, name, buckets, *_decode_method(data[after:end])))
         offset = end
     return tuple(groups)
 
@@ -150,7 +156,7 @@ def decode_group_mod(data: bytes) -> tuple[str, Group]:
         raise OpenFlowError(f"OFPT_GROUP_MOD of command {code}, buckets {array_length}")
     name = _type_name(kind)
     buckets = _decode_buckets(data[_GROUP_MOD.size : after], name)
-    return names[code], Group(group_id, name, buckets, _decode_method(data[after:]))
+    return names[code], Group(group_id, name, buckets, *_decode_method(data[after:]))
 
 
 def decode_bundle_add(data: bytes) -> tuple[int, bytes]:
@@ -217,12 +223,15 @@ def properties(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _decode_method(data: bytes) -> str:
-    """`selection_method` of a group's properties; with fields or a parameter it is not ours."""
+def _decode_method(data: bytes) -> tuple[str, int]:
+    """`selection_method` and `hash_basis` of a group's properties; with fields it is not ours."""
     for kind, prop in properties(data):
         if kind == _EXPERIMENTER_PROP and len(prop) >= 40:
             _, length, experimenter, number, name, parameter = _METHOD.unpack_from(prop)
             if experimenter == ONF_NETRONOME and number == 1:
                 text = name.rstrip(b"\0").decode("ascii", "backslashreplace")
-                return text if length == 40 and not parameter else f"{text}+{prop[32:].hex()}"
-    return ""
+                basis = parameter & 0xFFFFFFFF
+                if length == 40 and parameter == _parameter(text, basis):
+                    return text, basis
+                return f"{text}+{prop[32:].hex()}", 0
+    return "", 0
