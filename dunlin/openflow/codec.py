@@ -26,6 +26,7 @@ from dunlin.openflow.messages import (
     Other,
 )
 from dunlin.openflow.wire_actions import NX_VENDOR, encode_actions
+from dunlin.openflow.wire_ct import NXT_CT_FLUSH, CtFlush, CtTuple, ct_flush_body
 from dunlin.openflow.wire_fields import encode_match
 from dunlin.openflow.wire_flow import (
     ANY,
@@ -45,9 +46,10 @@ from dunlin.openflow.wire_group import (
 )
 
 __all__ = [
-    "HEADER_LEN", "MAX_LEN", "VERSION", "CannotEncode", "GroupTooLarge", "Header", "OpenFlowError",
-    "canonical", "canonical_group", "decode", "encode_aggregate_request", "encode_barrier_request",
-    "encode_bundle_add", "encode_bundle_commit", "encode_bundle_discard", "encode_bundle_open",
+    "HEADER_LEN", "MAX_LEN", "VERSION", "CannotEncode", "CtFlush", "CtTuple", "GroupTooLarge",
+    "Header", "OpenFlowError", "canonical", "canonical_group", "decode",
+    "encode_aggregate_request", "encode_barrier_request", "encode_bundle_add",
+    "encode_bundle_commit", "encode_bundle_discard", "encode_bundle_open", "encode_ct_flush",
     "encode_echo_reply", "encode_echo_request", "encode_features_request", "encode_flow",
     "encode_flow_delete", "encode_flow_dump_request", "encode_group", "encode_group_delete_all",
     "encode_group_dump_request", "encode_group_stats_request", "encode_hello",
@@ -115,7 +117,8 @@ def encode_set_async(
     *, packet_in: bool, flow_removed: bool, port_status: bool = True, xid: int
 ) -> bytes:
     """OFPT_SET_ASYNC: what a master, or equal, is sent unasked; a slave is sent port status at most."""
-    every_packet = 1 << ofp.OFPR_APPLY_ACTION | 1 << ofp.OFPR_GROUP | 1 << ofp.OFPR_INVALID_TTL
+    # A packet whose TTL ran out is the sender's affair: anyone could flood us with those.
+    every_packet = 0b111111 & ~(1 << ofp.OFPR_INVALID_TTL)
     every_removal = 0b111111
     every_port = 0b111
     masks = {
@@ -134,6 +137,20 @@ def encode_packet_in_format(xid: int) -> bytes:
     """NXT_SET_PACKET_IN_FORMAT: packets come as NXT_PACKET_IN2, the only form with userdata."""
     body = struct.pack("!I", _NXPIF_NXT_PACKET_IN2)
     return encode_experimenter(NX_VENDOR, _NXT_SET_PACKET_IN_FORMAT, body, xid)
+
+
+def encode_ct_flush(flush: CtFlush, xid: int = 0) -> bytes:
+    """
+    NXT_CT_FLUSH (OVS 3.1 or later): end the connections that `flush` names.
+
+    Raises:
+        CannotEncode: a zone, protocol or port wider than its field.
+    """
+    try:
+        body = ct_flush_body(flush)
+    except struct.error as error:
+        raise CannotEncode(f"{flush}: {error}") from error
+    return encode_experimenter(NX_VENDOR, NXT_CT_FLUSH, body, xid)
 
 
 def encode_experimenter(experimenter: int, kind: int, body: bytes, xid: int) -> bytes:

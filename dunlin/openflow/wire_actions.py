@@ -199,7 +199,7 @@ def _encode_spec(spec: LearnSpec) -> bytes:
 # --- in -------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 14)
 def decode_actions(data: bytes) -> tuple[Action, ...]:
     """
     A whole list of actions.
@@ -218,6 +218,7 @@ def decode_actions(data: bytes) -> tuple[Action, ...]:
     return tuple(actions)
 
 
+@lru_cache(maxsize=1 << 15)
 def _decode_action(data: bytes) -> Action:
     """`data`: one action, its length checked."""
     try:
@@ -231,9 +232,10 @@ def _says_all(action: Action, data: bytes) -> bool:
     """
     No bit of the bytes is lost in the action: better unknown than wrong.
 
-    Output's max_len says nothing to a port; learn() names its fields in older classes.
+    Output's max_len says nothing to a port, a SetField is read whole or not at all; learn() names
+    its fields in older classes.
     """
-    if isinstance(action, Output):
+    if isinstance(action, (Output, SetField)):
         return True
     try:
         again = _encode_action(action)
@@ -246,6 +248,8 @@ def _says_all(action: Action, data: bytes) -> bool:
 
 def _decode_known(data: bytes) -> Action:
     kind = int.from_bytes(data[:2], "big")
+    if kind == OFPAT_SET_FIELD:
+        return _decode_set_field(data)
     match kind:
         case 0 if len(data) == 16:
             port, max_len = struct.unpack_from("!IH", data, 4)
@@ -254,8 +258,6 @@ def _decode_known(data: bytes) -> Action:
             return ToGroup(struct.unpack_from("!I", data, 4)[0])
         case 24:
             return DecTtl()
-        case 25:
-            return _decode_set_field(data)
         case 28:
             return _decode_move(data)
         case 29 if len(data) == 8:
@@ -306,15 +308,21 @@ def _low_bits(header: int, bits: int, offset: int) -> str:
 
 
 def _decode_set_field(data: bytes) -> SetField:
-    header = struct.unpack_from("!I", data, 4)[0]
-    length, masked = header & 0xFF, bool(header & 0x100)
-    if masked:
-        length //= 2
+    header = int.from_bytes(data[4:8], "big")
+    length = header & 0xFF
+    if len(data) != (8 + length + 7) // 8 * 8:
+        raise _Unsupported
+    if not header & 0x100:
+        name = field_name(header)
+        if name is None:
+            raise _Unsupported
+        return SetField(name, int.from_bytes(data[8 : 8 + length], "big"))
+    length //= 2
     name = field_name((header & 0xFFFFFE00) | length)
-    if name is None or len(data) < 8 + length * (1 + masked):
+    if name is None or header & 1:
         raise _Unsupported
     value = int.from_bytes(data[8 : 8 + length], "big")
-    mask = int.from_bytes(data[8 + length : 8 + 2 * length], "big") if masked else None
+    mask = int.from_bytes(data[8 + length : 8 + 2 * length], "big")
     return SetField(name, value, None if mask == FIELDS[name].all_ones else mask)
 
 

@@ -86,6 +86,13 @@ for _class, _numbers in (
         {_header(_class, number, _width(name)): name for name, number in _numbers.items()}
     )
 
+_EXACT = {
+    header.to_bytes(4, "big"): name
+    for header, name in _NAMES.items()
+    if not name.startswith("xxreg")
+}
+_BY_FIELD = attrgetter("field")
+
 
 # --- out ------------------------------------------------------------------------------------------
 
@@ -168,20 +175,19 @@ def decode_match(data: bytes, offset: int, end: int) -> tuple[Match, int]:
     return decode_oxms(data[offset + 4 : offset + length]), after
 
 
-@lru_cache(maxsize=1 << 12)
 def decode_oxms(data: bytes) -> Match:
     """A sequence of OXMs without padding. Raises OpenFlowError: cut off, or a field twice."""
     items: list[FieldMatch] = []
-    offset = 0
-    while offset < len(data):
-        after = offset + 4 + (data[offset + 3] if offset + 4 <= len(data) else len(data))
-        if after > len(data):
-            raise OpenFlowError(f"a match field at byte {offset} of {len(data)} is cut off")
+    offset, end = 0, len(data)
+    while offset < end:
+        after = offset + 4 + data[offset + 3] if offset + 4 <= end else end + 1
+        if after > end:
+            raise OpenFlowError(f"a match field at byte {offset} of {end} is cut off")
         items += _decode_oxm(data[offset:after])
         offset = after
     if len(items) > 1:
-        items.sort(key=attrgetter("field"))
-        if len({item.field for item in items}) != len(items):
+        items.sort(key=_BY_FIELD)
+        if len(set(map(_BY_FIELD, items))) != len(items):
             raise OpenFlowError("a match has one field twice")
     return tuple(items)
 
@@ -189,6 +195,9 @@ def decode_oxms(data: bytes) -> Match:
 @lru_cache(maxsize=1 << 16)
 def _decode_oxm(data: bytes) -> tuple[FieldMatch, ...]:
     """One OXM; registers may be two (`data` is whole: its header says its length)."""
+    name = _EXACT.get(data[:4])
+    if name is not None:
+        return (FieldMatch(name, int.from_bytes(data[4:], "big")),)
     header = int.from_bytes(data[:4], "big")
     masked = bool(header & 0x100)
     length = (header & 0xFF) // 2 if masked else header & 0xFF

@@ -5,7 +5,18 @@ from dataclasses import replace
 from typing import Literal
 
 from dunlin.openflow.fields import FIELDS
-from dunlin.openflow.flow import Action, Bucket, Ct, Flow, Group, Match, SetField, Unknown
+from dunlin.openflow.flow import (
+    Action,
+    Bucket,
+    Ct,
+    FieldMatch,
+    Flow,
+    Group,
+    Match,
+    Move,
+    SetField,
+    Unknown,
+)
 from dunlin.openflow.messages import CannotEncode, FlowRemoved, InstalledFlow, OpenFlowError
 from dunlin.openflow.wire_actions import decode_actions, encode_actions
 from dunlin.openflow.wire_fields import decode_match, encode_match, split_wide
@@ -100,41 +111,53 @@ def canonical(flow: Flow) -> Flow:
     OVS keeps no xxregs in matches (they come back as registers), no mask of all ones and no field
     with mask 0; bits of a value outside of its mask are cleared.
     """
-    match = flow.match
-    if any(item.mask is not None or item.field.startswith("xxreg") for item in match):
+    match, actions = flow.match, flow.actions
+    if not all(map(_is_canonical, match)):
         match = tuple(sorted(part for item in match for part in split_wide(item)))
-    actions = _canonical_actions(flow.actions)
+    if any(isinstance(action, (SetField, Ct)) for action in actions):
+        actions = _canonical_actions(actions)
     if match == flow.match and actions == flow.actions:
         return flow
     return replace(flow, match=match, actions=actions)
 
 
+def _is_canonical(item: FieldMatch) -> bool:
+    """Exactly matched and of one form on the wire; False may be wrong, True is not."""
+    return item.mask is None and item.field[0] != "x"
+
+
 def canonical_group(group: Group) -> Group:
     """The group as a dump gives it back: buckets of anything but select have no weight (here 100)."""
-    return replace(
-        group,
-        buckets=tuple(
-            Bucket(
-                bucket.bucket_id,
-                _canonical_actions(bucket.actions),
-                bucket.weight if group.type == "select" else 100,
-            )
-            for bucket in group.buckets
-        ),
+    select = group.type == "select"
+    buckets = tuple(
+        [
+            Bucket(b.bucket_id, _canonical_actions(b.actions), b.weight if select else 100)
+            for b in group.buckets
+        ]
     )
+    return replace(group, buckets=buckets)
 
 
 def _canonical_actions(actions: tuple[Action, ...]) -> tuple[Action, ...]:
-    return tuple(map(_canonical_action, actions))
+    return tuple([_canonical_action(action) for action in actions])
 
 
 def _canonical_action(action: Action) -> Action:
-    if isinstance(action, SetField) and action.mask is not None:
+    if isinstance(action, SetField):
+        if action.mask is None:
+            return action
         full = action.mask == FIELDS[action.field].all_ones
         return SetField(action.field, action.value & action.mask, None if full else action.mask)
-    if isinstance(action, Ct) and action.exec:
-        return replace(action, exec=tuple(map(_canonical_action, action.exec)))
+    if isinstance(action, Ct):
+        inner = tuple(map(_canonical_in_ct, action.exec))
+        return action if inner == action.exec else replace(action, exec=inner)
     return action
+
+
+def _canonical_in_ct(action: SetField | Move) -> SetField | Move:
+    canonical_action = _canonical_action(action)
+    assert isinstance(canonical_action, (SetField, Move))
+    return canonical_action
 
 
 # --- in -------------------------------------------------------------------------------------------

@@ -1,12 +1,43 @@
 """The codec against real Open vSwitch: what it writes, OVS holds; what OVS dumps, it reads as equal."""
 
+from dataclasses import replace
+from ipaddress import IPv4Address
+
 import pytest
 
 from dunlin.openflow import codec
-from dunlin.openflow.flow import Flow, Group
-from dunlin.openflow.messages import ErrorMessage, FlowDump, GroupDump, Message
+from dunlin.openflow.flow import (
+    OFPP_LOCAL,
+    Bucket,
+    Controller,
+    Flow,
+    Group,
+    Output,
+    Resubmit,
+    ToGroup,
+    Unknown,
+    match,
+)
+from dunlin.openflow.messages import (
+    AggregateStats,
+    BundleReply,
+    EchoReply,
+    ErrorMessage,
+    FeaturesReply,
+    FlowDump,
+    FlowRemoved,
+    GroupDump,
+    GroupStats,
+    Message,
+    PacketIn,
+    PortDesc,
+    PortStats,
+    PortStatus,
+    RoleReply,
+    TableStats,
+)
 from tests.fixtures.openflow_samples import GROUPS, sample_flows
-from tests.fixtures.ovs_dummy import OpenFlowSocket, OvsBridge
+from tests.fixtures.ovs_dummy import OpenFlowSocket, OvsBridge, OvsDummy
 
 pytestmark = pytest.mark.ovs
 
@@ -56,3 +87,222 @@ def test_groups_come_back_equal(ovs_bridge: OvsBridge) -> None:
         assert groups_of(session) == {
             group.group_id: codec.canonical_group(group) for group in GROUPS.values()
         }
+
+
+def test_all_flows_in_one_bundle(ovs_bridge: OvsBridge) -> None:
+    """A bundle of groups and flows is applied as a whole; modify and delete work in a bundle too."""
+    flows = sample_flows()
+    messages = [codec.encode_group(group, "add") for group in GROUPS.values()]
+    messages += [codec.encode_flow(flow, "add") for flow in flows]
+    with ovs_bridge.session() as session:
+        bundled = [
+            codec.encode_bundle_add(9, message, 100 + i) for i, message in enumerate(messages)
+        ]
+        answers = session.ask(
+            codec.encode_bundle_open(9, 5), *bundled, codec.encode_bundle_commit(9, 6)
+        )
+        assert answers == [BundleReply(5, 9, "open"), BundleReply(6, 9, "commit")]
+        assert flows_of(session) == {codec.canonical(flow) for flow in flows}
+        # The same in many parts: a dump of more than 64 KiB says `more`.
+        more = [
+            replace(flow, table=10 * step + flow.table)
+            for flow in flows
+            if flow.table in (1, 2)
+            for step in range(1, 11)
+        ]
+        session.ask(*(codec.encode_flow(flow, "add") for flow in more))
+        assert flows_of(session) == {codec.canonical(flow) for flow in flows + more}
+
+
+def test_refused_bundle_changes_nothing(ovs_bridge: OvsBridge) -> None:
+    """A flow that names a missing group fails the bundle, by name and xid; nothing is applied."""
+    good = Flow(0, 1, (), (Output(1),))
+    bad = Flow(0, 2, (), (ToGroup(404),))
+    with ovs_bridge.session() as session:
+        answers = session.ask(
+            codec.encode_bundle_open(1, 5),
+            codec.encode_bundle_add(1, codec.encode_flow(good, "add"), 11),
+            codec.encode_bundle_add(1, codec.encode_flow(bad, "add"), 12),
+            codec.encode_bundle_commit(1, 6),
+        )
+        assert [(e.xid, e.name) for e in errors(answers)] == [
+            (12, "OFPBAC_BAD_OUT_GROUP"),
+            (6, "OFPBFC_MSG_FAILED"),
+        ]
+        assert flows_of(session) == set()
+
+
+def test_deleting_a_group_deletes_its_flows(ovs_bridge: OvsBridge) -> None:
+    """A group takes its flows along; deleting one that is not there is no error."""
+    group = Group(1, buckets=(Bucket(1, (Output(1),)),))
+    with ovs_bridge.session() as session:
+        session.ask(
+            codec.encode_group(group, "add"),
+            codec.encode_flow(Flow(0, 1, (), (ToGroup(1),)), "add"),
+            codec.encode_flow(Flow(0, 2, (), (Output(1),)), "add"),
+        )
+        assert not session.ask(codec.encode_group(group, "delete"))
+        assert flows_of(session) == {Flow(0, 2, (), (Output(1),))}
+        assert not session.ask(codec.encode_group(group, "delete"))
+        assert not session.ask(codec.encode_group_delete_all())
+
+
+def test_delete_and_dump_by_cookie(ovs_bridge: OvsBridge) -> None:
+    """Cookie and mask choose flows in dumps, aggregates and deletions; a table narrows them."""
+    ours = [Flow(t, 1, (), (Output(1),), cookie=0xD1 << 56 | t) for t in range(3)]
+    foreign = Flow(0, 2, (), (Output(1),), cookie=5)
+    mask = 0xFF << 56
+    with ovs_bridge.session() as session:
+        session.ask(*(codec.encode_flow(flow, "add") for flow in [*ours, foreign]))
+        (dump,) = session.ask(codec.encode_flow_dump_request(1, 0xD1 << 56, mask, table=1))
+        assert isinstance(dump, FlowDump)
+        assert [entry.flow for entry in dump.entries] == [ours[1]]
+        (total,) = session.ask(codec.encode_aggregate_request(2, 0xD1 << 56, mask))
+        assert isinstance(total, AggregateStats)
+        assert total.flows == 3
+        session.ask(codec.encode_flow_delete(0xD1 << 56, mask, table=2))
+        assert flows_of(session) == {ours[0], ours[1], foreign}
+        session.ask(codec.encode_flow_delete(0xD1 << 56, mask))
+        assert flows_of(session) == {foreign}
+
+
+def test_foreign_flows_can_be_read_and_deleted(ovs_bridge: OvsBridge) -> None:
+    """A flow whose fields and actions have no name here is Unknown, equal to nothing, deletable."""
+    ovs_bridge.ofctl(
+        "add-flow",
+        "table=7,priority=3,dl_vlan=5,tcp,tcp_flags=+syn actions=strip_vlan,note:01.02,"
+        "write_metadata:5,goto_table:9",
+    )
+    with ovs_bridge.session() as session:
+        (flow,) = flows_of(session)
+        assert [type(action) for action in flow.actions] == [Unknown] * 3
+        assert flow.goto == 9
+        assert [item.field for item in flow.match if item.field.startswith("oxm_")]
+        assert not session.ask(codec.encode_flow(flow, "delete_strict"))
+        assert flows_of(session) == set()
+
+
+def test_session_messages(ovs_bridge: OvsBridge) -> None:
+    """Everything a session asks but flows and groups is answered, and the answers are read."""
+    with ovs_bridge.session() as session:
+        answers = session.ask(
+            codec.encode_features_request(2),
+            codec.encode_echo_request(3, b"hello"),
+            codec.encode_role_request("master", 7, 4),
+            codec.encode_set_config(0xFFFF, 5),
+            codec.encode_set_async(packet_in=True, flow_removed=True, xid=6),
+            codec.encode_packet_in_format(7),
+            codec.encode_port_desc_request(8),
+            codec.encode_port_stats_request(9),
+            codec.encode_table_stats_request(10),
+            codec.encode_group_stats_request(11),
+            codec.encode_ct_flush(codec.CtFlush(zone=7), 12),
+        )
+        assert not errors(answers), errors(answers)
+        features, echo, role, ports, counters, tables, groups = answers
+        assert isinstance(features, FeaturesReply)
+        assert features.n_tables == 254
+        assert echo == EchoReply(3, b"hello")
+        assert role == RoleReply(4, "master", 7)
+        assert isinstance(ports, PortDesc)
+        assert {p.port for p in ports.ports} == {1, 2, 3, 4, OFPP_LOCAL}
+        assert f"{ovs_bridge.name}p1" in {p.name for p in ports.ports}
+        assert isinstance(counters, PortStats)
+        assert {p.port for p in counters.entries} == {1, 2, 3, 4, OFPP_LOCAL}
+        assert isinstance(tables, TableStats)
+        assert len(tables.entries) == 254
+        assert groups == GroupStats(11, (), more=False)
+
+
+def test_stale_master_is_refused(ovs_bridge: OvsBridge) -> None:
+    """An older generation id is an error with its name."""
+    with ovs_bridge.session() as session:
+        answers = session.ask(
+            codec.encode_role_request("master", 7, 4), codec.encode_role_request("master", 6, 5)
+        )
+        assert [error.name for error in errors(answers)] == ["OFPRRFC_STALE"]
+
+
+def test_packets_to_and_from_the_controller(ovs_bridge: OvsBridge) -> None:
+    """A packet-out comes back through a controller action with userdata, cookie and in_port."""
+    packet = bytes.fromhex("0e006475 6e01 0e0000000002 88b5") + bytes(50)
+    flow = Flow(0, 5, match(in_port=1), (Controller(userdata=b"why"),), cookie=99)
+    with ovs_bridge.session() as session:
+        session.ask(
+            codec.encode_set_config(0xFFFF, 2),
+            codec.encode_set_async(packet_in=True, flow_removed=True, xid=3),
+            codec.encode_packet_in_format(4),
+            codec.encode_flow(flow, "add"),
+        )
+        session.send(codec.encode_packet_out(packet, (Resubmit(0),), in_port=1, xid=5))
+        message = session.receive()
+        assert isinstance(message, PacketIn)
+        assert (message.table, message.cookie, message.in_port) == (0, 99, 1)
+        assert (message.data, message.userdata) == (packet, b"why")
+        assert message.reason == "apply_action"
+        plain = replace(flow, actions=(Controller(),))
+        session.ask(codec.encode_flow(plain, "add"))
+        session.send(codec.encode_packet_out(packet, (Resubmit(0),), in_port=1, xid=5))
+        message = session.receive()
+        assert isinstance(message, PacketIn)
+        assert (message.data, message.userdata, message.in_port) == (packet, b"", 1)
+
+
+def test_plain_packet_in(ovs_bridge: OvsBridge) -> None:
+    """Without NXT_PACKET_IN2 a packet comes as OFPT_PACKET_IN."""
+    packet = bytes(12) + b"\x88\xb5" + bytes(50)
+    with ovs_bridge.session() as session:
+        session.ask(
+            codec.encode_set_config(0xFFFF, 2),
+            codec.encode_set_async(packet_in=True, flow_removed=False, xid=3),
+            codec.encode_flow(Flow(0, 5, (), (Controller(),), cookie=7), "add"),
+        )
+        session.send(codec.encode_packet_out(packet, (Resubmit(0),), in_port=2, xid=5))
+        message = session.receive()
+        assert isinstance(message, PacketIn)
+        assert (message.data, message.cookie, message.in_port) == (packet, 7, 2)
+
+
+def test_port_status_and_flow_removed(ovs_bridge: OvsBridge) -> None:
+    """What the switch says unasked: a removed flow that asked for it, a new port."""
+    flow = Flow(3, 5, match(reg0=(1, 3)), (Output(1),), cookie=99, idle_timeout_s=60)
+    with ovs_bridge.session() as session:
+        session.ask(
+            # A management session hears nothing unasked until it sets a miss_send_len.
+            codec.encode_set_config(0xFFFF, 2),
+            codec.encode_set_async(packet_in=True, flow_removed=True, xid=3),
+            codec.encode_flow(flow, "add", flags=1),
+        )
+        # Comes when OVS's last reader has let go of the flow, after a barrier's reply too.
+            session.send(codec.encode_flow(flow, "delete_strict"))
+            removed = session.receive()
+        assert isinstance(removed, FlowRemoved)
+        assert (removed.reason, removed.flow) == ("delete", replace(flow, actions=()))
+        ovs_bridge.add_port("extra", 42)
+        message = session.receive()
+        assert isinstance(message, PortStatus)
+        assert (message.reason, message.port.name, message.port.port) == ("add", "extra", 42)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flush"),
+    [
+        (["zone=7"], codec.CtFlush(zone=7)),
+        (
+            ["zone=5", "ct_nw_src=10.0.0.1,ct_nw_proto=17,ct_tp_src=1", "ct_nw_dst=10.0.0.2"],
+            codec.CtFlush(
+                5, 17, codec.CtTuple(IPv4Address("10.0.0.1"), src_port=1),
+                codec.CtTuple(dst=IPv4Address("10.0.0.2")),
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_ct_flush_says_what_ofctl_says(
+    ovs_dummy: OvsDummy, arguments: list[str], flush: codec.CtFlush
+) -> None:
+    """`ovs-ofctl ofp-print` reads our NXT_CT_FLUSH as the command that ovs-ofctl would send."""
+    printed = ovs_dummy.run("ovs-ofctl", "ofp-print", codec.encode_ct_flush(flush, 2).hex())
+    assert "NXT_CT_FLUSH" in printed
+    for argument in arguments:
+        for word in argument.split(","):
+            assert word in printed, printed
