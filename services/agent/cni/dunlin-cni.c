@@ -62,8 +62,8 @@ static void write_all_or_exit(int fd, const char *bytes, size_t length) {
 }
 
 static void append(struct buffer *b, const char *bytes, size_t length) {
-    if (b->size - b->used < length) {
-        b->size = (b->used + length) * 2;
+    if (b->bytes == NULL || b->size - b->used < length) {
+        b->size = (b->used + length) * 2 + 64;
         b->bytes = realloc(b->bytes, b->size);
         if (b->bytes == NULL) abort();
     }
@@ -332,7 +332,7 @@ int main(void) {
     if (strlen(socket_override) >= sizeof socket_path)
         fail(CNI_INVALID_ENVIRONMENT, "invalid environment variable", "DUNLIN_AGENT_SOCKET is too long for a socket");
     if (socket_override[0] != '\0') strcpy(socket_path, socket_override);
-    append(&config, "", 0);
+    append(&config, "", 0); /* an empty input is text of no length, not NULL */
     read_config(&config);
     if (strcmp(command, "VERSION") == 0) {
         answer_version(&config);
