@@ -176,7 +176,6 @@ class KubernetesApi:
 
 async def _connect(kubeconfig: str) -> client.ApiClient:
     settings = client.Configuration()
-    settings.retries = 0
     try:
         await _configure(settings, kubeconfig)
         api = client.ApiClient(settings)
