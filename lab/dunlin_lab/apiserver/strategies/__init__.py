@@ -1,0 +1,1 @@
+"""What each kind means beyond its metadata: shape, defaults, validation."""
