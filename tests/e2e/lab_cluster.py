@@ -1,0 +1,240 @@
+"""A lab as the end-to-end tests use it: only what a user has (command line, Kubernetes API, packets)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from dunlin_lab.api import client
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DUNLIN = [str(REPOSITORY / ".venv" / "bin" / "dunlin")]
+COMMAND_TIMEOUT_S = 180.0
+LEVEL_TIMEOUT_S = 60.0
+
+
+class NotInTime(AssertionError):
+    """A level was not reached before its deadline."""
+
+
+def eventually(what: str, reached: Callable[[], Any], timeout_s: float = LEVEL_TIMEOUT_S) -> Any:
+    """The first truthy value of `reached`; the deadline only bounds a failure."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = reached()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise NotInTime(f"not within {timeout_s} s: {what} (last: {value!r})")
+        time.sleep(0.05)
+
+
+class LabCluster:
+    """One lab, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[dict[str, Any]] = []
+        self.outside: dict[str, Any] = {}
+        self._api: httpx.Client | None = None
+
+    # --- the command line ---
+
+    def dunlin(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`dunlin … --name NAME`."""
+        words = list(arguments)
+        at = words.index("--") if "--" in words else len(words)
+        command = [*DUNLIN, *words[:at], "--name", self.name, *words[at:]]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)}: {done.stdout}\n{done.stderr}")
+        return done
+
+    def up(self, *options: str) -> None:
+        """`dunlin lab up --no-sample …`."""
+        self.dunlin("lab", "up", "--no-sample", *options)
+        found = self.status()
+        self.nodes, self.outside = found["nodes"], found["outside"]
+        self._api = client(Path(found["kubeconfig"]))
+
+    def down(self) -> None:
+        """`dunlin lab down`."""
+        if self._api is not None:
+            self._api.close()
+        self.dunlin("lab", "down")
+
+    def status(self) -> dict[str, Any]:
+        """`dunlin lab status --json`."""
+        found: dict[str, Any] = json.loads(self.dunlin("lab", "status", "--json").stdout)
+        return found
+
+    def wait(self, timeout_s: float = 30.0) -> None:
+        """`dunlin wait`."""
+        self.dunlin("wait", "--timeout", str(timeout_s))
+
+    def kill(self, target: str) -> None:
+        """`dunlin lab kill`."""
+        self.dunlin("lab", "kill", target)
+
+    def start(self, target: str) -> None:
+        """`dunlin lab start`."""
+        self.dunlin("lab", "start", target)
+
+    def url(self, service: str, replica: str = "0") -> str:
+        """REST API of one replica."""
+        for item in self.status()["services"]:
+            if (item["service"], item["replica"]) == (service, replica):
+                return str(item["url"])
+        raise AssertionError(f"no {service}/{replica}")
+
+    def ready(self, *services: str) -> None:
+        """Until these answer that they are ready."""
+        for service in services:
+            url = self.url(service)
+            eventually(f"{service} is ready", lambda url=url: _is_ready(url))
+
+    def kubectl(self, *arguments: str) -> str:
+        """kubectl on this cluster, with a home of its own."""
+        config = str(self.status()["kubeconfig"])
+        command = ["kubectl", "--kubeconfig", config, *arguments]
+        env = {**os.environ, "HOME": str(Path(config).parent)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=env
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def wipe_jetstream(self) -> None:
+        """Delete all that nats-server has stored; it must be down."""
+        directory = Path(self.status()["kubeconfig"]).parent / "nats"
+        assert directory.is_dir(), directory
+        shutil.rmtree(directory)
+
+    # --- the Kubernetes API ---
+
+    @property
+    def api(self) -> httpx.Client:
+        """Plain HTTP on the Kubernetes API."""
+        assert self._api is not None
+        return self._api
+
+    def create(self, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        """POST; the object as stored."""
+        answer = self.api.post(path, json=manifest)
+        assert answer.status_code == 201, answer.text
+        created: dict[str, Any] = answer.json()
+        return created
+
+    def namespace(self, name: str) -> str:
+        """A new namespace."""
+        self.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        return name
+
+    def pod(self, namespace: str, name: str, node: str = "", **options: Any) -> None:
+        """A Pod with TCP and UDP port 8080, named `http` and `dns`."""
+        ports = [
+            {"name": "http", "containerPort": 8080, "protocol": "TCP"},
+            {"name": "dns", "containerPort": 8080, "protocol": "UDP"},
+        ]
+        containers = [{"name": "main", "image": "lab/responder", "ports": ports}]
+        spec: dict[str, Any] = {"containers": containers, **options.get("spec", {})}
+        if node:
+            spec["nodeName"] = node
+        metadata = {"name": name, "labels": options.get("labels", {"app": name})}
+        manifest = {"metadata": metadata, "spec": spec}
+        self.create(f"/api/v1/namespaces/{namespace}/pods", manifest)
+
+    def service(self, namespace: str, name: str, selector: dict[str, str], **spec: Any) -> list[str]:
+        """A dual-stack Service: port 80 to TCP `http`, port 53 to UDP `dns`; its cluster IPs."""
+        ports = [
+            {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"},
+            {"name": "dns", "port": 53, "targetPort": "dns", "protocol": "UDP"},
+        ]
+        body = {"selector": selector, "ports": ports, "ipFamilyPolicy": "PreferDualStack", **spec}
+        manifest = {"metadata": {"name": name}, "spec": body}
+        created = self.create(f"/api/v1/namespaces/{namespace}/services", manifest)
+        return list(created["spec"]["clusterIPs"])
+
+    def deployment(self, namespace: str, name: str, replicas: int) -> None:
+        """A Deployment of such Pods, labelled app=<name>."""
+        ports = [
+            {"name": "http", "containerPort": 8080, "protocol": "TCP"},
+            {"name": "dns", "containerPort": 8080, "protocol": "UDP"},
+        ]
+        containers = [{"name": "main", "image": "lab/responder", "ports": ports}]
+        manifest = {
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {"containers": containers},
+                },
+            },
+        }
+        self.create(f"/apis/apps/v1/namespaces/{namespace}/deployments", manifest)
+
+    def pods_ready(self, namespace: str, count: int) -> list[dict[str, Any]]:
+        """The Pods of a namespace, once exactly `count` are there and ready."""
+
+        def reached() -> list[dict[str, Any]]:
+            found = [p for p in self.status()["pods"] if p["namespace"] == namespace]
+            everyone = len(found) == count and all(p["ready"] for p in found)
+            return sorted(found, key=lambda p: p["name"]) if everyone else []
+
+        ready: list[dict[str, Any]] = eventually(f"{count} Pods of {namespace} are ready", reached)
+        return ready
+
+    def endpoints_ready(self, namespace: str, service: str, count: int) -> None:
+        """Until the EndpointSlices of a Service hold that many ready IPv4 endpoints."""
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        selector = {"labelSelector": f"kubernetes.io/service-name={service}"}
+
+        def reached() -> bool:
+            slices = self.api.get(path, params=selector).raise_for_status().json()["items"]
+            found = sum(
+                bool(endpoint["conditions"].get("ready"))
+                for item in slices
+                if item["addressType"] == "IPv4"
+                for endpoint in item.get("endpoints") or ()
+            )
+            return found == count
+
+        eventually(f"{namespace}/{service} has {count} ready endpoints", reached)
+
+    # --- the switches, as a test may look at them ---
+
+    def flows(self, node: dict[str, Any]) -> list[str]:
+        """Flows and groups of br-int as ovs-ofctl writes them, without counters, sorted."""
+        lines = []
+        for command in ("dump-flows", "dump-groups"):
+            lines += ofctl(node, "--no-stats", command, "br-int").splitlines()
+        return sorted(line.strip() for line in lines if "actions=" in line or "group_id=" in line)
+
+
+def ofctl(node: dict[str, Any], *arguments: str) -> str:
+    """ovs-ofctl in a node's run directory."""
+    env = {**os.environ, "OVS_RUNDIR": node["ovs_rundir"]}
+    done = subprocess.run(
+        ["ovs-ofctl", "-O", "OpenFlow15", *arguments],
+        env=env, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False

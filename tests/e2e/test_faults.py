@@ -1,0 +1,153 @@
+"""Any service may die at any moment: nothing is lost, nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.lab_cluster import LabCluster, eventually
+from tests.e2e.traffic import HttpProbe, UdpProbe, get
+
+pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
+
+SERVICES = ["watcher", "ipam", "planner", "flowctl", "metrics", "agent", "nats"]
+
+
+class Traffic:
+    """Running connections of every kind: between Pods, through a Service, across nodes."""
+
+    def __init__(self, pods: list[dict[str, Any]], address: str) -> None:
+        client, local, remote = pods
+        self.client, self.address = client, address
+        self.probes: list[UdpProbe | HttpProbe] = [
+            UdpProbe(client["netns"], local["ips"][0], 8080),
+            UdpProbe(client["netns"], remote["ips"][0], 8080),
+            UdpProbe(client["netns"], address, 53),
+            HttpProbe(client["netns"], address, keep=True, pause_s=0.01),
+        ]
+        eventually("traffic runs", lambda: all(p.counts.answered > 10 for p in self.probes))
+
+    def stop(self) -> None:
+        """Nothing was lost."""
+        results = [probe.stop() for probe in self.probes]
+        assert all(counts.lost == 0 and not counts.errors for counts in results), results
+
+
+@pytest.fixture(scope="module")
+def pods(cluster: LabCluster) -> tuple[str, list[dict[str, Any]], str]:
+    """(namespace, [client, local, remote], cluster IP) with a Service over the latter two."""
+    namespace = cluster.namespace("faults")
+    first, second = cluster.nodes[0]["name"], cluster.nodes[1]["name"]
+    cluster.pod(namespace, "a-client", first)
+    cluster.pod(namespace, "b-local", first, labels={"app": "web"})
+    cluster.pod(namespace, "c-remote", second, labels={"app": "web"})
+    (address, *_) = cluster.service(namespace, "web", {"app": "web"})
+    found = cluster.pods_ready(namespace, 3)
+    cluster.endpoints_ready(namespace, "web", 2)
+    cluster.wait()
+    return namespace, found, address
+
+
+@pytest.fixture
+def traffic(pods: tuple[str, list[dict[str, Any]], str]) -> Iterator[Traffic]:
+    """Runs during the test; the test stops it."""
+    running = Traffic(pods[1], pods[2])
+    yield running
+    for probe in running.probes:
+        probe.stop()
+
+
+def addresses(cluster: LabCluster) -> dict[str, Any]:
+    """The ledger: address -> who has it."""
+    items = httpx.get(f"{cluster.url('ipam')}/v1/ipam/addresses", trust_env=False).json()["items"]
+    found = {item["ip"]: item for item in items if item["state"] == "allocated"}
+    assert len(found) == sum(item["state"] == "allocated" for item in items), "doubled"
+    return found
+
+
+def check_ledger(cluster: LabCluster) -> None:
+    """No address leaked or doubled: the ledger is exactly what the Pods have."""
+
+    def reached() -> bool:
+        held = {ip for pod in cluster.status()["pods"] for ip in pod["ips"]}
+        return set(addresses(cluster)) == held
+
+    eventually("the ledger is what the Pods have", reached)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("service", SERVICES)
+def test_kill_and_restart(
+    cluster: LabCluster,
+    pods: tuple[str, list[dict[str, Any]], str],
+    traffic: Traffic,
+    service: str,
+) -> None:
+    """kill -9: no packet lost, flows identical after, and changes made meanwhile are applied."""
+    namespace, (client, *_), _ = pods
+    before = [cluster.flows(node) for node in cluster.nodes]
+    cluster.kill(service)
+    meanwhile = cluster.service(namespace, f"new-{service}", {"app": "web"})
+    assert [cluster.flows(node) for node in cluster.nodes[1:]] == before[1:] or service in (
+        "metrics",
+        "agent",
+        "ipam",
+    )
+    cluster.start(service)
+    cluster.ready("watcher", "ipam", "planner", "flowctl", "metrics")
+    cluster.endpoints_ready(namespace, f"new-{service}", 2)
+    cluster.wait(60)
+    for address in meanwhile:
+        assert get(client["netns"], address)["pod"] in ("b-local", "c-remote")
+    path = f"/api/v1/namespaces/{namespace}/services/new-{service}"
+    cluster.api.delete(path).raise_for_status()
+    cluster.wait()
+    traffic.stop()
+    assert [cluster.flows(node) for node in cluster.nodes] == before
+    check_ledger(cluster)
+
+
+@pytest.mark.timeout(180)
+def test_delete_jetstream(
+    cluster: LabCluster, pods: tuple[str, list[dict[str, Any]], str], traffic: Traffic
+) -> None:
+    """All JetStream data gone and every service restarted: same flows, no packet lost."""
+    names = ["watcher", "ipam", "planner", "flowctl", "metrics", "agent"]
+    before = [cluster.flows(node) for node in cluster.nodes]
+    for service in ("nats", *names):
+        cluster.kill(service)
+    cluster.wipe_jetstream()
+    for service in ("nats", *names):
+        cluster.start(service)
+    cluster.ready("watcher", "ipam", "planner", "flowctl", "metrics")
+    cluster.wait(60)
+    traffic.stop()
+    assert [cluster.flows(node) for node in cluster.nodes] == before
+    check_ledger(cluster)
+
+
+@pytest.mark.timeout(180)
+def test_vswitchd_restart(
+    cluster: LabCluster, pods: tuple[str, list[dict[str, Any]], str]
+) -> None:
+    """After ovs-vswitchd is killed and started again every Pod is attached, without recreation."""
+    _, found, address = pods
+    node = cluster.nodes[0]["name"]
+    before = {pod["name"]: pod["ips"] for pod in found}
+    cluster.kill(f"ovs-vswitchd/{node}")
+    cluster.start(f"ovs-vswitchd/{node}")
+
+    def works() -> bool:
+        try:
+            answers = [get(found[0]["netns"], pod["ips"][0], 8080, 1.0) for pod in found[1:]]
+            return len(answers) == 2 and bool(get(found[0]["netns"], address, 80, 1.0))
+        except OSError:
+            return False
+
+    eventually("Pods of the node talk again", works)
+    cluster.wait()
+    now = {p["name"]: p["ips"] for p in cluster.status()["pods"] if p["name"] in before}
+    assert now == before
