@@ -1,5 +1,7 @@
 """Requests and replies on the bus (`dunlin.v1.rpc.<service>.<operation>`)."""
 
+from typing import Literal
+
 from dunlin.events.facts import Event
 from dunlin.model.addresses import IPAddress, IPNetwork
 
@@ -65,21 +67,32 @@ class Blocks(Event, frozen=True, kw_only=True, tag_field="result", tag="blocks")
 
 
 class BarrierRequest(Event, frozen=True, kw_only=True):
-    """rpc.flowctl.barrier.<node>: answered once that switch holds intents up to `revision` of `epoch`."""
+    """
+    rpc.flowctl.barrier.<node>: answered once that switch holds intents up to `revision` of `epoch`.
+
+    `swept`: and nothing stands there any more that no intent explains (CNI ADD need not wait for that).
+    """
 
     node: str
     revision: int
     epoch: str
     timeout_ms: int = 10_000
+    swept: bool = False
 
 
 class BarrierReply(Event, frozen=True, kw_only=True, tag_field="result", tag="barrier"):
-    """`applied`: it does; else `missing` names intent ids that it lacks (at most 100)."""
+    """
+    `applied`: it does, but for intents that it refused; else `reason` says why not, for people.
+
+    `missing`: ids of intents up to that revision that are not in force as asked (at most 100), also
+    refused ones: a caller to whom one intent matters looks for it here.
+    """
 
     node: str
     applied: bool
     revision: int
     missing: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class SyncRequest(Event, frozen=True, kw_only=True):
@@ -93,3 +106,41 @@ class Synced(Event, frozen=True, kw_only=True, tag_field="result", tag="synced")
 
     fact_seq: int
     fact_epoch: str
+
+
+class WaitRequest(Event, frozen=True, kw_only=True):
+    """rpc.flowctl.wait: until all that the Kubernetes API holds now is in force on every switch."""
+
+    timeout_ms: int = 30_000
+
+
+class MissingObject(Event, frozen=True, kw_only=True):
+    """An intent that a switch lacks, and the Kubernetes object behind it ("" where not known)."""
+
+    intent: str
+    object: str = ""
+
+
+class SwitchWait(Event, frozen=True, kw_only=True):
+    """One switch: `applied`, or `reason` and what it lacks (at most 100)."""
+
+    node: str
+    applied: bool
+    revision: int = 0
+    reason: str = ""
+    missing: tuple[MissingObject, ...] = ()
+
+
+class WaitReply(Event, frozen=True, kw_only=True, tag_field="result", tag="wait"):
+    """
+    `stage`: what was waited for last: "watcher", "intents" (of ipam and planner) or "switches".
+
+    `fact_seq`, `revision`: sequences of the fact and intent streams that cover it, 0 where not known.
+    """
+
+    applied: bool
+    stage: Literal["watcher", "intents", "switches"]
+    reason: str = ""
+    fact_seq: int = 0
+    revision: int = 0
+    switches: tuple[SwitchWait, ...] = ()

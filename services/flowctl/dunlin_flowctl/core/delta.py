@@ -33,7 +33,8 @@ class ChangeSet:
     Steps in four phases, to be written in this order.
 
     A group comes before the flows that name it and goes after them: OVS refuses a flow whose group is missing,
-    and deletes the flows of a group that goes. `deferred`: deletes left out, not allowed yet.
+    and deletes the flows of a group that goes. `deferred`: deletes left out, not allowed yet;
+    `stray_groups`: ids of the groups among them.
     """
 
     groups_put: list[Step] = field(default_factory=list)
@@ -41,6 +42,7 @@ class ChangeSet:
     flows_deleted: list[Step] = field(default_factory=list)
     groups_deleted: list[Step] = field(default_factory=list)
     deferred: int = 0
+    stray_groups: set[int] = field(default_factory=set)
 
     @property
     def phases(self) -> tuple[list[Step], list[Step], list[Step], list[Step]]:
@@ -57,6 +59,12 @@ class ChangeSet:
             self.groups_put.append(Step(command, content, who, source))
         else:
             self.flows_put.append(Step("add", content, who, source))
+
+    def defer(self, content: Content) -> None:
+        """Leave out a delete."""
+        self.deferred += 1
+        if isinstance(content, Group):
+            self.stray_groups.add(content.group_id)
 
     def delete(self, content: Content, who: IntentId | None) -> None:
         """Delete one."""
@@ -103,5 +111,5 @@ def diff(
         if may_delete:
             changes.delete(content, who)
         else:
-            changes.deferred += 1
+            changes.defer(content)
     return changes

@@ -63,6 +63,7 @@ class Desired:
         self._contexts: dict[str, Any] = {}
         self._scoped: dict[str, set[IntentId]] = {}
         self._everywhere: set[IntentId] = set()
+        self._shared_kinds: set[str] = set()
         self._nodes_of_dpid: dict[int, set[str]] = {}
 
     # --- intents ----------------------------------------------------------------------------------
@@ -80,6 +81,7 @@ class Desired:
             self._index_switch(before, intent)
             return self._new_context(intent.scope, version.moment)
         if self._compiler.is_shared(intent):
+            self._shared_kinds.add(intent.id.split("/", 2)[1])
             return self._put_shared(intent.id, self._compile_shared(intent), version.moment)
         self._index(intent)
         nodes = self.switches if intent.scope == ALL_SCOPE else (intent.scope,)
@@ -152,6 +154,10 @@ class Desired:
         """What the switch of `node` should hold of an intent."""
         part = self.shared.effective.get(intent_id)
         return part or self.switches[node].own.effective.get(intent_id)
+
+    def is_shared(self, intent_id: IntentId) -> bool:
+        """Its program is the same on every switch."""
+        return intent_id.split("/", 2)[1] in self._shared_kinds
 
     def owner(self, node: str, key: Key, but: Container[IntentId] = ()) -> IntentId | None:
         """The intent, none of `but`, that should stand at `key` on the switch of `node`."""

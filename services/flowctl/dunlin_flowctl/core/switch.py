@@ -1,6 +1,6 @@
 """One switch: what it holds, what it still lacks, what it refused."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dunlin.model.ids import IntentId
@@ -38,13 +38,17 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An intent that the switch refused `attempts` times. `retry_at`: monotonic seconds."""
+    """
+    An intent that the switch refused `attempts` times. `retry_at`: monotonic seconds.
+
+    `unsure`: what the switch holds of it is not `installed` for certain: only a dump tells.
+    """
 
     installed: Compiled | None
-    revision: int
     reason: str
     attempts: int
     retry_at: float
+    unsure: bool = False
 
 
 @dataclass(slots=True)
@@ -65,6 +69,7 @@ class Switch:
     The changes of one managed switch. One piece of work is in flight at a time.
 
     `synced`: compared with its dump in this session; before, its revision is 0.
+    `suspect`: it may hold something else than this says; only a dump tells.
     `leftovers`: it holds something that nothing explains and that may not be deleted yet.
     `stray_groups`: ids of such groups.
     """
@@ -77,6 +82,7 @@ class Switch:
         self.pending: dict[IntentId, Pending] = {}
         self.refused: dict[IntentId, Refused] = {}
         self.synced = False
+        self.suspect = False
         self.leftovers = False
         self.stray_groups: set[int] = set()
         self.flows = 0
@@ -93,8 +99,10 @@ class Switch:
     def _held(self, intent_id: IntentId, before: Compiled | None) -> Compiled | None:
         """What the switch holds (once the work in flight is done) of an intent that changes now."""
         refused = self.refused.get(intent_id)
-        in_flight = self._in_flight is not None and intent_id in self._in_flight.parts
-        return refused.installed if refused is not None and not in_flight else before
+        if refused is None or (self._in_flight is not None and intent_id in self._in_flight.parts):
+            return before
+        self.suspect |= refused.unsure
+        return refused.installed
 
     def revision(self, read: int) -> int:
         """The switch holds every intent up to here (but refused ones); `read`: the stream is read so far."""
@@ -128,6 +136,7 @@ class Switch:
         for intent_id, refusal in self.refused.items():
             if (work.parts or retry) and intent_id not in work.parts and refusal.retry_at <= now:
                 work.parts[intent_id] = Replaced(refusal.installed, desired(intent_id))
+                self.suspect |= refusal.unsure
         self.pending = {}
         work.refused = frozenset(self.refused.keys() - work.parts.keys())
         self._in_flight = work
@@ -160,33 +169,24 @@ class Switch:
         """The switch refused these intents of the work: they leave it, the rest is pending again."""
         for intent_id, reason in reasons.items():
             part = work.parts.get(intent_id)
-            if part is None:
-                continue
             before = self.refused.get(intent_id)
             attempts = before.attempts + 1 if before is not None else 1
-            moment = work.moments.pop(intent_id, None)
-            revision = moment.revision if moment else before.revision if before else 0
+            work.moments.pop(intent_id, None)
             wait_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(attempts - 1, 16))
-            self.refused[intent_id] = Refused(part.old, revision, reason, attempts, now + wait_s)
+            self.refused[intent_id] = Refused(
+                installed=part.old if part else None,
+                reason=reason,
+                attempts=attempts,
+                retry_at=now + wait_s,
+                unsure=part is None or (before is not None and before.unsure),
+            )
         self.back(work)
 
     def next_retry(self) -> float | None:
         """When (monotonic seconds) the first refused intent may be asked again; None: there is none."""
         return min((refusal.retry_at for refusal in self.refused.values()), default=None)
 
-    def disconnected(self) -> None:
-        """The session is gone: what the switch holds is unknown until the next dump."""
-        self._in_flight = None
-        self.synced = False
-        self.pending = {}
-
 
 def _size(part: Compiled | None, what: str) -> int:
     return 0 if part is None else len(getattr(part, what))
 
-
-def protected_cookies(
-    cookies: Callable[[IntentId], int], *groups: Iterable[IntentId]
-) -> frozenset[int]:
-    """Cookies whose flows stay whatever a dump says."""
-    return frozenset(cookies(intent_id) for group in groups for intent_id in group)

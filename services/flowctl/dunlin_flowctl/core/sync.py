@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from dunlin.openflow.cookie import is_ours
+from dunlin.model.ids import IntentId
+from dunlin.openflow.cookie import KINDS, cookie_of, is_ours
 from dunlin.openflow.flow import Bucket, Flow, Group, Learn, ToGroup
 from dunlin_flowctl.core.delta import ChangeSet
 from dunlin_flowctl.core.program import Compiled, FlowKey
@@ -17,11 +18,13 @@ class Rules:
 
     `may_delete`: see "When may flowctl delete?" in the contracts. `remove_foreign`: also flows that
     Dunlin did not write. `protected`: cookies whose flows stay as they are.
+    `changing`: intents whose change is being written: what differs there is no drift.
     """
 
     may_delete: bool = False
     remove_foreign: bool = False
     protected: frozenset[int] = frozenset()
+    changing: frozenset[IntentId] = frozenset()
 
 
 @dataclass(slots=True)
@@ -29,14 +32,12 @@ class SyncPlan:
     """
     `drift` counts what differs, by kind. `foreign`: flows that are not Dunlin's, at most 100.
 
-    `stray_groups`: groups that stay although nothing explains them. `flows`, `groups`: what the switch
-    holds of its intents once `changes` are written.
+    `flows`, `groups`: what the switch holds of its intents once `changes` are written.
     """
 
     changes: ChangeSet = field(default_factory=ChangeSet)
     drift: Counter[str] = field(default_factory=Counter)
     foreign: list[Flow] = field(default_factory=list)
-    stray_groups: set[int] = field(default_factory=set)
     flows: int = 0
     groups: int = 0
 
@@ -56,7 +57,8 @@ def plan_sync(
     wanted_flows: set[FlowKey] = set()
     wanted_groups: set[int] = set()
     for part in parts:
-        _put_part(plan, part, flows, groups)
+        drift = Counter() if part.intent_id in rules.changing else plan.drift
+        _put_part(plan, part, flows, groups, drift)
         wanted_flows.update(part.flows)
         wanted_groups.update(part.groups)
         for flow in part.flows.values():
@@ -68,21 +70,27 @@ def plan_sync(
     return plan
 
 
+def cookies_of(intent_ids: Iterable[IntentId]) -> frozenset[int]:
+    """The cookies of these intents; ids of kinds that this version does not know have none."""
+    return frozenset(cookie_of(item) for item in intent_ids if item.split("/", 2)[1] in KINDS)
+
+
 def _put_part(
     plan: SyncPlan,
     part: Compiled,
     flows: Mapping[FlowKey, Flow],
     groups: Mapping[int, Group],
+    drift: Counter[str],
 ) -> None:
     for group_id, group in part.groups.items():
         held_group = groups.get(group_id)
         if held_group != group:
-            plan.drift["group_missing" if held_group is None else "group_modified"] += 1
+            drift["group_missing" if held_group is None else "group_modified"] += 1
             plan.changes.put(group, held_group is not None, part.intent_id, part.serial)
     for key, flow in part.flows.items():
         held = flows.get(key)
         if held != flow:
-            plan.drift["flow_missing" if held is None else "flow_modified"] += 1
+            drift["flow_missing" if held is None else "flow_modified"] += 1
             plan.changes.put(flow, held is not None, part.intent_id, part.serial)
 
 
@@ -95,6 +103,7 @@ def _drop_flows(
 ) -> list[Flow]:
     """Plans the deletes; returns the flows that nothing explains and that stay nevertheless."""
     kept = []
+    changing = cookies_of(rules.changing)
     for key, flow in flows.items():
         if key in wanted:
             continue
@@ -102,7 +111,8 @@ def _drop_flows(
             kept.append(flow)
             continue
         ours = is_ours(flow.cookie)
-        plan.drift["flow_unexpected" if ours else "flow_foreign"] += 1
+        if flow.cookie not in changing:
+            plan.drift["flow_unexpected" if ours else "flow_foreign"] += 1
         if not ours and len(plan.foreign) < FOREIGN_MAX:
             plan.foreign.append(flow)
         if rules.may_delete and (ours or rules.remove_foreign):
@@ -141,14 +151,14 @@ def _drop_groups(
         if group_id in wanted:
             continue
         if group_id in needed and rules.may_delete:
-            plan.stray_groups.add(group_id)
+            plan.changes.stray_groups.add(group_id)
             continue
-        plan.drift["group_unexpected"] += 1
+        # A group names no intent: while something changes, a stale one may be that intent's.
+        plan.drift["group_unexpected"] += not rules.changing
         if rules.may_delete:
             plan.changes.delete(group, None)
         else:
-            plan.changes.deferred += 1
-            plan.stray_groups.add(group_id)
+            plan.changes.defer(group)
 
 
 def _reachable(kept: Iterable[Flow], groups: Mapping[int, Group]) -> set[int]:

@@ -1,0 +1,1 @@
+"""The outside worlds of flowctl."""

@@ -1,0 +1,309 @@
+"""One OpenFlow 1.5 session: frames in and out, requests by xid, bundles, keep-alive."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from dunlin.openflow import codec, messages
+from dunlin_flowctl.config import FlowctlSettings
+from dunlin_flowctl.encode import COMMIT, COMMIT_XID, OPEN, SHARED_XID, Bundle
+from dunlin_flowctl.metrics import FlowctlMetrics
+
+log = structlog.get_logger(__name__)
+M = TypeVar("M", bound=messages.Message)
+
+WRITE_BUFFER_MAX = 1 << 18
+ECHOES_MISSED_MAX = 3
+
+
+class SessionClosed(Exception):
+    """The session is over; `reason` is a short fixed word for metrics."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class Refusal(Exception):
+    """The switch answered a request with an error."""
+
+    def __init__(self, error: messages.ErrorMessage) -> None:
+        super().__init__(error.name)
+        self.error = error
+
+
+@dataclass(slots=True)
+class CommitResult:
+    """`applied`: the switch has committed the bundle. `errors`: of its messages, by xid."""
+
+    applied: bool
+    errors: list[messages.ErrorMessage]
+
+
+@dataclass(slots=True)
+class _Commit:
+    done: asyncio.Future[bool]
+    errors: list[messages.ErrorMessage] = field(default_factory=list)
+
+
+Unasked = Callable[[messages.Message], None]
+
+
+class Session:
+    """
+    A connection to one switch. `run` reads until it ends; every other method may be used meanwhile.
+
+    `unasked` gets what the switch says by itself. `peer`: for people.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        peer: str,
+        settings: FlowctlSettings,
+        metrics: FlowctlMetrics,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.peer = peer
+        self._settings = settings
+        self._metrics = metrics
+        self._xids = itertools.cycle(range(1, SHARED_XID))
+        self._waiting: dict[int, asyncio.Queue[messages.Message]] = {}
+        self._commit: _Commit | None = None
+        self._turn = asyncio.Lock()
+        self._heard = time.monotonic()
+        self._closed: asyncio.Future[SessionClosed] = asyncio.get_running_loop().create_future()
+        self.unasked: Unasked = lambda _message: None
+        self.dpid = 0
+        self.role = "equal"
+        self.connected_at = time.time()
+        writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_MAX)
+
+    @property
+    def closed(self) -> bool:
+        """It is over."""
+        return self._closed.done()
+
+    async def wait_closed(self) -> SessionClosed:
+        """Until it is over; why."""
+        return await asyncio.shield(self._closed)
+
+    def on_closed(self, call: Callable[[], None]) -> None:
+        """Call it once when the session is over."""
+        self._closed.add_done_callback(lambda _: call())
+
+    def close(self, reason: str, detail: str = "") -> None:
+        """End it; what waits for the switch gets `SessionClosed`. Idempotent."""
+        if not self._closed.done():
+            self._closed.set_result(SessionClosed(reason, detail))
+            self._writer.transport.abort()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def handshake(self) -> None:
+        """
+        Say hello, learn the dpid, and set what the switch sends unasked.
+
+        Raises:
+            SessionClosed: the peer speaks no OpenFlow 1.5, or not in time.
+        """
+        async with asyncio.timeout(self._settings.handshake_timeout_s):
+            await self.write(codec.encode_hello(next(self._xids)))
+            hello = await self._read()
+            if not isinstance(hello, messages.Hello):
+                raise SessionClosed("no_hello", f"first message is {type(hello).__name__}")
+            if codec.VERSION not in hello.versions:
+                raise SessionClosed("version", f"peer speaks {sorted(hello.versions)}, not 1.5 (6)")
+            await self.write(codec.encode_features_request(next(self._xids)))
+            while not isinstance(reply := await self._read(), messages.FeaturesReply):
+                await self._handle(reply)
+            if reply.auxiliary_id:
+                raise SessionClosed("auxiliary", "auxiliary connections are not used")
+            self.dpid = reply.dpid
+            await self.write(
+                codec.encode_set_async(
+                    packet_in=False, flow_removed=True, port_status=False, xid=next(self._xids)
+                )
+            )
+
+    async def run(self) -> SessionClosed:
+        """Read until the end of the session; returns why it ended."""
+        keep_alive = asyncio.create_task(self._keep_alive(), name=f"echo {self.peer}")
+        try:
+            while True:
+                message = await self._read()
+                await self._handle(message)
+        except SessionClosed as error:
+            self.close(error.reason, str(error))
+        finally:
+            keep_alive.cancel()
+            self.close("cancelled")
+        return self._closed.result()
+
+    async def _read(self) -> messages.Message:
+        try:
+            head = await self._reader.readexactly(codec.HEADER_LEN)
+            header = codec.parse_header(head)
+            body = await self._reader.readexactly(header.length - codec.HEADER_LEN)
+            self._metrics.read.inc(header.length)
+            self._heard = time.monotonic()
+            return codec.decode(head + body)
+        except codec.OpenFlowError as error:
+            raise SessionClosed("malformed", str(error)) from error
+        except asyncio.IncompleteReadError as error:
+            cut = "truncated" if error.partial else "eof"
+            raise SessionClosed(cut, "the peer closed the connection") from error
+        except OSError as error:
+            raise SessionClosed("lost", str(error)) from error
+
+    async def _handle(self, message: messages.Message) -> None:
+        waiting = self._waiting.get(message.xid)
+        if isinstance(message, messages.EchoRequest):
+            await self.write(codec.encode_echo_reply(message.xid, message.payload))
+        elif isinstance(message, messages.ErrorMessage) and message.xid >= SHARED_XID:
+            self._bundle_error(message)
+        elif isinstance(message, messages.BundleReply):
+            if message.xid == COMMIT_XID and self._commit and not self._commit.done.done():
+                self._commit.done.set_result(True)
+        elif waiting is not None:
+            waiting.put_nowait(message)
+            # What is already in the buffer is read without a turn of the loop: give others theirs.
+            await asyncio.sleep(0)
+        elif isinstance(message, messages.ErrorMessage):
+            self._metrics.openflow_errors.labels("unattributed").inc()
+            log.error("error from switch", peer=self.peer, error=message.name, xid=message.xid)
+        else:
+            self.unasked(message)
+
+    def _bundle_error(self, error: messages.ErrorMessage) -> None:
+        commit = self._commit
+        if commit is None or commit.done.done():
+            log.warning("late error from switch", peer=self.peer, error=error.name, xid=error.xid)
+            return
+        commit.errors.append(error)
+        if error.xid == COMMIT_XID:
+            commit.done.set_result(False)
+
+    async def _keep_alive(self) -> None:
+        """Ask after silence; three intervals without a byte end the session."""
+        interval = self._settings.echo_interval_s
+        while not self.closed:
+            await asyncio.sleep(interval / 2)
+            silence = time.monotonic() - self._heard
+            if silence > ECHOES_MISSED_MAX * interval + interval / 2:
+                self.close("dead", f"nothing heard for {silence:.1f} s")
+            elif silence > interval and not self._writer.transport.get_write_buffer_size():
+                self._writer.write(codec.encode_echo_request(next(self._xids)))
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    async def write(self, *parts: bytes) -> None:
+        """
+        Write; waits while the switch takes nothing.
+
+        Raises:
+            SessionClosed: it is over, or the switch took nothing for `write_timeout_s`.
+        """
+        for part in parts:
+            if self.closed:
+                raise self._closed.result()
+            self._writer.write(part)
+            self._metrics.written.inc(len(part))
+            try:
+                async with asyncio.timeout(self._settings.write_timeout_s):
+                    await self._writer.drain()
+            except TimeoutError:
+                self.close("stuck", "the switch does not read")
+                raise self._closed.result() from None
+            except OSError as error:
+                self.close("lost", str(error))
+                raise self._closed.result() from error
+
+    async def _or_closed(self, future: "asyncio.Future[M]", what: str) -> M:
+        """The result, unless the session ends first or the switch owes it too long."""
+        await asyncio.wait(
+            {future, self._closed},
+            timeout=self._settings.reply_timeout_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if future.done():
+            return future.result()
+        future.cancel()
+        self.close("no_reply", f"no reply to {what}")
+        raise self._closed.result()
+
+    async def request(self, encode: Callable[[int], bytes], kind: type[M]) -> M:
+        """
+        One request, one reply of type `kind`.
+
+        Raises:
+            Refusal: an error message instead. SessionClosed: no answer, or another one.
+        """
+        async for message in self.replies(encode, kind):
+            return message
+        raise AssertionError("replies() yields at least once")
+
+    async def replies(self, encode: Callable[[int], bytes], kind: type[M]) -> AsyncIterator[M]:
+        """The parts of a multipart reply (or the one reply); raises as `request`."""
+        xid = next(self._xids)
+        queue: asyncio.Queue[messages.Message] = asyncio.Queue()
+        self._waiting[xid] = queue
+        try:
+            await self.write(encode(xid))
+            more = True
+            while more:
+                message = await self._next(queue, kind.__name__)
+                if isinstance(message, messages.ErrorMessage):
+                    raise Refusal(message)
+                if not isinstance(message, kind):
+                    self.close("malformed", f"{type(message).__name__} instead of {kind.__name__}")
+                    raise self._closed.result()
+                yield message
+                more = getattr(message, "more", False)
+        finally:
+            del self._waiting[xid]
+
+    async def _next(self, queue: "asyncio.Queue[messages.Message]", what: str) -> messages.Message:
+        if not queue.empty():
+            return queue.get_nowait()
+        return await self._or_closed(asyncio.ensure_future(queue.get()), what)
+
+    async def commit(self, bundle: Bundle) -> CommitResult:
+        """
+        Write one bundle and wait until the switch has committed or refused it.
+
+        Raises:
+            SessionClosed: the session ended before: whether it was applied is unknown.
+        """
+        async with self._turn:
+            commit = self._commit = _Commit(asyncio.get_running_loop().create_future())
+            try:
+                await self.write(OPEN, *(segment.data for segment in bundle.segments), COMMIT)
+                applied = await self._or_closed(commit.done, "commit")  # type: ignore[type-var]
+            finally:
+                self._commit = None
+        self._metrics.bundles.labels("committed" if applied else "refused").inc()
+        return CommitResult(bool(applied), commit.errors)
+
+    async def set_role(self, role: codec.Role, generation_id: int) -> None:
+        """Raises Refusal: the switch has seen a newer generation."""
+        reply = await self.request(
+            lambda xid: codec.encode_role_request(role, generation_id, xid), messages.RoleReply
+        )
+        self.role = reply.role
+
+    async def become_slave(self) -> None:
+        """Give up writing, without knowing the generation: the switch is asked for it."""
+        reply = await self.request(
+            lambda xid: codec.encode_role_request("nochange", 0, xid), messages.RoleReply
+        )
+        unset = 0xFFFF_FFFF_FFFF_FFFF
+        generation = 0 if reply.generation_id == unset else reply.generation_id
+        await self.set_role("slave", generation)

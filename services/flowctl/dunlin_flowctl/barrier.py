@@ -1,0 +1,96 @@
+"""rpc.flowctl.barrier.<node>: is it in force there?"""
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dunlin import subjects, wire
+from dunlin.bus.base import Subscription
+from dunlin.events.rpc import BarrierReply, BarrierRequest, Failure
+from dunlin_flowctl.state import State
+
+if TYPE_CHECKING:
+    from dunlin_flowctl.runner import SwitchRunner
+
+MISSING_MAX = 100
+TIMEOUT_MAX_S = 600.0
+
+
+async def serve_barrier(state: State, runner: "SwitchRunner") -> Subscription:
+    """Answer barriers for the switch of `runner` until the subscription is stopped."""
+
+    async def handle(_subject: str, data: bytes) -> bytes:
+        try:
+            request = wire.decode(data, BarrierRequest)
+        except (msgspec.DecodeError, ValueError) as error:
+            state.metrics.openflow_errors.labels("bad_barrier").inc()
+            return wire.encode(Failure(reason=f"barrier request: {error}"))
+        return wire.encode(await barrier(state, runner, request))
+
+    subject = subjects.rpc("flowctl", "barrier", runner.node)
+    return await state.bus.serve(subject, handle)
+
+
+async def barrier(state: State, runner: "SwitchRunner", request: BarrierRequest) -> BarrierReply:
+    """
+    Waits until the switch holds every intent up to the revision asked for, or the time is over.
+
+    Intents that were refused do not hold others up: they are in `missing` although `applied`.
+    """
+
+    def reached() -> bool:
+        return (
+            state.intents_epoch == request.epoch
+            and runner.revision >= request.revision
+            and (runner.swept or not request.swept)
+        )
+
+    def over() -> bool:
+        return reached() or runner.switch is None
+
+    timeout_s = min(max(request.timeout_ms, 0) / 1000, TIMEOUT_MAX_S)
+    await runner.signal.wait_for(over, timeout_s)
+    applied = reached()
+    return BarrierReply(
+        node=runner.node,
+        applied=applied,
+        revision=runner.revision,
+        missing=_missing(state, runner, request.revision),
+        reason="" if applied else _why(state, runner, request),
+    )
+
+
+def _missing(state: State, runner: "SwitchRunner", revision: int) -> tuple[str, ...]:
+    """Ids of intents up to `revision` that are not in force as asked, refused ones included."""
+    switch, desired = runner.switch, state.desired
+    if switch is None or desired.switches.get(runner.node) is not switch:
+        return ()
+    lacking = [item for item in switch.lacking if _revision(state, item) <= revision]
+    wrong = [
+        item
+        for item, at, _ in desired.errors(runner.node)
+        if at <= revision and item not in desired.unreadable
+    ]
+    return tuple(dict.fromkeys((*lacking, *wrong)))[:MISSING_MAX]
+
+
+def _revision(state: State, intent_id: str) -> int:
+    version = state.desired.intents.get(intent_id)  # type: ignore[call-overload]
+    return version.revision if version is not None else 0
+
+
+def _why(state: State, runner: "SwitchRunner", request: BarrierRequest) -> str:
+    switch = runner.switch
+    if switch is None:
+        return "the switch has just been given up"
+    if state.intents_epoch != request.epoch:
+        return f"flowctl reads epoch {state.intents_epoch!r} of the intents"
+    if state.desired.revision < request.revision:
+        return f"flowctl has read the intents up to {state.desired.revision}"
+    if not switch.synced:
+        return "the switch has not been compared with its intents yet"
+    if runner.revision >= request.revision:
+        return "something stands there that no intent explains"
+    since = time.time() - runner.session.connected_at
+    return f"{len(switch.lacking)} intents are not written yet; connected for {since:.0f} s"

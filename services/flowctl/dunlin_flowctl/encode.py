@@ -1,0 +1,152 @@
+"""Change sets as bundles of bytes: encoded once, written to every switch that needs the same."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from dunlin.model.ids import IntentId
+from dunlin.openflow import codec
+from dunlin.openflow.flow import Group
+from dunlin_flowctl.core.delta import ChangeSet, Step
+
+# Every bundle of every session has the same ids, so that its bytes can be shared: a session writes one
+# bundle at a time and waits for its commit.
+BUNDLE_ID = 1
+SHARED_XID = 0x1000_0000
+OWN_XID = 0x2000_0000
+OPEN_XID = 0x3000_0000
+COMMIT_XID = 0x3000_0001
+DISCARD_XID = 0x3000_0002
+OPEN = codec.encode_bundle_open(BUNDLE_ID, OPEN_XID)
+COMMIT = codec.encode_bundle_commit(BUNDLE_ID, COMMIT_XID)
+DISCARD = codec.encode_bundle_discard(BUNDLE_ID, DISCARD_XID)
+
+
+class Unencodable(Exception):
+    """Intents that OpenFlow has no bytes for: id -> reason; None: a flow that nothing explains."""
+
+    def __init__(self, reasons: dict[IntentId | None, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Bundle-add messages of consecutive xids, and the intent behind each."""
+
+    data: bytes
+    first_xid: int
+    intents: tuple[IntentId | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What is written between open and commit."""
+
+    segments: tuple[Segment, ...]
+
+    def __len__(self) -> int:
+        return sum(len(segment.intents) for segment in self.segments)
+
+    @property
+    def size(self) -> int:
+        """Bytes, open and commit included."""
+        return sum(len(segment.data) for segment in self.segments) + len(OPEN) + len(COMMIT)
+
+    def intent_of(self, xid: int) -> IntentId | None:
+        """The intent of the message with this xid; None for what no intent explains or a foreign xid."""
+        for segment in self.segments:
+            if 0 <= xid - segment.first_xid < len(segment.intents):
+                return segment.intents[xid - segment.first_xid]
+        return None
+
+
+Phases = tuple[Segment, ...]
+
+
+@dataclass
+class ProgramCache:
+    """
+    Messages of compiled intents and whole shared change sets, as bytes; the least used go first.
+
+    `messages_max`, `changes_max`: how many of each are kept.
+    """
+
+    messages_max: int = 400_000
+    changes_max: int = 64
+    _messages: OrderedDict[tuple[int, object, str], bytes] = field(default_factory=OrderedDict)
+    _changes: OrderedDict[object, Phases] = field(default_factory=OrderedDict)
+
+    def shared(self, key: object, changes: ChangeSet) -> Phases:
+        """The four phases of a change set that many switches need; `key` names it."""
+        phases = self._changes.get(key)
+        if phases is None:
+            phases = self._changes[key] = self.phases(changes, SHARED_XID)
+            if len(self._changes) > self.changes_max:
+                self._changes.popitem(last=False)
+        return phases
+
+    def phases(self, changes: ChangeSet, first_xid: int) -> Phases:
+        """
+        One segment a phase.
+
+        Raises:
+            Unencodable: naming every intent that cannot be written.
+        """
+        segments = []
+        for steps in changes.phases:
+            segments.append(self.segment(steps, first_xid))
+            first_xid += len(steps)
+        return tuple(segments)
+
+    def segment(self, steps: Sequence[Step], first_xid: int) -> Segment:
+        """Steps in their order. Raises as `phases`."""
+        reasons: dict[IntentId | None, str] = {}
+        parts = []
+        for xid, step in enumerate(steps, first_xid):
+            try:
+                parts.append(codec.encode_bundle_add(BUNDLE_ID, self._message(step), xid))
+            except codec.CannotEncode as error:
+                reasons.setdefault(step.intent_id, str(error))
+        if reasons:
+            raise Unencodable(reasons)
+        return Segment(b"".join(parts), first_xid, tuple(step.intent_id for step in steps))
+
+    def _message(self, step: Step) -> bytes:
+        if not step.source:
+            return encode_step(step)
+        content = step.content
+        name = content.group_id if isinstance(content, Group) else content.key
+        key = (step.source, name, step.command)
+        message = self._messages.get(key)
+        if message is None:
+            message = self._messages[key] = encode_step(step)
+            if len(self._messages) > self.messages_max:
+                self._messages.popitem(last=False)
+        return message
+
+
+def encode_step(step: Step) -> bytes:
+    """The flow or group modification of one step, xid 0."""
+    if isinstance(step.content, Group):
+        return codec.encode_group(step.content, step.command)
+    return codec.encode_flow(step.content, "delete_strict" if step.command == "delete" else "add")
+
+
+def interleave(shared: Phases, own: Phases) -> Bundle:
+    """One bundle of both: each phase of both before the next."""
+    both = (segment for pair in zip(shared, own, strict=True) for segment in pair)
+    return Bundle(tuple(segment for segment in both if segment.intents))
+
+
+def chunks(changes: ChangeSet, limit: int) -> Iterator[list[Step]]:
+    """All steps in order, at most `limit` at a time: a bundle each still makes before it breaks."""
+    chunk: list[Step] = []
+    for phase in changes.phases:
+        for step in phase:
+            chunk.append(step)
+            if len(chunk) == limit:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,58 @@
+"""Metrics of flowctl."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+PROGRAMMING_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+# kube-proxy's own, so that its dashboards and alerts fit.
+KUBEPROXY_BUCKETS_S = (
+    0.25, 0.5, *(float(i) for i in range(1, 60)), *(float(i) for i in range(60, 301, 5)),
+)  # fmt: skip
+
+
+class FlowctlMetrics:
+    """Every series of flowctl beside the common ones."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"dunlin_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"dunlin_{name}", text, labels, registry=registry)
+
+        self.switches = gauge(
+            "flowctl_switches",
+            "Switches by state: owned, standby, unknown (no switch intent), absent.",
+            "state",
+        )
+        self.flows = gauge("flowctl_flows", "Flows that a switch holds of its intents.", "node")
+        self.groups = gauge("flowctl_groups", "Groups that a switch holds of its intents.", "node")
+        self.pending = gauge("flowctl_pending", "Intents that a switch lacks.", "node")
+        self.refused = gauge("flowctl_refused", "Intents with an error on a switch.", "node")
+        self.revision = gauge("flowctl_revision", "Intent stream sequence that has been read.")
+        self.bundles = counter("flowctl_bundles_total", "Bundles by result.", "result")
+        self.messages = counter("flowctl_messages_total", "Flow and group modifications.", "kind")
+        self.written = counter("flowctl_written_bytes_total", "Bytes written to switches.")
+        self.read = counter("flowctl_read_bytes_total", "Bytes read from switches.")
+        self.intent_errors = counter(
+            "flowctl_intent_errors_total", "Intents that a switch did not get as asked.", "reason"
+        )
+        self.openflow_errors = counter(
+            "openflow_errors_total", "Sessions and messages that went wrong.", "reason"
+        )
+        self.drift = counter("drift_total", "What an audit found to differ.", "node", "kind")
+        self.audits = counter("flowctl_audits_total", "Comparisons with a dump.", "cause")
+        self.programming = Histogram(
+            "dunlin_programming_seconds",
+            "From trigger (or publication) of a change to its acknowledgement by one switch.",
+            ["kind"],
+            buckets=PROGRAMMING_BUCKETS_S,
+            registry=registry,
+        )
+        self.kubeproxy = Histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "As kube-proxy's: from the endpoints' change to its rules being in force, by switch.",
+            buckets=KUBEPROXY_BUCKETS_S,
+            registry=registry,
+        )

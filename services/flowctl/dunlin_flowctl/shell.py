@@ -1,0 +1,217 @@
+"""Streams in, sessions in; everything meets in `State`."""
+
+import asyncio
+import time
+
+import msgspec
+import structlog
+
+from dunlin import subjects, wire
+from dunlin.bus.base import Batch, Record
+from dunlin.events.facts import AnyFact, SwitchFact
+from dunlin.events.intents import AnyIntent, intent_id as make_id
+from dunlin.events.state import Applied, Progress
+from dunlin.model.ids import IntentId, format_dpid
+from dunlin.service.metrics import Metrics
+from dunlin_flowctl.adapters.listener import Listener
+from dunlin_flowctl.adapters.session import Session, SessionClosed
+from dunlin_flowctl.core.desired import IntentVersion
+from dunlin_flowctl.core.switch import Moment
+from dunlin_flowctl.publish import Publisher
+from dunlin_flowctl.runner import SwitchRunner
+from dunlin_flowctl.state import State
+
+log = structlog.get_logger(__name__)
+
+SLICE_S = 0.01
+"""After so long at one batch the loop turns: echoes and leases do not wait for 4,096 intents."""
+
+BAD_INPUT = (msgspec.DecodeError, msgspec.ValidationError, ValueError)
+
+
+class Shell:
+    """Reads the three streams and serves sessions."""
+
+    def __init__(self, state: State, common: Metrics) -> None:
+        self._state = state
+        self._common = common
+        self.publisher = Publisher(state)
+        self.listener = Listener(state.settings, state.metrics, self.serve)
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    async def read_intents(self) -> None:
+        """For ever."""
+        async for batch in self._state.bus.follow(subjects.INTENTS_STREAM):
+            await self._intents(batch)
+
+    async def _intents(self, batch: Batch) -> None:
+        state = self._state
+        if batch.reset or batch.epoch != state.intents_epoch:
+            log.info("intent stream", epoch=batch.epoch, before=state.intents_epoch)
+            state.desired.forget()
+            state.caught_up = False
+            state.intents_epoch = batch.epoch
+        started = time.monotonic()
+        for record in batch.records:
+            for node in self._intent(record):
+                if node in state.runners:
+                    state.runners[node].signal.notify()
+            if time.monotonic() - started > SLICE_S:
+                await asyncio.sleep(0)
+                started = time.monotonic()
+        state.desired.read_up_to(batch.seq)
+        state.metrics.revision.set(batch.seq)
+        if batch.caught_up and not state.caught_up:
+            state.caught_up = True
+            log.info("intents read", revision=batch.seq, intents=len(state.desired.intents))
+        state.wake()
+
+    def _intent(self, record: Record) -> set[str]:
+        """Returns the nodes whose switch has something to do."""
+        desired = self._state.desired
+        intent_id = intent_id_of(record.subject)
+        moment = Moment(record.seq, record.time_ms)
+        if intent_id is None:
+            self._bad("intent", "subject", record, "not the subject of an intent")
+            return set()
+        if record.is_tombstone:
+            return desired.delete(intent_id, moment)
+        try:
+            intent: AnyIntent = wire.decode(record.data, AnyIntent)  # type: ignore[arg-type]
+        except BAD_INPUT as error:
+            self._bad("intent", "parse", record, str(error))
+            desired.cannot_read(intent_id, record.seq, f"its newest version does not parse: {error}")
+            return set()
+        if intent.id != intent_id:
+            self._bad("intent", "subject", record, f"holds intent {intent.id}")
+            desired.cannot_read(intent_id, record.seq, f"its subject holds intent {intent.id}")
+            return set()
+        return desired.upsert(IntentVersion(intent, record.seq, record.time_ms))
+
+    async def read_facts(self) -> None:
+        """The epoch of the facts, and which switches there are; for ever."""
+        state = self._state
+        filters = [subjects.facts_of("switch")]
+        async for batch in state.bus.follow(subjects.FACTS_STREAM, filters):
+            if batch.reset or batch.epoch != state.facts_epoch:
+                state.facts.clear()
+                state.facts_epoch = batch.epoch
+            for record in batch.records:
+                self._fact(record)
+            state.wake()
+
+    def _fact(self, record: Record) -> None:
+        name = subjects.split(record.subject)[-1]
+        if record.is_tombstone:
+            self._state.facts.pop(name, None)
+            return
+        try:
+            fact: AnyFact = wire.decode(record.data, SwitchFact)
+        except BAD_INPUT as error:
+            self._bad("switch", "parse", record, str(error))
+            return
+        self._state.facts[fact.name] = fact
+
+    async def read_state(self) -> None:
+        """Watermarks, and the acknowledgements of all replicas; for ever."""
+        state = self._state
+        epoch = ""
+        async for batch in state.bus.follow(subjects.STATE_STREAM):
+            if batch.reset or batch.epoch != epoch:
+                epoch = batch.epoch
+                state.watermarks.forget()
+                state.applied.clear()
+                self.publisher.forget()
+            for record in batch.records:
+                self._status(record)
+            state.wake()
+
+    def _status(self, record: Record) -> None:
+        state = self._state
+        what, *rest = subjects.split(record.subject)
+        try:
+            if what == "applied":
+                self._applied(rest[0], record)
+            elif record.is_tombstone:
+                state.watermarks.retract(rest[0], rest[1])
+            else:
+                state.watermarks.claim(wire.decode(record.data, Progress))
+        except BAD_INPUT as error:
+            self._bad(what, "parse", record, str(error))
+
+    def _applied(self, node: str, record: Record) -> None:
+        if record.is_tombstone:
+            self._state.applied.pop(node, None)
+        else:
+            self._state.applied[node] = wire.decode(record.data, Applied)
+
+    def _bad(self, kind: str, reason: str, record: Record, error: str) -> None:
+        self._common.bad_input(kind, reason)
+        log.error("message left out", subject=record.subject, seq=record.seq, error=error)
+
+    # --- sessions ---------------------------------------------------------------------------------
+
+    async def serve(self, session: Session) -> None:
+        """One session that has shaken hands, until it ends."""
+        state = self._state
+        older = state.sessions.get(session.dpid)
+        state.sessions[session.dpid] = session
+        logger = log.bind(dpid=format_dpid(session.dpid), peer=session.peer)
+        logger.info("switch connected")
+        if older is not None and not older.closed:
+            logger.warning("a switch with this dpid was connected already", other=older.peer)
+            older.close("replaced", f"by {session.peer}")
+        session.on_closed(state.moved.notify)
+        reading = asyncio.create_task(session.run(), name=f"read {session.peer}")
+        try:
+            await self._drive(session)
+        except SessionClosed:
+            logger.debug("session over")
+        finally:
+            session.close("done")
+            if state.sessions.get(session.dpid) is session:
+                del state.sessions[session.dpid]
+            self.listener.report_end(session, await reading)
+
+    async def _drive(self, session: Session) -> None:
+        """As the switch of a node, or as a stranger, as the intents say."""
+        state = self._state
+        while not session.closed:
+            node = state.desired.node_of(session.dpid)
+            if node is not None:
+                await SwitchRunner(state, session, node).run()
+            if session.closed:
+                return
+            if state.desired.node_of(session.dpid) is None:
+                self._check_strangers()
+                await state.moved.wait_for(
+                    lambda: session.closed or state.desired.node_of(session.dpid) is not None, 30.0
+                )
+
+    def _check_strangers(self) -> None:
+        """Raises SessionClosed when there are too many; before the intents are read nobody is one."""
+        state = self._state
+        strangers = sum(1 for dpid in state.sessions if state.desired.node_of(dpid) is None)
+        if state.caught_up and strangers > state.settings.unknown_max:
+            raise SessionClosed("too_many_unknown", f"{strangers} switches without switch intent")
+
+    def count_switches(self) -> dict[str, int]:
+        """Switches by state."""
+        state = self._state
+        connected = set(state.sessions)
+        known = {dpid for dpid in connected if state.desired.node_of(dpid) is not None}
+        return {
+            "owned": len(state.runners),
+            "standby": max(0, len(known) - len(state.runners)),
+            "unknown": len(connected - known),
+            "absent": max(0, len(state.desired.nodes()) - len(known)),
+        }
+
+
+def intent_id_of(subject: str) -> IntentId | None:
+    """The intent whose versions are published there."""
+    tokens = subjects.split(subject)
+    if len(tokens) != 4 or tokens[0] != "intent":
+        return None
+    return make_id(*tokens[1:])

@@ -1,0 +1,80 @@
+"""What all parts of flowctl share."""
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dunlin.bus.base import Bus
+from dunlin.events.facts import SwitchFact
+from dunlin.events.state import Applied
+from dunlin_flowctl.config import FlowctlSettings
+from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.core.watermarks import Epochs, Watermarks
+from dunlin_flowctl.encode import ProgramCache
+from dunlin_flowctl.level import Signal
+from dunlin_flowctl.metrics import FlowctlMetrics
+from dunlin_flowctl.ownership import Ownership
+
+if TYPE_CHECKING:
+    from dunlin_flowctl.adapters.session import Session
+    from dunlin_flowctl.publish import Publisher
+    from dunlin_flowctl.runner import SwitchRunner
+
+
+@dataclass
+class State:
+    """
+    `caught_up`: the intents' initial state has been read, in this epoch: switches may be written to.
+
+    `sessions` by dpid, `runners` by node (switches that this replica owns now), `applied` by node (of
+    all replicas), `facts`: switch facts by node. `moved` is notified when anything but a switch's
+    own progress changes.
+    """
+
+    settings: FlowctlSettings
+    metrics: FlowctlMetrics
+    bus: Bus
+    desired: Desired
+    ownership: Ownership
+    cache: ProgramCache = field(default_factory=ProgramCache)
+    watermarks: Watermarks = field(default_factory=Watermarks)
+    caught_up: bool = False
+    facts_epoch: str = ""
+    intents_epoch: str = ""
+    sessions: "dict[int, Session]" = field(default_factory=dict)
+    runners: "dict[str, SwitchRunner]" = field(default_factory=dict)
+    applied: dict[str, Applied] = field(default_factory=dict)
+    facts: dict[str, SwitchFact] = field(default_factory=dict)
+    moved: Signal = field(default_factory=Signal)
+    publisher: "Publisher | None" = None
+
+    @property
+    def epochs(self) -> Epochs:
+        """The current lives of the fact and the intent stream; "" while not known."""
+        return Epochs(self.facts_epoch, self.intents_epoch)
+
+    @property
+    def may_delete(self) -> bool:
+        """
+        What no intent explains does not exist: see "When may flowctl delete?" in the contracts.
+        """
+        if not (self.caught_up and self.facts_epoch and self.intents_epoch):
+            return False
+        needed = self.watermarks.complete(self.epochs)
+        return needed is not None and self.desired.revision >= needed
+
+    def wake(self) -> None:
+        """Something moved: everybody looks again."""
+        self.moved.notify()
+        for runner in self.runners.values():
+            runner.signal.notify()
+
+    def changed(self, node: str) -> None:
+        """The state of one switch is worth publishing."""
+        if self.publisher is not None:
+            self.publisher.mark(node)
+
+
+def now_ms() -> int:
+    """Unix milliseconds."""
+    return int(time.time() * 1000)

@@ -1,0 +1,118 @@
+"""Work as bundles of bytes, shared between switches wherever they need the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from dunlin.model.ids import IntentId
+from dunlin_flowctl.core.delta import ChangeSet, diff
+from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.core.layer import Replaced
+from dunlin_flowctl.core.program import Key
+from dunlin_flowctl.core.switch import Switch, Work
+from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache, chunks, interleave
+
+IN_THREAD_MIN = 500
+"""Steps from which encoding moves to a worker thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    What one piece of work changes on one switch.
+
+    `shared`: the part that any switch with the same `key` needs, byte by byte; None: all is in `own`.
+    """
+
+    own: ChangeSet
+    shared: ChangeSet | None = None
+    key: object = None
+
+    def __len__(self) -> int:
+        return len(self.own) + (len(self.shared) if self.shared is not None else 0)
+
+    @property
+    def deferred(self) -> int:
+        """Deletes left out."""
+        return self.own.deferred + (self.shared.deferred if self.shared is not None else 0)
+
+    @property
+    def stray_groups(self) -> set[int]:
+        """Groups that stay although nothing explains them."""
+        shared = self.shared.stray_groups if self.shared is not None else set()
+        return self.own.stray_groups | shared
+
+
+Parts = dict[IntentId, Replaced]
+
+
+def plan_work(desired: Desired, switch: Switch, work: Work, *, may_delete: bool) -> Plan:
+    """The least change for this work."""
+    shared: Parts = {}
+    own: Parts = {}
+    for intent_id, part in work.parts.items():
+        (shared if desired.is_shared(intent_id) else own)[intent_id] = part
+    if switch.stray_groups or any(map(_contested, own.values())):
+        return Plan(_diff_all(desired, switch, work, may_delete=may_delete))
+
+    def taken(key: Key) -> object:
+        owner = switch.own.owner(key)
+        return desired.shared.owner(key) or (None if owner in own else owner)
+
+    own_changes = diff(own.values(), may_delete=may_delete, owned=taken)
+    if not shared:
+        return Plan(own_changes)
+    changes = diff(
+        shared.values(), may_delete=may_delete, owned=lambda key: _other(desired, key, shared)
+    )
+    key = (may_delete, *((_serial(p.old), _serial(p.new)) for p in shared.values()))
+    return Plan(own_changes, changes, key)
+
+
+def _other(desired: Desired, key: Key, parts: Parts) -> object:
+    owner = desired.shared.owner(key)
+    return None if owner in parts else owner
+
+
+def _diff_all(desired: Desired, switch: Switch, work: Work, *, may_delete: bool) -> ChangeSet:
+    return diff(
+        work.parts.values(),
+        may_delete=may_delete,
+        owned=lambda key: desired.owner(switch.node, key, work.parts),
+        stray_groups=switch.stray_groups,
+    )
+
+
+def _contested(part: Replaced) -> bool:
+    """Something moves between this switch's own intents and the shared ones."""
+    return any(side is not None and side.conflicts for side in (part.old, part.new))
+
+
+def _serial(compiled: object) -> int:
+    return getattr(compiled, "serial", 0)
+
+
+async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[Bundle]:
+    """
+    The bundles of a plan, each made when the one before has been written.
+
+    Raises:
+        Unencodable: naming intents, before anything of their bundle is written.
+    """
+    if plan.shared is not None and len(plan) <= limit:
+        shared = cache.shared(plan.key, plan.shared)
+        yield interleave(shared, cache.phases(plan.own, OWN_XID))
+        return
+    for steps in chunks(_merged(plan), limit):
+        if len(steps) < IN_THREAD_MIN:
+            segment = cache.segment(steps, OWN_XID)
+        else:
+            segment = await asyncio.to_thread(cache.segment, steps, OWN_XID)
+        yield Bundle((segment,))
+
+
+def _merged(plan: Plan) -> ChangeSet:
+    if plan.shared is None:
+        return plan.own
+    pairs = zip(plan.shared.phases, plan.own.phases, strict=True)
+    return ChangeSet(*([*shared, *own] for shared, own in pairs))
