@@ -44,7 +44,8 @@ async def connect(settings: BusSettings, *, wait_s: float | None = None) -> Bus:
     Raises:
         BusUnavailable: not connected within `wait_s`.
     """
-    from dunlin.bus.nats import NatsBus, Options
+    from dunlin.bus.nats import NatsBus
+    from dunlin.bus.nats_client import Options
 
     return await NatsBus.connect(Options.of(settings), wait_s=wait_s)
 

@@ -141,12 +141,12 @@ class MemoryServer:
     def stop(self) -> None:
         """Play a server that does not answer; what it stored stays."""
         self.up = False
-        self._change()
+        self.announce()
 
     def start(self) -> None:
         """End `stop`."""
         self.up = True
-        self._change()
+        self.announce()
 
     def delete_stream(self, name: str) -> None:
         """Delete a stream with all that it holds; nothing if there is none."""
@@ -162,7 +162,7 @@ class MemoryServer:
             return
         depth = HISTORY_PER_SUBJECT[name]
         self.streams[name] = _Stream(name, f"{name}-{next(self._epochs)}", depth)
-        self._change()
+        self.announce()
 
     def next_fencing(self) -> int:
         """A number greater than all before it."""
@@ -172,7 +172,8 @@ class MemoryServer:
         """Wait until the server starts, stops or has one stream more."""
         await self._changed.wait()
 
-    def _change(self) -> None:
+    def announce(self) -> None:
+        """Wake whoever waits in `changed`."""
         event, self._changed = self._changed, asyncio.Event()
         event.set()
 
@@ -184,6 +185,7 @@ class MemoryBus:
         self.server = server or MemoryServer()
         self._closed = False
         self._turns = itertools.count()
+        self._following: set[_Follower] = set()
 
     @property
     def connected(self) -> bool:
@@ -273,9 +275,11 @@ class MemoryBus:
         follower = _Follower(wanted, pending, life.seq)
         follower.wake.set()
         life.followers.add(follower)
+        self._following.add(follower)
         try:
             yield follower
         finally:
+            self._following.discard(follower)
             life.followers.discard(follower)
 
     async def _drain(
@@ -285,6 +289,8 @@ class MemoryBus:
         while not life.deleted:
             await follower.wake.wait()
             await asyncio.sleep(0)
+            if self._closed:
+                raise BusUnavailable(f"{life.name}: the bus is closed")
             if life.deleted:
                 return
             count = min(len(follower.pending), BATCH_MAX)
@@ -318,6 +324,9 @@ class MemoryBus:
     async def close(self) -> None:
         """Disconnect; idempotent."""
         self._closed = True
+        for follower in self._following:
+            follower.wake.set()
+        self.server.announce()
 
 
 class MemoryLeases:

@@ -1,0 +1,129 @@
+"""Both buses: memory, and nats-server from the wheel (or the one that NATS_URL names)."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dunlin import subjects
+from dunlin.bus.base import Bus, Leases
+from dunlin.bus.leases import NatsLeases
+from dunlin.bus.memory import MemoryBus, MemoryLeases, MemoryServer
+from dunlin.bus.nats import NatsBus
+from dunlin.bus.nats_api import LEASES_STREAM
+from dunlin.bus.nats_client import Options
+from dunlin.bus.nats_server import NatsServer, NatsServerError
+
+
+@dataclass
+class World:
+    """One server and ways to shake it; `bus()` gives one more connection."""
+
+    bus: Callable[[], Awaitable[Bus]]
+    leases: Callable[[Bus], Leases]
+    delete_stream: Callable[[str], Awaitable[None]]
+    outage: Callable[[], Awaitable[None]]
+    back: Callable[[], Awaitable[None]]
+
+
+class Given:
+    """A server that runs already: it can be used but not stopped."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer | Given]:
+    """One nats-server for all tests of a run."""
+    given = os.environ.get("NATS_URL")
+    if given:
+        yield Given(given)
+        return
+    server = NatsServer(Path(tmp_path_factory.mktemp("nats")))
+    try:
+        server.start()
+    except NatsServerError as error:
+        pytest.skip(f"nats tier skipped: {error}")
+    yield server
+    server.stop()
+
+
+async def clean(bus: NatsBus, *, only_mine: bool = False) -> None:
+    """Delete Dunlin's streams; a server in use is not ours to clean."""
+    for name in (*subjects.STREAM_SUBJECTS, LEASES_STREAM):
+        if await bus.api.stream_info(name) is not None:
+            if only_mine:
+                pytest.skip(f"nats tier skipped: NATS_URL has a stream {name} already")
+            await bus.api.call(f"STREAM.DELETE.{name}")
+
+
+def memory_world() -> World:
+    """A world without a server process."""
+    server = MemoryServer()
+
+    async def bus() -> Bus:
+        return MemoryBus(server)
+
+    async def delete_stream(name: str) -> None:
+        server.delete_stream(name)
+
+    async def outage() -> None:
+        server.stop()
+
+    async def back() -> None:
+        server.start()
+
+    return World(bus, lambda _bus: MemoryLeases(server), delete_stream, outage, back)
+
+
+@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.nats)])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Each test runs in both worlds, each time without any stream."""
+    if request.param == "memory":
+        yield memory_world()
+        return
+    server = request.getfixturevalue("nats_server")
+    options = Options((server.url,), timeout_s=3.0, heartbeat_s=0.2)
+    admin = await NatsBus.connect(options, wait_s=10)
+    await clean(admin, only_mine=isinstance(server, Given))
+    opened: list[NatsBus] = [admin]
+
+    async def bus() -> Bus:
+        opened.append(await NatsBus.connect(options, wait_s=10))
+        return opened[-1]
+
+    async def delete_stream(name: str) -> None:
+        await admin.api.call(f"STREAM.DELETE.{name}")
+
+    async def outage() -> None:
+        if isinstance(server, Given):
+            pytest.skip("a server given by NATS_URL is not ours to stop")
+        await asyncio.to_thread(server.kill)
+
+    async def back() -> None:
+        await asyncio.to_thread(server.start)
+
+    def leases(bus: Bus) -> Leases:
+        assert isinstance(bus, NatsBus)
+        return NatsLeases(bus)
+
+    try:
+        yield World(bus, leases, delete_stream, outage, back)
+    finally:
+        if isinstance(server, NatsServer) and server.process is None:
+            await back()
+        await clean(admin)
+        for connection in opened:
+            await connection.close()
+
+
+@pytest.fixture
+async def bus(world: World) -> Bus:
+    """A connection with its streams made."""
+    connection = await world.bus()
+    await connection.ensure_streams()
+    return connection
