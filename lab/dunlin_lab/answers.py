@@ -1,9 +1,9 @@
 """
 What a lab Pod says to whoever calls it: HTTP over TCP, one JSON object for each datagram.
 
-The object is {"pod", "node", "client", "server"}: `pod` and `node` are Kubernetes names, `client` is
-the source address as the Pod saw it (an IP address, no port), `server` the address that was called
-with its port ("10.0.0.7:80", "[fd00::7]:80").
+The object is {"pod", "node", "client", "server"}: `pod` and `node` are Kubernetes names, `client`
+is the source address as the Pod saw it (an IP address, no port), `server` the address that was
+called with its port ("10.0.0.7:80", "[fd00::7]:80").
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """
 One process that listens in every lab Pod.
 
-Sockets are opened in the Pod's namespace by a thread that enters it, and then served by the one event
-loop of this process. It is told what to serve through a unix socket, one JSON object a line each way
-(Request, Reply); `ResponderClient` speaks it. It knows nothing of Kubernetes and keeps no state: after
-a restart its user says again what to serve.
+Sockets are opened in the Pod's namespace by a thread that enters it, and then served by the one
+event loop of this process. It is told what to serve through a unix socket, one JSON object a line
+each way (Request, Reply); `ResponderClient` speaks it. It knows nothing of Kubernetes and keeps no
+state: after a restart its user says again what to serve.
 
     python -m dunlin_lab.responder SOCKET
 """
