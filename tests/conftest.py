@@ -1,3 +1,3 @@
 """Fixtures of all tests."""
 
-pytest_plugins = ("tests.fixtures.ovs_dummy",)
+pytest_plugins = ("tests.fixtures.nats", "tests.fixtures.ovs_dummy")

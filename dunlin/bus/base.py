@@ -53,7 +53,9 @@ class Message:
     Something to publish.
 
     `data`: `TOMBSTONE` deletes. `msg_id`: published once within the stream's duplicate window.
-    `expected_seq`: the last sequence on this very subject must be this (0: there is none).
+    `expected_seq`: the last sequence on this very subject must be this (0: there is none). Both
+    together may be sent again when it is not known whether the first try was stored: while that is
+    the newest message of its subject, the answer is its sequence, not `WrongLastSequence`.
     """
 
     subject: str

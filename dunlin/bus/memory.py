@@ -68,15 +68,14 @@ class _Stream:
         return stored[-1] if stored else None
 
     def store(self, message: Message, now: float) -> int:
-        if message.msg_id is not None:
-            first, at = self.ids.get(message.msg_id, (0, -DUPLICATE_WINDOW_S))
-            if first and now - at < DUPLICATE_WINDOW_S:
-                return first
+        first = self._first_copy(message.msg_id, now)
         if message.expected_seq is not None:
             last = self.last(message.subject)
             actual = last.seq if last else 0
-            if actual != message.expected_seq:
+            if actual != message.expected_seq and (not first or first != actual):
                 raise WrongLastSequence(message.subject, message.expected_seq, actual)
+        if first:
+            return first
         self.seq += 1
         record = Record(message.subject, message.data, self.seq, int(time.time() * 1000))
         self.by_subject.setdefault(message.subject, deque(maxlen=self.per_subject)).append(record)
@@ -85,6 +84,11 @@ class _Stream:
         for follower in self.followers:
             follower.offer(record)
         return self.seq
+
+    def _first_copy(self, msg_id: str | None, now: float) -> int:
+        """Sequence of the message that had this msg_id within the window, 0 if none had."""
+        seq, at = self.ids.get(msg_id or "", (0, now))
+        return seq if now - at < DUPLICATE_WINDOW_S else 0
 
     def stored(self, wanted: Callable[[str], bool], *, history: bool) -> list[Record]:
         """What a newcomer reads first, by sequence."""

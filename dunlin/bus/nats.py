@@ -19,8 +19,9 @@ from dunlin.bus.base import (
     NoResponder,
     Record,
     Subscription,
+    WrongLastSequence,
 )
-from dunlin.bus.nats_api import Api, stream_configs
+from dunlin.bus.nats_api import LEASES_PREFIX, LEASES_STREAM, Api, stream_configs
 from dunlin.bus.nats_client import FastClient, Options
 from dunlin.bus.nats_follow import Follow
 from dunlin.bus.nats_publish import NoStream, Publisher
@@ -150,7 +151,30 @@ class NatsBus:
             again = await self._publisher.send([messages[i] for i in homeless])
             for i, result in zip(homeless, again, strict=True):
                 results[i] = result
+        for i, result in enumerate(results):
+            if isinstance(result, WrongLastSequence):
+                results[i] = await self._unless_ours(messages[i], result)
         return results
+
+    async def _unless_ours(self, message: Message, refusal: WrongLastSequence) -> int | BusError:
+        """
+        The sequence of an earlier try of this very message, where that is what stands in its way.
+
+        nats-server compares sequences before it looks for duplicates.
+        """
+        if message.msg_id is None or message.expected_seq is None:
+            return refusal
+        stream = self._stream_of(message.subject)
+        try:
+            seq = await self.api.seq_if_last(stream, message.subject, message.msg_id)
+        except BusError as error:
+            return error
+        return refusal if seq is None else seq
+
+    @staticmethod
+    def _stream_of(subject: str) -> str:
+        is_lease = subject.startswith(LEASES_PREFIX)
+        return LEASES_STREAM if is_lease else subjects.stream_of(subject)
 
     async def get_last(self, subject: str) -> Record | None:
         """The newest message of one subject."""

@@ -15,7 +15,7 @@ from dunlin.bus.base import (
     BusUnavailable,
     Record,
 )
-from dunlin.bus.nats_client import FastClient
+from dunlin.bus.nats_client import FastClient, header_value
 
 DUPLICATE_WINDOW_S = 120
 NS = 1_000_000_000
@@ -117,6 +117,25 @@ class Api:
 
     async def last_message(self, stream: str, subject: str) -> Record | None:
         """The newest message of a subject, from the stream's leader."""
+        message = await self._last(stream, subject)
+        if message is None:
+            return None
+        return Record(
+            message["subject"],
+            base64.b64decode(message.get("data", "")),
+            message["seq"],
+            unix_ms(message["time"]),
+        )
+
+    async def seq_if_last(self, stream: str, subject: str, msg_id: str) -> int | None:
+        """Sequence of the newest message of a subject if it carries this msg_id, else None."""
+        message = await self._last(stream, subject)
+        if message is None:
+            return None
+        found = header_value(base64.b64decode(message.get("hdrs", "")), b"Nats-Msg-Id")
+        return message["seq"] if found == msg_id.encode() else None
+
+    async def _last(self, stream: str, subject: str) -> dict[str, Any] | None:
         try:
             answer = await self.call(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
         except ApiFailure as error:
@@ -125,13 +144,8 @@ class Api:
             if error.code == STREAM_NOT_FOUND:
                 raise BusUnavailable(f"{stream}: no such stream") from error
             raise
-        message = answer["message"]
-        return Record(
-            message["subject"],
-            base64.b64decode(message.get("data", "")),
-            message["seq"],
-            unix_ms(message["time"]),
-        )
+        message: dict[str, Any] = answer["message"]
+        return message
 
 
 def _failure(operation: str, error: dict[str, Any]) -> BusError:

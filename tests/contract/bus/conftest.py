@@ -1,10 +1,7 @@
 """Both buses: memory, and nats-server from the wheel (or the one that NATS_URL names)."""
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,41 +12,9 @@ from dunlin.bus.memory import MemoryBus, MemoryLeases, MemoryServer
 from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_api import LEASES_STREAM
 from dunlin.bus.nats_client import Options
-from dunlin.bus.nats_server import NatsServer, NatsServerError
-
-
-@dataclass
-class World:
-    """One server and ways to shake it; `bus()` gives one more connection."""
-
-    bus: Callable[[], Awaitable[Bus]]
-    leases: Callable[[Bus], Leases]
-    delete_stream: Callable[[str], Awaitable[None]]
-    outage: Callable[[], Awaitable[None]]
-    back: Callable[[], Awaitable[None]]
-
-
-class Given:
-    """A server that runs already: it can be used but not stopped."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-
-@pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer | Given]:
-    """One nats-server for all tests of a run."""
-    given = os.environ.get("NATS_URL")
-    if given:
-        yield Given(given)
-        return
-    server = NatsServer(Path(tmp_path_factory.mktemp("nats")))
-    try:
-        server.start()
-    except NatsServerError as error:
-        pytest.skip(f"nats tier skipped: {error}")
-    yield server
-    server.stop()
+from dunlin.bus.nats_server import NatsServer
+from tests.fixtures.nats import Given
+from tests.fixtures.worlds import World
 
 
 async def clean(bus: NatsBus, *, only_mine: bool = False) -> None:

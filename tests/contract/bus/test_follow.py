@@ -7,6 +7,7 @@ import pytest
 
 from dunlin import subjects
 from dunlin.bus.base import BATCH_MAX, TOMBSTONE, Batch, Bus, BusUnavailable, Message, Record
+from tests.fixtures.worlds import World
 
 FACTS = subjects.FACTS_STREAM
 DEADLINE_S = 15
@@ -133,7 +134,7 @@ async def test_only_the_last_batch_of_the_state_is_caught_up(bus: Bus) -> None:
     assert not any(batch.caught_up for batch in reader.batches[:-1])
 
 
-async def test_a_deleted_stream_gives_a_reset(bus: Bus, world: "World") -> None:  # noqa: F821
+async def test_a_deleted_stream_gives_a_reset(bus: Bus, world: World) -> None:
     """Once the stream exists again its state follows a reset, in another epoch."""
     await bus.publish(Message(pod("a"), b"old"))
     reader = Reader(bus.follow(FACTS))
@@ -148,7 +149,7 @@ async def test_a_deleted_stream_gives_a_reset(bus: Bus, world: "World") -> None:
     assert reader.data == [b"old", b"new"]
 
 
-async def test_a_stream_that_comes_later(world: "World") -> None:  # noqa: F821
+async def test_a_stream_that_comes_later(world: World) -> None:
     """A follower may start before anybody has made the stream; that is no reset."""
     bus, other = await world.bus(), await world.bus()
     reader = Reader(bus.follow(FACTS))
@@ -159,7 +160,7 @@ async def test_a_stream_that_comes_later(world: "World") -> None:  # noqa: F821
     assert reader.data == [b"1"]
 
 
-async def test_an_outage_loses_and_repeats_nothing(bus: Bus, world: "World") -> None:  # noqa: F821
+async def test_an_outage_loses_and_repeats_nothing(bus: Bus, world: World) -> None:
     """After a server's death and return a follower goes on exactly where it was, in the same epoch."""
     await bus.publish_many([Message(pod(f"p{i}"), b"%d" % i) for i in range(10)])
     reader = Reader(bus.follow(FACTS))
