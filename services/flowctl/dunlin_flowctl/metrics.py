@@ -18,19 +18,11 @@ class FlowctlMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"dunlin_{name}", text, labels, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"dunlin_{name}", text, labels, registry=registry)
-
-        self.switches = gauge(
-            "flowctl_switches",
-            "Switches by state: owned, standby, unknown (no switch intent), absent.",
-            "state",
+        self.revision = Gauge(
+            "dunlin_flowctl_read_revision",
+            "Intent stream sequence up to which this replica has read.",
+            registry=registry,
         )
-        self.flows = gauge("flowctl_flows", "Flows that a switch holds of its intents.", "node")
-        self.groups = gauge("flowctl_groups", "Groups that a switch holds of its intents.", "node")
-        self.pending = gauge("flowctl_pending", "Intents that a switch lacks.", "node")
-        self.refused = gauge("flowctl_refused", "Intents with an error on a switch.", "node")
-        self.revision = gauge("flowctl_revision", "Intent stream sequence that has been read.")
         self.bundles = counter("flowctl_bundles_total", "Bundles by result.", "result")
         self.messages = counter("flowctl_messages_total", "Flow and group modifications.", "kind")
         self.written = counter("flowctl_written_bytes_total", "Bytes written to switches.")

@@ -73,7 +73,7 @@ class SwitchRunner:
         await self.session.become_slave()
         name = f"switch/{self.session.dpid:016x}"
         while self.wanted():
-            async with self.state.ownership.hold(name, self.wanted, self.signal.notify) as held:
+            async with self.state.ownership.hold(name, self.wanted, self.signal) as held:
                 if held is None:
                     return
                 try:
@@ -87,7 +87,7 @@ class SwitchRunner:
 
     async def _become_master(self, held: Held) -> None:
         try:
-            await self.session.set_role("master", held.lease.fencing)
+            await self.session.set_role("master", held.fencing)
         except Refusal as refusal:
             if not held.valid:
                 raise NotMaster(str(refusal)) from refusal
@@ -98,11 +98,11 @@ class SwitchRunner:
         reply = await self.session.request(
             lambda xid: codec.encode_role_request("nochange", 0, xid), messages.RoleReply
         )
-        generation = max(reply.generation_id + 1 & 0xFFFF_FFFF_FFFF_FFFF, held.lease.fencing)
+        generation = max(reply.generation_id + 1 & 0xFFFF_FFFF_FFFF_FFFF, held.fencing)
         self._log.warning(
             "the switch remembers a newer generation than the lease has",
             remembered=reply.generation_id,
-            lease=held.lease.fencing,
+            lease=held.fencing,
         )
         self.state.metrics.openflow_errors.labels("stale_generation").inc()
         try:
@@ -117,7 +117,7 @@ class SwitchRunner:
         self._cause = "connect"
         self.state.runners[self.node] = self
         self.session.unasked = self._unasked
-        self._log.info("owning switch", generation=held.lease.fencing)
+        self._log.info("owning switch", generation=held.fencing)
         serving = None
         try:
             serving = await serve_barrier(self.state, self)
@@ -131,10 +131,10 @@ class SwitchRunner:
                 await serving.stop()
             if self.state.runners.get(self.node) is self:
                 del self.state.runners[self.node]
-                if not held.lost and self.state.publisher is not None:
+                if held.valid and self.state.publisher is not None:
                     await self.state.publisher.goodbye(self.applied(connected=False))
             self.switch = None
-            self._log.info("switch given up", lease_lost=held.lost)
+            self._log.info("switch given up", lease_lost=not held.valid)
 
     def _current(self, switch: Switch) -> bool:
         return self.state.desired.switches.get(self.node) is switch
@@ -147,9 +147,7 @@ class SwitchRunner:
         elif self._may_write() and switch.pending:
             await self._apply(switch, held)
         else:
-            due = min(self._next_audit, held.lease.expires_at)
-            if self._not_before > now:
-                due = min(due, self._not_before)
+            due = self._next_audit if self._not_before <= now else self._not_before
             await self.signal.wait_for(
                 lambda: self._has_work(switch, held), max(0.01, min(due - now, 5.0))
             )

@@ -1,0 +1,41 @@
+"""Puts the parts together."""
+
+from dunlin.bus import leases
+from dunlin.service.app import ServiceApp
+from dunlin_flowctl import rest
+from dunlin_flowctl.adapters.pipeline import PipelineCompiler
+from dunlin_flowctl.config import FlowctlSettings
+from dunlin_flowctl.core.desired import Compiler, Desired
+from dunlin_flowctl.gauges import SwitchCollector
+from dunlin_flowctl.metrics import FlowctlMetrics
+from dunlin_flowctl.ownership import Ownership
+from dunlin_flowctl.shell import Shell
+from dunlin_flowctl.state import State
+from dunlin_flowctl.wait import Waiter
+
+
+async def setup(
+    app: ServiceApp[FlowctlSettings], compiler: Compiler | None = None
+) -> Shell:
+    """Connect, listen, follow. `compiler`: another one than the pipeline (tests)."""
+    settings = app.settings
+    bus = await app.connect_bus()
+    metrics = FlowctlMetrics(app.metrics.registry)
+    ownership = Ownership(leases(bus), settings.replica, settings.lease_ttl_s)
+    desired = Desired(compiler or PipelineCompiler())
+    state = State(settings, metrics, bus, desired, ownership)
+    shell = Shell(state, app.metrics)
+    waiter = Waiter(state)
+    app.metrics.registry.register(SwitchCollector(shell, state))
+    app.api.include_router(rest.router(state, waiter))
+    app.ready("intents", lambda: None if state.caught_up else "still reading the intents")
+    app.on_stop("sessions", shell.listener.close)
+    await shell.listener.start()
+    app.task("intents", shell.read_intents())
+    app.task("facts", shell.read_facts())
+    app.task("state", shell.read_state())
+    app.task("publisher", shell.publisher.run())
+    app.task("wait", waiter.serve(), may_end=True)
+    for address in settings.openflow_connect:
+        app.task(f"connect {address}", shell.listener.connect(address))
+    return shell

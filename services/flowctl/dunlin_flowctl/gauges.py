@@ -1,0 +1,54 @@
+"""Gauges that are read off the state when somebody scrapes."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dunlin_flowctl.shell import Shell
+from dunlin_flowctl.state import State
+
+
+class SwitchCollector(Collector):
+    """Switches by state; flows, groups, pending and errors of each switch that this replica owns."""
+
+    def __init__(self, shell: Shell, state: State) -> None:
+        self._shell = shell
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, made anew: a switch that is gone leaves no series behind."""
+        switches = GaugeMetricFamily(
+            "dunlin_flowctl_switches",
+            "Switches: owned; standby (another replica's); unknown (no switch intent); absent.",
+            labels=["state"],
+        )
+        for state, number in self._shell.count_switches().items():
+            switches.add_metric([state], number)
+        yield switches
+        yield from self._by_node()
+
+    def _by_node(self) -> Iterator[Metric]:
+        texts = {
+            "flows": "Flows that a switch holds of its intents.",
+            "groups": "Groups that a switch holds of its intents.",
+            "pending": "Intents that a switch lacks.",
+            "errors": "Intents that are not in force as asked.",
+            "revision": "Every intent up to this sequence is in force there, but those with errors.",
+        }
+        families = {
+            name: GaugeMetricFamily(f"dunlin_flowctl_{name}", text, labels=["node"])
+            for name, text in texts.items()
+        }
+        for node, runner in list(self._state.runners.items()):
+            applied = runner.applied()
+            values = (
+                applied.flows,
+                applied.groups,
+                applied.pending,
+                len(applied.errors),
+                applied.revision,
+            )
+            for family, value in zip(families.values(), values, strict=True):
+                family.add_metric([node], value)
+        yield from families.values()

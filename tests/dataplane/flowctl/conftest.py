@@ -1,0 +1,26 @@
+"""One real OVS for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.dataplane.flowctl.ovs import AVAILABLE, Ovs
+from tests.unit.flowctl.harness import Cluster
+
+
+@pytest.fixture
+def ovs() -> Iterator[Ovs]:
+    """A running ovs-vswitchd."""
+    if not AVAILABLE:
+        pytest.skip("needs ovs-vswitchd and its schema (openvswitch-switch)")
+    ovs = Ovs()
+    try:
+        yield ovs.start()
+    finally:
+        ovs.stop()
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """An empty bus."""
+    yield await Cluster().start()
