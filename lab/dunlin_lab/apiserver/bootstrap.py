@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from dunlin_lab.apiserver.resources import (
@@ -22,7 +23,7 @@ _NAME = "kubernetes"
 
 
 def bootstrap(registry: Registry, host: str, port: int) -> None:
-    """Make what is missing, and bring the server's own endpoint up to date."""
+    """Make what is missing, and bring the server's own endpoint up to date; `host` is an IP address."""
     for name in _NAMESPACES:
         if registry.store.of(NAMESPACES).get("", name) is None:
             registry.create(NAMESPACES, "", {"metadata": {"name": name}})
@@ -33,7 +34,9 @@ def bootstrap(registry: Registry, host: str, port: int) -> None:
         )
     if registry.store.of(SERVICES).get("default", _NAME) is None:
         registry.create(SERVICES, "default", _service(str(registry.pools[0].first), port))
-    version = 6 if ":" in host else 4
+    if ip_address(host).is_loopback:
+        return  # as the real one: a loopback address is no endpoint for anybody else
+    version = ip_address(host).version
     port_entry = {"name": "https", "port": port, "protocol": "TCP"}
     _put(registry, ENDPOINTS, {
         "metadata": {"name": _NAME, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
