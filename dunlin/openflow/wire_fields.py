@@ -86,6 +86,8 @@ for _class, _numbers in (
         {_header(_class, number, _width(name)): name for name, number in _numbers.items()}
     )
 
+FIELD_ORDER = tuple(_WIRE)
+"""Fields in the order in which a match is written."""
 _EXACT = {
     header.to_bytes(4, "big"): name
     for header, name in _NAMES.items()

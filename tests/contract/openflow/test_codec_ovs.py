@@ -274,8 +274,8 @@ def test_port_status_and_flow_removed(ovs_bridge: OvsBridge) -> None:
             codec.encode_flow(flow, "add", flags=1),
         )
         # Comes when OVS's last reader has let go of the flow, after a barrier's reply too.
-            session.send(codec.encode_flow(flow, "delete_strict"))
-            removed = session.receive()
+        session.send(codec.encode_flow(flow, "delete_strict"))
+        removed = session.receive()
         assert isinstance(removed, FlowRemoved)
         assert (removed.reason, removed.flow) == ("delete", replace(flow, actions=()))
         ovs_bridge.add_port("extra", 42)
