@@ -66,7 +66,8 @@ async def register(api: KubeApi, node: Node) -> None:
         if error.code != _CONFLICT:
             raise
         await api.patch(f"/api/v1/nodes/{node.name}", {"metadata": {"labels": labels}})
-    await api.patch(f"/api/v1/nodes/{node.name}/status", _status(node))
+    # A strategic merge would join addresses by type and keep one InternalIP only.
+    await api.patch(f"/api/v1/nodes/{node.name}/status", _status(node), kind="merge")
 
 
 def _status(node: Node) -> dict[str, Any]:

@@ -3,8 +3,8 @@ The node runner: plays the kubelet of every node of a lab, and sees that the res
 
     python -m dunlin_lab.runner LAB
 
-Everything it needs is in the lab's state (state.LabState). Its end leaves Pods and responder as they
-are; the next runner takes them over.
+Everything it needs is in the lab's state (state.LabState). Its end leaves Pods and responder as
+they are; the next runner takes them over.
 """
 
 from __future__ import annotations
