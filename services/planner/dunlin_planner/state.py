@@ -26,7 +26,7 @@ from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_planner.core.claims import Claims
 from dunlin_planner.core.events import Unit
 from dunlin_planner.core.groups import GroupIds, GroupKey
-from dunlin_planner.core.report import Finding
+from dunlin.events.findings import Finding
 
 SHARD_COUNT = 16
 ALL_SHARDS = frozenset(range(SHARD_COUNT))

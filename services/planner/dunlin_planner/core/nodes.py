@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dunlin.events.facts import NodeAddress, NodeFact, SwitchFact
 from dunlin.model.addresses import IPNetwork
-from dunlin_planner.core.report import Finding, Severity
+from dunlin.events.findings import Finding, Severity
 from dunlin_planner.state import State, network_order
 
 

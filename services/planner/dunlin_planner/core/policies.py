@@ -1,6 +1,6 @@
 """NetworkPolicies: not enforced yet, and said so of each of them."""
 
-from dunlin_planner.core.report import Finding
+from dunlin.events.findings import Finding
 from dunlin_planner.state import Plan, State
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from dunlin.events.intents import RouteIntent
 from dunlin_planner.core.nodes import NodeView
-from dunlin_planner.core.report import Finding
+from dunlin.events.findings import Finding
 from dunlin_planner.state import State
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dunlin.events.facts import Protocol, ServiceFact, ServicePort
 from dunlin.events.intents import ServiceAddress, ServiceEndpoint, ServicePortIntent
 from dunlin_planner.core.endpoints import candidates, categorize, service_endpoint
-from dunlin_planner.core.report import Finding, Severity
+from dunlin.events.findings import Finding, Severity
 from dunlin_planner.state import (
     Frontend,
     Plan,

@@ -10,7 +10,7 @@ from dunlin.events.facts import Fact
 from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
 from dunlin_planner.core.nodes import is_waiting, view
 from dunlin_planner.core.policies import plan_policy
-from dunlin_planner.core.report import Finding
+from dunlin.events.findings import Finding
 from dunlin_planner.core.routes import plan_route, route_findings
 from dunlin_planner.core.services import plan_service
 from dunlin_planner.core.switches import plan_switch

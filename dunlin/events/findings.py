@@ -1,16 +1,15 @@
-"""Why the plan is not all that the objects ask for: findings instead of log lines."""
+"""Why a plan is not all that the objects ask for: findings, instead of log lines, from a pure core."""
 
 from typing import Literal, TypeAlias
 
 from dunlin.events.facts import Event
-
 
 Severity: TypeAlias = Literal["unsupported", "conflict", "waiting", "invalid"]
 
 
 class Finding(Event, frozen=True, kw_only=True):
     """
-    One field of one Kubernetes object that the plan does not honour.
+    One field of one object that is not honoured.
 
     `severity`: unsupported (not built yet; the rest of the object works), conflict (another object
     holds it), waiting (a fact that must come is missing), invalid (makes no sense).

@@ -1,0 +1,395 @@
+"""What ipam knows: its ledger, the evidence of Kubernetes and the nodes, and indexes over both."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from typing import Any, NamedTuple
+
+from msgspec import structs
+
+from dunlin import subjects
+from dunlin.events.facts import (
+    AddressFact,
+    AttachmentFact,
+    BlockFact,
+    Fact,
+    NodeFact,
+    PodFact,
+    ServiceCIDRFact,
+    SwitchFact,
+    SyncFact,
+    kind_of,
+)
+from dunlin.model.addresses import IPAddress, IPNetwork
+from dunlin_ipam.core.blocks import block_around, network_order, offset_of
+
+KINDS: dict[str, type[Fact]] = {
+    kind_of(fact_type): fact_type
+    for fact_type in (
+        NodeFact,
+        PodFact,
+        AttachmentFact,
+        SwitchFact,
+        BlockFact,
+        AddressFact,
+        ServiceCIDRFact,
+        SyncFact,
+    )
+}
+"""The facts that ipam uses, by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    Settings of the installation.
+
+    `pools`: where blocks of nodes without spec.podCIDRs come from. `cooldown_ms`: how long a released
+    address rests at least. `grace_ms`: how old an allocation must be before a missing Pod makes it an
+    orphan; also how long a deleted Node keeps what it had. `reuse_window`: of a large block, so many
+    addresses are used before released ones are used again.
+    """
+
+    pools: tuple[IPNetwork, ...] = ()
+    service_cidrs: tuple[IPNetwork, ...] = ()
+    block_prefix_v4: int = 24
+    block_prefix_v6: int = 120
+    cooldown_ms: int = 60_000
+    grace_ms: int = 60_000
+    reuse_window: int = 256
+
+    def block_prefix(self, version: int) -> int:
+        """Length of the prefix of carved blocks of a family."""
+        return self.block_prefix_v4 if version == 4 else self.block_prefix_v6
+
+
+class Name(NamedTuple):
+    """A namespace ("" for none; for attachments the node) and a name."""
+
+    namespace: str
+    name: str
+
+
+class Owner(NamedTuple):
+    """Who holds addresses: `name` is `<container id>/<ifname>`, "" for a Pod known only by its status."""
+
+    node: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the ledger and its sequence."""
+
+    fact: AddressFact
+    seq: int
+
+    @property
+    def is_allocated(self) -> bool:
+        """It has an owner now."""
+        return self.fact.state == "allocated"
+
+    @property
+    def owner(self) -> Owner:
+        """Who holds it, or held it last."""
+        return Owner(self.fact.node, self.fact.owner)
+
+
+@dataclass(slots=True)
+class BlockUse:
+    """A block and the offsets of its addresses that the ledger knows."""
+
+    fact: BlockFact
+    allocated: set[int] = field(default_factory=set)
+    released: set[int] = field(default_factory=set)
+    fresh: int = 0
+    """Every offset below has a line."""
+
+    def forget(self, offset: int) -> None:
+        """The ledger has no line for it (any more)."""
+        self.allocated.discard(offset)
+        self.released.discard(offset)
+        self.fresh = min(self.fresh, offset)
+
+    def note(self, offset: int, *, allocated: bool) -> None:
+        """The ledger has this line."""
+        self.forget(offset)
+        (self.allocated if allocated else self.released).add(offset)
+
+    def is_known(self, offset: int) -> bool:
+        """The ledger has a line for it."""
+        return offset in self.allocated or offset in self.released
+
+
+Index = dict[Any, set[Any]]
+
+
+def _move(index: Index, old: Iterable[Any], new: Iterable[Any], value: Any) -> None:
+    """Take `value` from the keys `old` and put it under the keys `new`."""
+    for key in old:
+        index[key].discard(value)
+        if not index[key]:
+            del index[key]
+    for key in new:
+        index.setdefault(key, set()).add(value)
+
+
+def evidence_of(pod: PodFact | None) -> tuple[IPAddress, ...]:
+    """The addresses that a Pod's status says it holds; none for hostNetwork and finished Pods."""
+    if pod is None or pod.host_network or pod.finished or not pod.node:
+        return ()
+    return pod.ips
+
+
+@dataclass
+class State:
+    """
+    The newest fact of each object, with indexes; changed only by `put` and `drop`.
+
+    Both return the nodes whose duties or intents may change by that. `seqs`: last sequence on each ledger
+    subject, tombstones too: what compare-and-set has to expect.
+    """
+
+    rules: Rules = field(default_factory=Rules)
+    facts: dict[str, dict[Name, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    lines: dict[IPAddress, Line] = field(default_factory=dict)
+    uses: dict[IPNetwork, BlockUse] = field(default_factory=dict)
+    seqs: dict[str, int] = field(default_factory=dict)
+    attachment_seqs: dict[Name, int] = field(default_factory=dict)
+    gone_since: dict[str, int] = field(default_factory=dict)
+    """Node -> when (Unix ms) it was found that the Kubernetes API does not have it."""
+    lines_of_owner: Index = field(default_factory=dict)
+    lines_of_node: Index = field(default_factory=dict)
+    blocks_of_node: Index = field(default_factory=dict)
+    attachments_of_node: Index = field(default_factory=dict)
+    attachments_of_pod: Index = field(default_factory=dict)
+    attachments_with: Index = field(default_factory=dict)
+    pods_of_node: Index = field(default_factory=dict)
+    pods_with: Index = field(default_factory=dict)
+    lines_of_pod: Index = field(default_factory=dict)
+    nodes_with_cidr: Index = field(default_factory=dict)
+    buckets: Index = field(default_factory=dict)
+    prefixes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    # --- queries ---------------------------------------------------------------------------------
+
+    def find(self, kind: str, namespace: str, name: str) -> Any:
+        """The newest fact of an object, None if there is none."""
+        return self.facts[kind].get(Name(namespace, name))
+
+    @property
+    def synced(self) -> bool:
+        """The watcher has published all of the cluster."""
+        return Name("", "watcher") in self.facts["sync"]
+
+    def node(self, name: str) -> NodeFact | None:
+        """A Kubernetes Node."""
+        found: NodeFact | None = self.find("node", "", name)
+        return found
+
+    def blocks(self, node: str) -> list[IPNetwork]:
+        """The node's blocks by the ledger: spec.podCIDRs in their order, then those carved for it."""
+        fact = self.node(node)
+        ranks = {cidr: rank for rank, cidr in enumerate(fact.pod_cidrs if fact else ())}
+        found = self.blocks_of_node.get(node, set())
+        return sorted(found, key=lambda cidr: (ranks.get(cidr, len(ranks)), network_order(cidr)))
+
+    def block_with(self, ip: IPAddress) -> BlockUse | None:
+        """The block that an address is in; the narrowest, should several overlap."""
+        lengths = [p for (version, p), count in self.prefixes.items() if count and version == ip.version]
+        for prefixlen in sorted(lengths, reverse=True):
+            use = self.uses.get(block_around(ip, prefixlen))
+            if use is not None:
+                return use
+        return None
+
+    def owned(self, owner: Owner) -> list[Line]:
+        """The lines that an owner holds now."""
+        ips = self.lines_of_owner.get(owner, ())
+        return [self.lines[ip] for ip in ips if self.lines[ip].is_allocated]
+
+    def attachments(self, node: str) -> list[AttachmentFact]:
+        """What stands on a node, by name."""
+        names = sorted(self.attachments_of_node.get(node, ()))
+        return [self.facts["attachment"][name] for name in names]
+
+    def is_claimed(self, ip: IPAddress) -> bool:
+        """An attachment or a Pod's status has it, whatever the ledger says."""
+        return ip in self.attachments_with or ip in self.pods_with
+
+    def known_nodes(self) -> set[str]:
+        """Every node that Kubernetes, the ledger or an agent speaks of."""
+        named = {name for kind in ("node", "switch") for _, name in self.facts[kind]}
+        return named | set(self.blocks_of_node) | set(self.lines_of_node) | set(self.attachments_of_node)
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    def put(self, fact: Fact, seq: int) -> set[str]:
+        """Take in the newest state of an object; an older one than is known changes nothing."""
+        kind = kind_of(type(fact))
+        if kind not in self.facts or not self._is_news(kind, fact.namespace, fact.name, seq):
+            return set()
+        name = Name(fact.namespace, fact.name)
+        old = self.facts[kind].get(name)
+        self.facts[kind][name] = fact
+        if kind == "attachment":
+            self.attachment_seqs[name] = seq
+        elif isinstance(fact, PodFact):
+            # 150,000 Pods: only what ipam needs is kept.
+            fact = structs.replace(fact, labels={}, annotations={}, ports=())
+            self.facts[kind][name] = fact
+        return self._index(fact, old, fact)
+
+    def drop(self, kind: str, namespace: str, name: str, seq: int) -> set[str]:
+        """Forget an object; `seq` of its tombstone, 0 where the subject itself is gone."""
+        if kind not in self.facts or not self._is_news(kind, namespace, name, seq):
+            return set()
+        old = self.facts[kind].pop(Name(namespace, name), None)
+        if kind == "attachment":
+            self.attachment_seqs.pop(Name(namespace, name), None)
+        return set() if old is None else self._index(old, old, None)
+
+    def ledger_seq(self, fact: AddressFact | BlockFact) -> int:
+        """What compare-and-set on this fact's subject has to expect."""
+        return self.seqs.get(fact.subject, 0)
+
+    def _is_news(self, kind: str, namespace: str, name: str, seq: int) -> bool:
+        """Ledger lines come twice: from our own write, and again from the stream."""
+        if kind not in ("address", "block"):
+            return True
+        subject = subjects.fact(kind, namespace, name)
+        if seq and seq <= self.seqs.get(subject, 0):
+            return False
+        if seq:
+            self.seqs[subject] = seq
+        else:
+            self.seqs.pop(subject, None)
+        return True
+
+    @singledispatchmethod
+    def _index(self, subject: Any, old: Any, new: Any) -> set[str]:
+        """Bring the indexes from `old` to `new` (None: not there); `subject` is either, for its type."""
+        raise NotImplementedError(type(subject).__name__)
+
+    @_index.register
+    def _(self, subject: SyncFact, old: SyncFact | None, new: SyncFact | None) -> set[str]:
+        return self.known_nodes()
+
+    @_index.register
+    def _(self, subject: ServiceCIDRFact, old: Any, new: Any) -> set[str]:
+        return set()
+
+    @_index.register
+    def _(self, subject: SwitchFact, old: SwitchFact | None, new: SwitchFact | None) -> set[str]:
+        return {subject.name}
+
+    @_index.register
+    def _(self, subject: NodeFact, old: NodeFact | None, new: NodeFact | None) -> set[str]:
+        if new is not None:
+            self.gone_since.pop(subject.name, None)
+        # A podCIDR may wait for the node that had it before.
+        cidrs = {cidr for fact in (old, new) if fact for cidr in fact.pod_cidrs}
+        owners = {self.uses[cidr].fact.node for cidr in cidrs if cidr in self.uses}
+        _move(
+            self.nodes_with_cidr,
+            old.pod_cidrs if old else (),
+            new.pod_cidrs if new else (),
+            subject.name,
+        )
+        rivals: set[str] = set().union(*(self.nodes_with_cidr.get(cidr, ()) for cidr in cidrs))
+        return {subject.name} | owners | rivals
+
+    @_index.register
+    def _(self, subject: BlockFact, old: BlockFact | None, new: BlockFact | None) -> set[str]:
+        touched = {block.node for block in (old, new) if block}
+        if old is not None:
+            _move(self.blocks_of_node, (old.node,), (), old.cidr)
+            self.uses.pop(old.cidr, None)
+            self.prefixes[old.cidr.version, old.cidr.prefixlen] -= 1
+        if new is not None:
+            _move(self.blocks_of_node, (), (new.node,), new.cidr)
+            self.prefixes[new.cidr.version, new.cidr.prefixlen] += 1
+            self.uses[new.cidr] = BlockUse(new)
+        for ip in self._lines_in(subject.cidr):
+            touched.add(self.lines[ip].fact.node)
+            self._note(ip)
+        return touched | self.nodes_with_cidr.get(subject.cidr, set())
+
+    @_index.register
+    def _(self, subject: AddressFact, old: AddressFact | None, new: AddressFact | None) -> set[str]:
+        for fact, before in ((old, True), (new, False)):
+            if fact is not None:
+                for index, key in (
+                    (self.lines_of_node, fact.node),
+                    (self.lines_of_owner, Owner(fact.node, fact.owner)),
+                    (self.lines_of_pod, Name(fact.pod_namespace, fact.pod_name)),
+                    (self.buckets, _bucket(fact.ip)),
+                ):
+                    _move(index, (key,) if before else (), () if before else (key,), fact.ip)
+        if new is None:
+            self.lines.pop(subject.ip, None)
+        else:
+            self.lines[new.ip] = Line(new, self.seqs.get(new.subject, 0))
+        self._note(subject.ip)
+        claimants = {name.namespace for name in self.attachments_with.get(subject.ip, ())}
+        claimants |= {self.facts["pod"][name].node for name in self.pods_with.get(subject.ip, ())}
+        return claimants | {fact.node for fact in (old, new) if fact}
+
+    @_index.register
+    def _(self, subject: PodFact, old: PodFact | None, new: PodFact | None) -> set[str]:
+        name = Name(subject.namespace, subject.name)
+        _move(self.pods_of_node, _bound(old), _bound(new), name)
+        _move(self.pods_with, evidence_of(old), evidence_of(new), name)
+        touched = {*_bound(old), *_bound(new)}
+        touched |= {attachment.namespace for attachment in self.attachments_of_pod.get(name, ())}
+        return touched | {self.lines[ip].fact.node for ip in self.lines_of_pod.get(name, ())}
+
+    @_index.register
+    def _(
+        self, subject: AttachmentFact, old: AttachmentFact | None, new: AttachmentFact | None
+    ) -> set[str]:
+        name = Name(subject.namespace, subject.name)
+        for fact, before in ((old, True), (new, False)):
+            if fact is not None:
+                pod = Name(fact.pod_namespace, fact.pod_name)
+                for index, keys in (
+                    (self.attachments_of_node, (fact.node,)),
+                    (self.attachments_of_pod, (pod,)),
+                    (self.attachments_with, fact.ips),
+                ):
+                    _move(index, keys if before else (), () if before else keys, name)
+        return {subject.node}
+
+    def _note(self, ip: IPAddress) -> None:
+        """Bring the block that an address is in up to date with its line."""
+        use = self.block_with(ip)
+        if use is None:
+            return
+        line = self.lines.get(ip)
+        offset = offset_of(use.fact.cidr, ip)
+        if line is None:
+            use.forget(offset)
+        else:
+            use.note(offset, allocated=line.is_allocated)
+
+    def _lines_in(self, block: IPNetwork) -> list[IPAddress]:
+        first = int(block.network_address) >> BUCKET_BITS
+        last = int(block.broadcast_address) >> BUCKET_BITS
+        keys: Iterable[tuple[int, int]]
+        if last - first < len(self.buckets):
+            keys = ((block.version, number) for number in range(first, last + 1))
+        else:
+            keys = list(self.buckets)
+        return [ip for key in keys for ip in self.buckets.get(key, ()) if ip in block]
+
+
+BUCKET_BITS = 8
+
+
+def _bucket(ip: IPAddress) -> tuple[int, int]:
+    return ip.version, int(ip) >> BUCKET_BITS
+
+
+def _bound(pod: PodFact | None) -> tuple[str, ...]:
+    return (pod.node,) if pod is not None and pod.node else ()
