@@ -16,10 +16,10 @@ SHARED_XID = 0x1000_0000
 OWN_XID = 0x2000_0000
 OPEN_XID = 0x3000_0000
 COMMIT_XID = 0x3000_0001
-DISCARD_XID = 0x3000_0002
+OFPFF_SEND_FLOW_REM = 1
+"""Asked of every flow: a flow that somebody else removes is noticed at once."""
 OPEN = codec.encode_bundle_open(BUNDLE_ID, OPEN_XID)
 COMMIT = codec.encode_bundle_commit(BUNDLE_ID, COMMIT_XID)
-DISCARD = codec.encode_bundle_discard(BUNDLE_ID, DISCARD_XID)
 
 
 class Unencodable(Exception):
@@ -130,7 +130,9 @@ def encode_step(step: Step) -> bytes:
     """The flow or group modification of one step, xid 0."""
     if isinstance(step.content, Group):
         return codec.encode_group(step.content, step.command)
-    return codec.encode_flow(step.content, "delete_strict" if step.command == "delete" else "add")
+    if step.command == "delete":
+        return codec.encode_flow(step.content, "delete_strict")
+    return codec.encode_flow(step.content, "add", flags=OFPFF_SEND_FLOW_REM)
 
 
 def interleave(shared: Phases, own: Phases) -> Bundle:

@@ -85,7 +85,8 @@ class FakeCompiler:
     """
     A pipeline of three tables. Two services with one `port`, or two Pods with one `ofport`, collide.
 
-    A service with an endpoint port of 666 does not compile.
+    A service with an endpoint port of 666 does not compile, one with 667 is refused by the switch
+    (its flow names a group that nobody makes), one with 668 cannot be encoded.
     """
 
     def is_shared(self, intent: AnyIntent) -> bool:
@@ -129,6 +130,10 @@ def _service(intent: ServicePortIntent, cookie: int) -> Program:
         Flow(2, 20, match(eth_type=0x0800, nw_proto=6, tcp_dst=port), (Output(port),), None, cookie)
         for port in ports
     ]
+    if 667 in ports:
+        flows.append(Flow(2, 21, match(in_port=intent.port), (ToGroup(0xDEAD00),), None, cookie))
+    if 668 in ports:
+        flows.append(Flow(2, 1 << 20, match(in_port=intent.port), cookie=cookie))
     when = match(eth_type=0x0800, nw_proto=6, tcp_dst=intent.port)
     if not ports:
         return Program((Flow(1, 20, when, cookie=cookie),))

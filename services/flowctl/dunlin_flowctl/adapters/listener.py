@@ -126,6 +126,9 @@ class Listener:
         self._tasks.add(task)
         try:
             await self._session((reader, writer), peer)
+        except asyncio.CancelledError:
+            # Only `close` cancels; asyncio would log a cancelled connection as an error.
+            log.debug("session cancelled", peer=peer)
         finally:
             self._tasks.discard(task)
 
