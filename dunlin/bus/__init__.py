@@ -56,8 +56,8 @@ def leases(bus: Bus) -> Leases:
 
     if isinstance(bus, MemoryBus):
         return MemoryLeases(bus.server)
-    from dunlin.bus.leases import NatsLeases
     from dunlin.bus.nats import NatsBus
+    from dunlin.bus.nats_leases import NatsLeases
 
     assert isinstance(bus, NatsBus)
     return NatsLeases(bus)

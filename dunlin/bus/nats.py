@@ -4,10 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-
-import nats.errors
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
+from typing import TYPE_CHECKING
 
 from dunlin import subjects
 from dunlin.bus.base import (
@@ -22,10 +19,14 @@ from dunlin.bus.base import (
     WrongLastSequence,
 )
 from dunlin.bus.nats_api import LEASES_PREFIX, LEASES_STREAM, Api, stream_configs
-from dunlin.bus.nats_client import FastClient, Options
+from dunlin.bus.nats_client import FastClient, Options, nats_errors
 from dunlin.bus.nats_follow import Follow
 from dunlin.bus.nats_publish import NoStream, Publisher
 from dunlin.bus.serving import answer
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription as NatsSubscription
 
 log = logging.getLogger("dunlin.bus")
 
@@ -43,14 +44,14 @@ class _Served:
         self._handler = handler
         self._room = asyncio.Semaphore(SERVING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._subscription: NatsSubscription | None = None
+        self._subscription: "NatsSubscription | None" = None
 
     async def start(self, subject: str, queue: str) -> None:
         """Subscribe; the server knows of it when this returns."""
         self._subscription = await self._client.subscribe(subject, queue, cb=self._take)
         await self._client.flush()
 
-    async def _take(self, message: Msg) -> None:
+    async def _take(self, message: "Msg") -> None:
         await self._room.acquire()
         task = asyncio.get_running_loop().create_task(self._answer(message))
         self._tasks.add(task)
@@ -60,19 +61,19 @@ class _Served:
         self._tasks.discard(task)
         self._room.release()
 
-    async def _answer(self, message: Msg) -> None:
+    async def _answer(self, message: "Msg") -> None:
         reply = await answer(self._handler, message.subject, message.data)
         if not message.reply:
             return
         try:
             await self._client.publish(message.reply, reply)
-        except (nats.errors.Error, OSError) as error:
+        except (nats_errors.Error, OSError) as error:
             log.warning("reply lost subject=%s: %s", message.subject, error)
 
     async def stop(self) -> None:
         """End it; requests under way have a second."""
         if self._subscription is not None and not self._client.is_closed:
-            with suppress(nats.errors.Error, OSError):
+            with suppress(nats_errors.Error, OSError):
                 await self._subscription.unsubscribe()
         self._subscription = None
         if self._tasks:
@@ -207,11 +208,11 @@ class NatsBus:
         await self.client.until_connected(subject, timeout_s)
         try:
             reply = await self.client.request(subject, data, timeout=timeout_s)
-        except nats.errors.NoRespondersError:
+        except nats_errors.NoRespondersError:
             raise NoResponder(f"{subject}: nobody serves it") from None
-        except nats.errors.TimeoutError:
+        except nats_errors.TimeoutError:
             raise BusUnavailable(f"{subject}: no reply within {timeout_s} s") from None
-        except (nats.errors.Error, OSError) as error:
+        except (nats_errors.Error, OSError) as error:
             raise BusUnavailable(f"{subject}: {type(error).__name__} {error}") from error
         return reply.data
 
@@ -221,7 +222,7 @@ class NatsBus:
         await self.client.until_connected(subject, self.options.timeout_s)
         try:
             await served.start(subject, queue)
-        except (nats.errors.Error, OSError) as error:
+        except (nats_errors.Error, OSError) as error:
             raise BusUnavailable(f"{subject}: {type(error).__name__} {error}") from error
         self._served.append(served)
         return served
@@ -234,6 +235,6 @@ class NatsBus:
             await served.stop()
         self._publisher.stop()
         if self.client.is_connected:
-            with suppress(nats.errors.Error, OSError):
+            with suppress(nats_errors.Error, OSError):
                 await self.client.flush(1)
         await self.client.close()

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-import nats.errors
 
 from dunlin import subjects
 from dunlin.bus.base import (
@@ -15,7 +14,7 @@ from dunlin.bus.base import (
     BusUnavailable,
     Record,
 )
-from dunlin.bus.nats_client import FastClient, header_value
+from dunlin.bus.nats_client import FastClient, header_value, nats_errors
 
 DUPLICATE_WINDOW_S = 120
 NS = 1_000_000_000
@@ -72,9 +71,9 @@ class Api:
             reply = await self.client.request(
                 f"$JS.API.{operation}", body, timeout=max(0.05, deadline - time.monotonic())
             )
-        except nats.errors.NoRespondersError:
+        except nats_errors.NoRespondersError:
             raise BusUnavailable(f"{operation}: JetStream does not answer") from None
-        except (TimeoutError, nats.errors.Error, OSError) as error:
+        except (TimeoutError, nats_errors.Error, OSError) as error:
             raise BusUnavailable(f"{operation}: {type(error).__name__} {error}") from error
         answer: dict[str, Any] = msgspec.json.decode(reply.data)
         if "error" in answer:

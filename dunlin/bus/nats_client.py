@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import nats.errors
-from nats.aio.client import Client, Server
-from nats.aio.msg import Msg
-
 from dunlin.bus import stats
 from dunlin.bus.base import BusUnavailable
+from dunlin.imports import absent
+
+# aiohttp is for NATS over WebSockets alone: 150 ms of every start.
+with absent("aiohttp"):
+    from nats import errors as nats_errors
+    from nats.aio.client import Client, Server
+    from nats.aio.msg import Msg
 
 if TYPE_CHECKING:
     from dunlin.bus import BusSettings
@@ -224,7 +227,7 @@ class FastClient(Client):
     async def _on_error(self, error: Exception) -> None:
         """Every failed try comes here: one line a few seconds is enough."""
         now = time.monotonic()
-        if now - self._last_logged > 10 or isinstance(error, nats.errors.SlowConsumerError):
+        if now - self._last_logged > 10 or isinstance(error, nats_errors.SlowConsumerError):
             self._last_logged = now
             log.warning("NATS: %s: %s", type(error).__name__, error)
 
@@ -238,3 +241,5 @@ def _forget(task: "asyncio.Task[None]") -> None:
     """An unsubscribe that failed because the connection is gone needs no second word."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.debug("unsubscribe: %s", error)
+
+__all__ = ["FastClient", "Options", "backoff_s", "header_value", "is_status", "nats_errors"]

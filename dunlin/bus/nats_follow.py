@@ -17,8 +17,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import nats.errors
-
 from dunlin.bus import stats
 from dunlin.bus.base import BATCH_MAX, Batch, BusError, BusUnavailable, Record
 from dunlin.bus.filters import reduce_filters
@@ -29,6 +27,7 @@ from dunlin.bus.nats_client import (
     backoff_s,
     header_value,
     is_status,
+    nats_errors,
 )
 
 log = logging.getLogger("dunlin.bus")
@@ -174,7 +173,7 @@ class Session:
     async def _respond(self, subject: bytes) -> None:
         try:
             await self.client.publish(subject.decode(), b"")
-        except (nats.errors.Error, OSError) as error:
+        except (nats_errors.Error, OSError) as error:
             log.debug("flow control: %s", error)
             self.lose("disconnected")
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import nats.errors
 
 from dunlin.bus.base import BusError, BusUnavailable, Message, WrongLastSequence
 from dunlin.bus.nats_api import WRONG_LAST_SEQUENCE, ApiFailure
-from dunlin.bus.nats_client import FastClient, is_status
+from dunlin.bus.nats_client import FastClient, is_status, nats_errors
 
 WINDOW = 1024
 """Messages without acknowledgement at most; JetStream refuses beyond 10,000 a stream."""
@@ -172,11 +171,11 @@ class Publisher:
             )
         except BusUnavailable as error:
             flight.results[index] = error
-        except nats.errors.MaxPayloadError:
+        except nats_errors.MaxPayloadError:
             self._settle(
                 token, BusError(f"{message.subject}: {len(message.data)} octets are too many")
             )
-        except (nats.errors.Error, OSError, ValueError) as error:
+        except (nats_errors.Error, OSError, ValueError) as error:
             self._settle(token, AckLost(f"{message.subject}: {type(error).__name__} {error}"))
 
     def _settle(self, token: bytes, result: int | BusError) -> None:

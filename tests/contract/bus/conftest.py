@@ -7,7 +7,7 @@ import pytest
 
 from dunlin import subjects
 from dunlin.bus.base import Bus, Leases
-from dunlin.bus.leases import NatsLeases
+from dunlin.bus.nats_leases import NatsLeases
 from dunlin.bus.memory import MemoryBus, MemoryLeases, MemoryServer
 from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_api import LEASES_STREAM
