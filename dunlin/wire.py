@@ -1,8 +1,9 @@
 """How facts, intents and acknowledgements become bytes: JSON by msgspec, addresses as text."""
 
 import ipaddress
+from collections.abc import Hashable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -46,7 +47,7 @@ def decode(data: bytes, kind: type[T]) -> T:
         msgspec.DecodeError, msgspec.ValidationError: not JSON, or not of that shape; the message
             names the path of the offending field (`$.ips[0]`).
     """
-    value: T = _decoder(kind).decode(data)
+    value: T = _decoder(cast("Hashable", kind)).decode(data)
     return value
 
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from dunlin.cli.output import bars, console, error_console, table
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from pyroute2.netlink.exceptions import NetlinkError
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from dunlin_lab import links, netns, plan, procs, sample
+from dunlin_lab import netns, plan, procs, sample
 from dunlin_lab import down as removal
 from dunlin_lab import status as state_of
 from dunlin_lab import up as building
@@ -44,7 +45,7 @@ EXPECTED = (
     removal.ForeignLabError,
     procs.ProcessError,
     netns.NetnsError,
-    links.NetlinkError,
+    NetlinkError,
 )
 
 
@@ -77,9 +78,7 @@ def up(  # noqa: PLR0913 - one each for what the user may say
     ] = None,
     kubeconfig: Annotated[Path | None, typer.Option(help="Use this cluster's API.")] = None,
     no_sample: Annotated[bool, typer.Option("--no-sample", help="Without the shop.")] = False,
-    replicas: Annotated[
-        list[str] | None, typer.Option(help="SERVICE=N, may be repeated.")
-    ] = None,
+    replicas: Annotated[list[str] | None, typer.Option(help="SERVICE=N, may be repeated.")] = None,
     encapsulation: Annotated[
         Literal["auto", "none", "geneve", "vxlan"], typer.Option(help="Between nodes.")
     ] = "auto",
@@ -105,13 +104,13 @@ def up(  # noqa: PLR0913 - one each for what the user may say
         _next_commands(state, with_sample=shown is not None)
 
 
-Shown = tuple[list[dict[str, object]], str, list[dict[str, str]]]
+Shown = tuple[list[dict[str, Any]], str, list[dict[str, str]]]
 
 
 def _up(paths: LabPaths, options: plan.Options) -> tuple[LabState, Shown | None]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=error_console) as progress:
-        done: list[int] = []
+        done: list[TaskID] = []
 
         def report(what: str) -> None:
             for task in done:
@@ -152,8 +151,12 @@ def _summary(paths: LabPaths, state: LabState, seconds: float) -> None:
         highlight=False,
     )
     rows = [
-        (service["service"], service["replica"], "up" if service["up"] else "[red]down[/]",
-         service["url"])
+        (
+            service["service"],
+            service["replica"],
+            "up" if service["up"] else "[red]down[/]",
+            service["url"],
+        )
         for service in state_of.services(paths, state)
     ]
     console.print(table("Services", ("service", "replica", "state", "url"), rows))
@@ -162,7 +165,7 @@ def _summary(paths: LabPaths, state: LabState, seconds: float) -> None:
 def _show_sample(shown: Shown) -> None:
     pods, address, answers = shown
     rows = [
-        (f"{pod['namespace']}/{pod['name']}", pod["node"], " ".join(map(str, pod["ips"])))  # type: ignore[arg-type, call-overload]
+        (f"{pod['namespace']}/{pod['name']}", pod["node"], " ".join(pod["ips"]))
         for pod in pods
     ]
     console.print(table("Pods", ("pod", "node", "addresses"), rows))
@@ -224,8 +227,12 @@ def status(
     nodes = [(n["name"], " ".join(n["ips"]), n["dpid"], n["netns"]) for n in found["nodes"]]
     console.print(table("Nodes", ("node", "addresses", "dpid", "netns"), nodes))
     pods = [
-        (f"{p['namespace']}/{p['name']}", p["node"], " ".join(p["ips"]),
-         "ready" if p["ready"] else "[yellow]not ready[/]")
+        (
+            f"{p['namespace']}/{p['name']}",
+            p["node"],
+            " ".join(p["ips"]),
+            "ready" if p["ready"] else "[yellow]not ready[/]",
+        )
         for p in found["pods"]
     ]
     console.print(table("Pods", ("pod", "node", "addresses", "state"), pods))
@@ -274,7 +281,7 @@ def _place(
 
 @app.command("kill")
 def kill(target: str, name: Name = DEFAULT_NAME) -> None:
-    """SIGKILL one SERVICE[/REPLICA]; it stays down until `lab start`."""
+    """SIGKILL SERVICE, or one SERVICE/REPLICA; it stays down until `lab start`."""
     with _errors():
         registry = _registry(name)
         for process in select([record.name for record in registry.all()], target):
@@ -284,7 +291,7 @@ def kill(target: str, name: Name = DEFAULT_NAME) -> None:
 
 @app.command("start")
 def start(target: str, name: Name = DEFAULT_NAME) -> None:
-    """Start SERVICE[/REPLICA] again after `lab kill`."""
+    """Start SERVICE, or one SERVICE/REPLICA, again after `lab kill`."""
     with _errors():
         registry = _registry(name)
         records = {record.name: record for record in registry.all()}

@@ -80,11 +80,6 @@ def networks(cidrs: tuple[IPv4Network | IPv6Network, ...]) -> str:
     return ",".join(map(str, cidrs))
 
 
-def agent_socket(paths: LabPaths, node: str) -> Path:
-    """Where a node's CNI executable finds its agent."""
-    return paths.run_dir / "agent" / f"{node}.sock"
-
-
 def nats_spec(site: Site, server: str, config: Path) -> Spec:
     """nats-server with JetStream in the run directory."""
     return Spec("nats", "0", (server, "-c", str(config)))
@@ -101,7 +96,7 @@ def apiserver_spec(site: Site) -> Spec:
         *("--service-cidr", networks(SERVICE_CIDRS)),
         *("--cluster-cidr", networks(POD_CIDRS)),
     )
-    return Spec("apiserver", "0", argv, url=f"http://127.0.0.1:{port}")
+    return Spec("apiserver", "0", argv, url=f"https://127.0.0.1:{port}")
 
 
 def control_plane_specs(site: Site, options: Options) -> list[Spec]:
@@ -138,7 +133,7 @@ def _service(site: Site, service: str, replica: str) -> Spec:
 def agent_spec(site: Site, node: NodeState, options: Options, controllers: str) -> Spec:
     """The agent of one node, born in the node's namespace."""
     port = site.port(site.mgmt_ip)
-    socket = agent_socket(site.paths, node.name)
+    socket = site.paths.agent_socket(node.name)
     env = {
         "NATS_URL": site.nats_url,
         "DUNLIN_REPLICA": f"agent-{node.name}",

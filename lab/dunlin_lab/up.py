@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,11 @@ from dunlin.model.addresses import derived_dpid
 from dunlin.model.ids import format_dpid
 
 from dunlin_lab import assets, ovs, plan, procs
+from dunlin_lab.api import KubeconfigError, client
 from dunlin_lab.catalogue import Spec, free_port, python
 from dunlin_lab.paths import LabPaths
-from dunlin_lab.state import LabState, NoLabError, load_state, locked, save_state, write_atomically
+from dunlin_lab.runner import BIND_ENV
+from dunlin_lab.state import LabState, NodeState, NoLabError, load_state, locked, save_state, write_atomically
 from dunlin_lab.underlay import AddressPlan, Underlay, host_networks
 
 READY_TIMEOUT_S = 60.0
@@ -93,14 +96,14 @@ def _datapath(paths: LabPaths, options: plan.Options) -> tuple[bool, ovs.Datapat
     return tso, ovs.Datapath(chosen.kind, chosen.binary, chosen.version, chosen.reason, tso)
 
 
-def _with_dpid(node: "plan.NodeState") -> "plan.NodeState":
+def _with_dpid(node: NodeState) -> NodeState:
     return msgspec.structs.replace(node, dpid=format_dpid(derived_dpid(node.name)))
 
 
 def _site(
     paths: LabPaths,
     mgmt_ip: str,
-    nodes: tuple["plan.NodeState", ...],
+    nodes: tuple[NodeState, ...],
     options: plan.Options,
     *,
     userspace_tso: bool,
@@ -146,10 +149,7 @@ def _start_services(site: plan.Site, options: plan.Options, report: Report) -> d
     for spec in first:
         start(site.paths, spec)
     _wait_tcp(site)
-    for spec in first:
-        if spec.url:
-            wait_ready(site.paths, spec)
-    _wait_kubeconfig(site)
+    _wait_api(site)
     services = plan.control_plane_specs(site, options)
     report("watcher, ipam, planner, flowctl, metrics")
     for spec in services:
@@ -169,17 +169,19 @@ def _start_nodes(site: plan.Site, options: plan.Options, state: LabState, report
     for spec in agents:
         start(site.paths, spec)
     if site.nodes:
-        start(site.paths, runner_spec(site))
+        bind = options.kube_assets is not None and options.kubeconfig is None
+        start(site.paths, runner_spec(site, bind=bind))
     report("every service is ready")
     for process, url in sorted(urls.items()) + sorted(state.extra.items()):
-        if process.startswith("url:"):
+        if process.startswith("url:") and not process.startswith("url:apiserver@"):
             service, _, replica = process[4:].partition("@")
             wait_ready(site.paths, Spec(service, replica, (), url=url))
 
 
-def runner_spec(site: plan.Site) -> Spec:
-    """The node runner, which plays every kubelet and holds the responders."""
-    return Spec("runner", "0", python("dunlin_lab.runner", site.paths.name))
+def runner_spec(site: plan.Site, *, bind: bool) -> Spec:
+    """The node runner, which plays every kubelet; with `bind` also the scheduler."""
+    env = {BIND_ENV: "1"} if bind else {}
+    return Spec("runner", "0", python("dunlin_lab.runner", site.paths.name), env)
 
 
 def start(paths: LabPaths, spec: Spec) -> None:
@@ -209,13 +211,13 @@ def wait_ready(paths: LabPaths, spec: Spec, timeout_s: float = READY_TIMEOUT_S) 
     """
     registry = procs.Processes(paths)
     answer = "no answer"
-    with deadline(timeout_s) as more, httpx.Client(trust_env=False, timeout=2.0) as client:
+    with deadline(timeout_s) as more, httpx.Client(trust_env=False, timeout=2.0) as http:
         while more():
             record = registry.find(spec.process)
             if record is None or not procs.is_alive(record):
                 raise UpError(f"{spec.process} ended:\n{log_tail(paths, spec.process)}")
             try:
-                response = client.get(f"{spec.url}{spec.ready_path}")
+                response = http.get(f"{spec.url}{spec.ready_path}")
             except httpx.HTTPError as error:
                 answer = str(error)
                 continue
@@ -236,8 +238,6 @@ def log_tail(paths: LabPaths, process: str, lines: int = 15) -> str:
 
 def _wait_tcp(site: plan.Site) -> None:
     """NATS greets everybody who connects, before any authentication."""
-    import socket  # noqa: PLC0415 - only here
-
     parts = httpx.URL(site.nats_url.replace("nats://", "http://"))
     with deadline(20.0) as more:
         while more():
@@ -250,12 +250,19 @@ def _wait_tcp(site: plan.Site) -> None:
     raise UpError(f"nats-server does not answer:\n{log_tail(site.paths, 'nats@0')}")
 
 
-def _wait_kubeconfig(site: plan.Site) -> None:
-    with deadline(20.0) as more:
+def _wait_api(site: plan.Site) -> None:
+    """The Kubernetes API serves Pods to the user of the kubeconfig."""
+    problem = "no kubeconfig"
+    with deadline(READY_TIMEOUT_S) as more:
         while more():
-            if site.kubeconfig.exists():
-                return
-    raise UpError(f"no kubeconfig {site.kubeconfig}:\n{log_tail(site.paths, 'apiserver@0')}")
+            try:
+                with client(site.kubeconfig) as api:
+                    api.get("/readyz").raise_for_status()
+                    return
+            except (httpx.HTTPError, KubeconfigError) as error:
+                problem = str(error)
+    tail = log_tail(site.paths, "apiserver@0")
+    raise UpError(f"the Kubernetes API is not ready: {problem}\n{tail}")
 
 
 def cni_binary() -> Path:
