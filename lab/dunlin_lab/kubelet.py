@@ -213,12 +213,18 @@ class Kubelet:
         seen = view(await self._api.patch(_path(pod) + "/status", status))
         if seen.uid == pod.uid and pod.uid in self._pods:
             self._pods[pod.uid] = seen
+        if seen.reported != (box.ips, ready):
+            raise ApiError(0, f"{_path(pod)}: status is {seen.reported}, not {(box.ips, ready)}")
 
     async def _tear_down(self, box: Sandbox) -> None:
         """Remove the sandbox; a plugin that cannot is asked again later, so that nothing leaks."""
         pod = self._pods.get(box.uid)
         if pod is not None and pod.deleting and pod.reported[1] and box.ips:
-            await self._report(pod, box, ready=False)
+            try:
+                await self._report(pod, box, ready=False)
+            except ApiError as error:
+                # The object goes next anyway; its namespace must not wait for that.
+                print(f"kubelet: {error}", flush=True)
         self._served.pop(box.id, None)
         try:
             await self._sandboxes.remove(self._nodes[box.node], box)

@@ -255,9 +255,10 @@ def pod_status(pod: PodView, sandbox: Sandbox, host_ips: tuple[str, ...], *, rea
         "status": {
             "phase": "Running",
             "hostIP": host_ips[0],
-            "hostIPs": [{"ip": ip} for ip in host_ips],
+            # A strategic merge would keep addresses of an earlier sandbox.
+            "hostIPs": [{"$patch": "replace"}, *({"ip": ip} for ip in host_ips)],
             "podIP": sandbox.ips[0],
-            "podIPs": [{"ip": ip} for ip in sandbox.ips],
+            "podIPs": [{"$patch": "replace"}, *({"ip": ip} for ip in sandbox.ips)],
             "startTime": sandbox.started,
             "conditions": [
                 condition("PodReadyToStartContainers", "True", sandbox.started),

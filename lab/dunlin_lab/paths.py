@@ -111,6 +111,10 @@ class LabPaths:
         """Control socket of the responder."""
         return self.run_dir / "responder.sock"
 
+    def agent_socket(self, node: str) -> Path:
+        """Where a node's CNI executable finds its agent."""
+        return self.run_dir / "agent" / f"{node}.sock"
+
     def ovs(self, node: str) -> Path:
         """Database, sockets, pids and logs of one node's OVS: its OVS_RUNDIR."""
         return self.run_dir / "ovs" / node

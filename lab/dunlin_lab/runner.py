@@ -34,18 +34,13 @@ RESPONDER = "responder@0"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def agent_socket(paths: LabPaths, node: str) -> Path:
-    """Where a node's CNI executable finds its agent."""
-    return paths.run_dir / "agent" / f"{node}.sock"
-
-
 def node_of(paths: LabPaths, state: NodeState, binary: Path) -> Node:
     """A node as its kubelet knows it."""
     conf = {
         "cniVersion": "1.1.0",
         "name": "dunlin",
         "type": binary.name,
-        "agentSocket": str(agent_socket(paths, state.name)),
+        "agentSocket": str(paths.agent_socket(state.name)),
     }
     return Node(
         name=state.name,

@@ -291,6 +291,22 @@ def test_a_killed_runner_loses_nothing(cluster: Cluster) -> None:
     assert any(len(conf["cni.dev/valid-attachments"]) == 2 for conf in lists)
 
 
+def test_a_pod_whose_namespace_is_gone_gets_another(cluster: Cluster) -> None:
+    """After a reboot of the node: a new sandbox, a new address, and only that one in the status."""
+    cluster.create("web")
+    until(lambda: cluster.ready("web"), "readiness")
+    old = cluster.pod("web")["status"]["podIPs"]
+    cluster.registry.stop(RUNNER)
+    (box,) = sandboxes(cluster.paths)
+    netns.delete(box.netns)
+    cluster.start_runner()
+    until(lambda: cluster.pod("web")["status"]["podIPs"] != old, "another address")
+    new = cluster.pod("web")["status"]["podIPs"]
+    assert len(new) == 2
+    assert not {entry["ip"] for entry in new} & {entry["ip"] for entry in old}
+    until(lambda: reachable(cluster.nodes["n1"].netns, new[0]["ip"]), "answer")
+
+
 def test_a_killed_responder_comes_back_with_all_it_served(cluster: Cluster) -> None:
     """Started again, it is told everything again, the outside too."""
     cluster.create("web")
