@@ -10,6 +10,7 @@ import yaml
 
 from dunlin_lab.apiserver import errors
 from dunlin_lab.apiserver.deletion import DeleteOptions
+from dunlin_lab.apiserver.protobuf import MEDIA_TYPE, decode_protobuf
 from dunlin_lab.apiserver.registry import WriteOptions
 from dunlin_lab.apiserver.resources import BY_NAME, Resource
 from dunlin_lab.apiserver.values import decode, encode
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 Form = Literal["object", "table", "metadata"]
 JSON = "application/json"
-_BODY_TYPES = (JSON, "application/yaml")
+_BODY_TYPES = (JSON, "application/yaml", MEDIA_TYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ class Request:
             ApiError: 400, 415.
         """
         kind = self.content_type
+        if kind == MEDIA_TYPE:
+            return decode_protobuf(self.body)
         if self.method != "PATCH" and kind not in _BODY_TYPES:
             raise errors.unsupported_media_type(kind, _BODY_TYPES)
         try:
