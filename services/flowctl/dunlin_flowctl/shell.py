@@ -8,7 +8,7 @@ import structlog
 
 from dunlin import subjects, wire
 from dunlin.bus.base import Batch, Record
-from dunlin.events.facts import AnyFact, SwitchFact
+from dunlin.events.facts import SwitchFact
 from dunlin.events.intents import AnyIntent, intent_id as make_id
 from dunlin.events.state import Applied, Progress
 from dunlin.model.ids import IntentId, format_dpid
@@ -107,7 +107,7 @@ class Shell:
             self._state.facts.pop(name, None)
             return
         try:
-            fact: AnyFact = wire.decode(record.data, SwitchFact)
+            fact = wire.decode(record.data, SwitchFact)
         except BAD_INPUT as error:
             self._bad("switch", "parse", record, str(error))
             return

@@ -114,5 +114,10 @@ async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[
 def _merged(plan: Plan) -> ChangeSet:
     if plan.shared is None:
         return plan.own
-    pairs = zip(plan.shared.phases, plan.own.phases, strict=True)
-    return ChangeSet(*([*shared, *own] for shared, own in pairs))
+    shared, own = plan.shared, plan.own
+    return ChangeSet(
+        groups_put=[*shared.groups_put, *own.groups_put],
+        flows_put=[*shared.flows_put, *own.flows_put],
+        flows_deleted=[*shared.flows_deleted, *own.flows_deleted],
+        groups_deleted=[*shared.groups_deleted, *own.groups_deleted],
+    )

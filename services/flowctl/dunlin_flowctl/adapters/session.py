@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -16,6 +16,7 @@ from dunlin_flowctl.metrics import FlowctlMetrics
 
 log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=messages.Message)
+T = TypeVar("T")
 
 WRITE_BUFFER_MAX = 1 << 18
 ECHOES_MISSED_MAX = 3
@@ -226,10 +227,11 @@ class Session:
                 self.close("lost", str(error))
                 raise self._closed.result() from error
 
-    async def _or_closed(self, future: "asyncio.Future[M]", what: str) -> M:
+    async def _or_closed(self, future: "asyncio.Future[T]", what: str) -> T:
         """The result, unless the session ends first or the switch owes it too long."""
+        both: set[asyncio.Future[Any]] = {future, self._closed}
         await asyncio.wait(
-            {future, self._closed},
+            both,
             timeout=self._settings.reply_timeout_s,
             return_when=asyncio.FIRST_COMPLETED,
         )
@@ -286,7 +288,7 @@ class Session:
             commit = self._commit = _Commit(asyncio.get_running_loop().create_future())
             try:
                 await self.write(OPEN, *(segment.data for segment in bundle.segments), COMMIT)
-                applied = await self._or_closed(commit.done, "commit")  # type: ignore[type-var]
+                applied = await self._or_closed(commit.done, "commit")
             finally:
                 self._commit = None
         self._metrics.bundles.labels("committed" if applied else "refused").inc()

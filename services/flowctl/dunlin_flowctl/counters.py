@@ -1,0 +1,164 @@
+"""Counters, live from a switch: by intent, by flow of a service, by port, by group."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dunlin.events.intents import EndpointIntent
+from dunlin.openflow import codec, messages
+from dunlin.openflow.cookie import CookieIndex
+from dunlin_flowctl import text
+from dunlin_flowctl.adapters.session import Session
+from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.views import object_of
+from dunlin_flowctl.models import (
+    BucketCounters,
+    Counters,
+    FlowCounters,
+    GroupCountersModel,
+    IntentCounters,
+    PortCountersModel,
+)
+from dunlin_flowctl.state import State, now_ms
+
+UNCOUNTED = 2**64 - 1
+
+
+@dataclass
+class CounterCache:
+    """The last answer of each switch: whoever asks sooner than the interval gets it again."""
+
+    state: State
+    _answers: dict[str, tuple[float, Counters]] = field(default_factory=dict)
+    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    async def read(self, node: str, session: Session) -> Counters:
+        """Raises SessionClosed or Refusal."""
+        async with self._locks.setdefault(node, asyncio.Lock()):
+            at, answer = self._answers.get(node, (-1e9, None))
+            if answer is None or time.monotonic() - at >= self.state.settings.counters_interval_s:
+                answer = await read_counters(self.state.desired, node, session)
+                self._answers[node] = (time.monotonic(), answer)
+            return answer
+
+
+async def read_counters(desired: Desired, node: str, session: Session) -> Counters:
+    """Everything, in four requests."""
+    index = CookieIndex(desired.intents)
+    flows = _Flows(desired, index)
+    async for part in session.replies(codec.encode_flow_dump_request, messages.FlowDump):
+        flows.add(part.entries)
+    ports: list[messages.PortCounters] = []
+    async for stats in session.replies(codec.encode_port_stats_request, messages.PortStats):
+        ports.extend(stats.entries)
+    names: dict[int, str] = {}
+    async for desc in session.replies(codec.encode_port_desc_request, messages.PortDesc):
+        names.update((port.port, port.name) for port in desc.ports)
+    groups: list[messages.GroupCounters] = []
+    async for found in session.replies(codec.encode_group_stats_request, messages.GroupStats):
+        groups.extend(found.entries)
+    return Counters(
+        node=node,
+        at_ms=now_ms(),
+        intents=sorted(flows.by_intent.values(), key=lambda item: item.intent),
+        flows=flows.of_services,
+        ports=_ports(desired, node, ports, names),
+        groups=[_group(desired, group) for group in sorted(groups, key=lambda g: g.group_id)],
+    )
+
+
+class _Flows:
+    """Sums over flows as parts of the dump come in."""
+
+    def __init__(self, desired: Desired, index: CookieIndex) -> None:
+        self._desired = desired
+        self._index = index
+        self.by_intent: dict[str, IntentCounters] = {}
+        self.of_services: list[FlowCounters] = []
+
+    def add(self, rows: Sequence[messages.InstalledFlow]) -> None:
+        for row in rows:
+            intent_id = self._index.lookup(row.flow.cookie)
+            if intent_id is None:
+                continue
+            total = self.by_intent.get(intent_id)
+            if total is None:
+                total = self.by_intent[intent_id] = IntentCounters(
+                    intent=intent_id,
+                    object=object_of(self._desired, intent_id),
+                    flows=0,
+                    packets=0,
+                    bytes=0,
+                )
+            total.flows += 1
+            total.packets += row.packets
+            total.bytes += row.bytes
+            if intent_id.split("/", 2)[1] == "service":
+                self.of_services.append(
+                    FlowCounters(
+                        intent=intent_id,
+                        table=row.flow.table,
+                        table_name=text.table_name(row.flow.table),
+                        match=text.match_text(row.flow.match),
+                        packets=row.packets,
+                        bytes=row.bytes,
+                    )
+                )
+
+
+def _ports(
+    desired: Desired,
+    node: str,
+    ports: Sequence[messages.PortCounters],
+    names: dict[int, str],
+) -> list[PortCountersModel]:
+    endpoints = {
+        version.intent.ofport: version.intent
+        for version in desired.intents.values()
+        if isinstance(version.intent, EndpointIntent) and version.intent.scope == node
+    }
+    models = []
+    for port in sorted(ports, key=lambda p: p.port):
+        endpoint = endpoints.get(port.port)
+        counts = {
+            name: None if (value := getattr(port, name)) == UNCOUNTED else value
+            for name in PortCountersModel.model_fields
+            if name[:3] in {"rx_", "tx_"}
+        }
+        models.append(
+            PortCountersModel(
+                port=port.port,
+                name=names.get(port.port, ""),
+                intent=endpoint.id if endpoint else "",
+                object=endpoint.object if endpoint else "",
+                **counts,
+            )
+        )
+    return models
+
+
+def _group(desired: Desired, group: messages.GroupCounters) -> GroupCountersModel:
+    owner = desired.shared.owner(group.group_id) or ""
+    content = desired.shared.content(group.group_id)
+    buckets = getattr(content, "buckets", ())
+    # Statistics come in the order of the buckets; while a change is under way the numbers may differ.
+    known = buckets if len(buckets) == len(group.buckets) else (None,) * len(group.buckets)
+    return GroupCountersModel(
+        group_id=group.group_id,
+        intent=owner,
+        object=object_of(desired, owner),
+        packets=group.packets,
+        bytes=group.bytes,
+        buckets=[
+            BucketCounters(
+                bucket_id=bucket.bucket_id if bucket is not None else position,
+                actions=text.actions_text(bucket.actions) if bucket is not None else "",
+                packets=packets,
+                bytes=octets,
+            )
+            for position, (bucket, (packets, octets)) in enumerate(
+                zip(known, group.buckets, strict=True)
+            )
+        ],
+    )
