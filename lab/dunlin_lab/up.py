@@ -19,7 +19,7 @@ from dunlin.model.ids import format_dpid
 
 from dunlin_lab import assets, ovs, plan, procs
 from dunlin_lab.api import KubeconfigError, client
-from dunlin_lab.catalogue import Spec, free_port, python
+from dunlin_lab.catalogue import Spec, free_port, python, split_process
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.runner import BIND_ENV
 from dunlin_lab.state import LabState, NodeState, NoLabError, load_state, locked, save_state, write_atomically
@@ -172,10 +172,17 @@ def _start_nodes(site: plan.Site, options: plan.Options, state: LabState, report
         bind = options.kube_assets is not None and options.kubeconfig is None
         start(site.paths, runner_spec(site, bind=bind))
     report("every service is ready")
-    for process, url in sorted(urls.items()) + sorted(state.extra.items()):
-        if process.startswith("url:") and not process.startswith("url:apiserver@"):
-            service, _, replica = process[4:].partition("@")
-            wait_ready(site.paths, Spec(service, replica, (), url=url))
+    _wait_services(site.paths, {**state.extra, **urls})
+
+
+def _wait_services(paths: LabPaths, extra: dict[str, str]) -> None:
+    """The control plane first: agents wait for it, and an early death shows at once."""
+    processes = [key.removeprefix("url:") for key in extra if key.startswith("url:")]
+    processes.sort(key=lambda process: process.startswith("agent@"))
+    for process in processes:
+        service, replica = split_process(process)
+        if service != "apiserver":
+            wait_ready(paths, Spec(service, replica, (), url=extra[f"url:{process}"]))
 
 
 def runner_spec(site: plan.Site, *, bind: bool) -> Spec:
