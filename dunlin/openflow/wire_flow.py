@@ -63,7 +63,7 @@ def encode_flow(flow: Flow, command: FlowCommand, xid: int = 0, flags: int = 0) 
     try:
         match = encode_match(flow.match)
         code = _COMMANDS[command]
-        body = b"" if code == 4 else _instructions(flow.actions, flow.goto)
+        body = b"" if code == 4 else encode_instructions(flow.actions, flow.goto)
         length = 48 + len(match) + len(body)
         if length > MAX_LEN:
             raise CannotEncode(f"its message would be {length} bytes long")
@@ -87,7 +87,8 @@ def encode_flow_delete(
     ) + encoded  # fmt: skip
 
 
-def _instructions(actions: tuple[Action, ...], goto: int | None) -> bytes:
+def encode_instructions(actions: tuple[Action, ...], goto: int | None) -> bytes:
+    """Actions, then goto_table; nothing where there is neither."""
     body = b""
     extra = [a.data for a in actions if isinstance(a, Unknown) and a.what == "instruction"]
     if extra:

@@ -8,19 +8,15 @@ import pytest
 from dunlin.openflow import codec
 from dunlin.openflow.flow import (
     OFPP_LOCAL,
-    Bucket,
     Controller,
     Flow,
     Group,
     Output,
     Resubmit,
-    ToGroup,
     Unknown,
     match,
 )
 from dunlin.openflow.messages import (
-    AggregateStats,
-    BundleReply,
     EchoReply,
     ErrorMessage,
     FeaturesReply,
@@ -36,7 +32,7 @@ from dunlin.openflow.messages import (
     RoleReply,
     TableStats,
 )
-from tests.fixtures.openflow_samples import GROUPS, sample_flows
+from tests.fixtures.openflow_samples import GROUPS
 from tests.fixtures.ovs_dummy import OpenFlowSocket, OvsBridge, OvsDummy
 
 pytestmark = pytest.mark.ovs
@@ -66,104 +62,6 @@ def add_groups(session: OpenFlowSocket) -> None:
     """All sample groups."""
     answers = session.ask(*(codec.encode_group(group, "add") for group in GROUPS.values()))
     assert not errors(answers), errors(answers)
-
-
-@pytest.mark.parametrize("flow", sample_flows(), ids=lambda flow: f"{flow.table}-{flow.priority}")
-def test_flow_comes_back_equal(ovs_bridge: OvsBridge, flow: Flow) -> None:
-    """Every match field and every action is accepted by OVS and dumped as the same value."""
-    with ovs_bridge.session() as session:
-        add_groups(session)
-        answers = session.ask(codec.encode_flow(flow, "add"))
-        assert not answers, answers
-        assert flows_of(session) == {codec.canonical(flow)}
-        assert not session.ask(codec.encode_flow(flow, "delete_strict"))
-        assert flows_of(session) == set()
-
-
-def test_groups_come_back_equal(ovs_bridge: OvsBridge) -> None:
-    """Groups of every type are dumped as the same values."""
-    with ovs_bridge.session() as session:
-        add_groups(session)
-        assert groups_of(session) == {
-            group.group_id: codec.canonical_group(group) for group in GROUPS.values()
-        }
-
-
-def test_all_flows_in_one_bundle(ovs_bridge: OvsBridge) -> None:
-    """A bundle of groups and flows is applied as a whole; modify and delete work in a bundle too."""
-    flows = sample_flows()
-    messages = [codec.encode_group(group, "add") for group in GROUPS.values()]
-    messages += [codec.encode_flow(flow, "add") for flow in flows]
-    with ovs_bridge.session() as session:
-        bundled = [
-            codec.encode_bundle_add(9, message, 100 + i) for i, message in enumerate(messages)
-        ]
-        answers = session.ask(
-            codec.encode_bundle_open(9, 5), *bundled, codec.encode_bundle_commit(9, 6)
-        )
-        assert answers == [BundleReply(5, 9, "open"), BundleReply(6, 9, "commit")]
-        assert flows_of(session) == {codec.canonical(flow) for flow in flows}
-        # The same in many parts: a dump of more than 64 KiB says `more`.
-        more = [
-            replace(flow, table=10 * step + flow.table)
-            for flow in flows
-            if flow.table in (1, 2)
-            for step in range(1, 11)
-        ]
-        session.ask(*(codec.encode_flow(flow, "add") for flow in more))
-        assert flows_of(session) == {codec.canonical(flow) for flow in flows + more}
-
-
-def test_refused_bundle_changes_nothing(ovs_bridge: OvsBridge) -> None:
-    """A flow that names a missing group fails the bundle, by name and xid; nothing is applied."""
-    good = Flow(0, 1, (), (Output(1),))
-    bad = Flow(0, 2, (), (ToGroup(404),))
-    with ovs_bridge.session() as session:
-        answers = session.ask(
-            codec.encode_bundle_open(1, 5),
-            codec.encode_bundle_add(1, codec.encode_flow(good, "add"), 11),
-            codec.encode_bundle_add(1, codec.encode_flow(bad, "add"), 12),
-            codec.encode_bundle_commit(1, 6),
-        )
-        assert [(e.xid, e.name) for e in errors(answers)] == [
-            (12, "OFPBAC_BAD_OUT_GROUP"),
-            (6, "OFPBFC_MSG_FAILED"),
-        ]
-        assert flows_of(session) == set()
-
-
-def test_deleting_a_group_deletes_its_flows(ovs_bridge: OvsBridge) -> None:
-    """A group takes its flows along; deleting one that is not there is no error."""
-    group = Group(1, buckets=(Bucket(1, (Output(1),)),))
-    with ovs_bridge.session() as session:
-        session.ask(
-            codec.encode_group(group, "add"),
-            codec.encode_flow(Flow(0, 1, (), (ToGroup(1),)), "add"),
-            codec.encode_flow(Flow(0, 2, (), (Output(1),)), "add"),
-        )
-        assert not session.ask(codec.encode_group(group, "delete"))
-        assert flows_of(session) == {Flow(0, 2, (), (Output(1),))}
-        assert not session.ask(codec.encode_group(group, "delete"))
-        assert not session.ask(codec.encode_group_delete_all())
-
-
-def test_delete_and_dump_by_cookie(ovs_bridge: OvsBridge) -> None:
-    """Cookie and mask choose flows in dumps, aggregates and deletions; a table narrows them."""
-    ours = [Flow(t, 1, (), (Output(1),), cookie=0xD1 << 56 | t) for t in range(3)]
-    foreign = Flow(0, 2, (), (Output(1),), cookie=5)
-    mask = 0xFF << 56
-    with ovs_bridge.session() as session:
-        session.ask(*(codec.encode_flow(flow, "add") for flow in [*ours, foreign]))
-        (dump,) = session.ask(codec.encode_flow_dump_request(1, 0xD1 << 56, mask, table=1))
-        assert isinstance(dump, FlowDump)
-        assert [entry.flow for entry in dump.entries] == [ours[1]]
-        (total,) = session.ask(codec.encode_aggregate_request(2, 0xD1 << 56, mask))
-        assert isinstance(total, AggregateStats)
-        assert total.flows == 3
-        session.ask(codec.encode_flow_delete(0xD1 << 56, mask, table=2))
-        assert flows_of(session) == {ours[0], ours[1], foreign}
-        session.ask(codec.encode_flow_delete(0xD1 << 56, mask))
-        assert flows_of(session) == {foreign}
 
 
 def test_foreign_flows_can_be_read_and_deleted(ovs_bridge: OvsBridge) -> None:
@@ -212,15 +110,6 @@ def test_session_messages(ovs_bridge: OvsBridge) -> None:
         assert isinstance(tables, TableStats)
         assert len(tables.entries) == 254
         assert groups == GroupStats(11, (), more=False)
-
-
-def test_stale_master_is_refused(ovs_bridge: OvsBridge) -> None:
-    """An older generation id is an error with its name."""
-    with ovs_bridge.session() as session:
-        answers = session.ask(
-            codec.encode_role_request("master", 7, 4), codec.encode_role_request("master", 6, 5)
-        )
-        assert [error.name for error in errors(answers)] == ["OFPRRFC_STALE"]
 
 
 def test_packets_to_and_from_the_controller(ovs_bridge: OvsBridge) -> None:

@@ -6,6 +6,7 @@ nd_options_type, the ct_nw_* fields, output in learn), the contract suite on rea
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ from dunlin.openflow.flow import (
     ToGroup,
 )
 from dunlin.openflow.wire_fields import FIELD_ORDER
+from dunlin.openflow.wire_flow import FlowCommand
+from dunlin.openflow.wire_group import GroupCommand
 from tests.fixtures.openflow_samples import GROUPS, sample_flows
 
 NO_WORD = {name for name in FIELDS if name.startswith("ct_nw") or name.startswith("ct_tp")}
@@ -243,7 +246,12 @@ def test_most_samples_can_be_said() -> None:
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: f"{flow.table}-{flow.priority}")
 def test_flow_mods_are_the_libraries_bytes(oracle: Oracle, flow: Flow) -> None:
     """Add, modify and delete of every sample flow are byte for byte what the library writes."""
-    for command, number in (("add", 0), ("modify_strict", 2), ("delete_strict", 4)):
+    commands: tuple[tuple[FlowCommand, int], ...] = (
+        ("add", 0),
+        ("modify_strict", 2),
+        ("delete_strict", 4),
+    )
+    for command, number in commands:
         assert codec.encode_flow(flow, command, 7) == oracle.flow_mod(flow, number, 7)
 
 
@@ -252,7 +260,8 @@ def test_flow_mods_are_the_libraries_bytes(oracle: Oracle, flow: Flow) -> None:
 )
 def test_group_mods_are_the_libraries_bytes(oracle: Oracle, group: Group) -> None:
     """Add and modify of every sample group are byte for byte what the library writes."""
-    for command, number in (("add", 0), ("modify", 1)):
+    commands: tuple[tuple[GroupCommand, int], ...] = (("add", 0), ("modify", 1))
+    for command, number in commands:
         assert codec.encode_group(group, command, 9) == oracle.group_mod(group, number, 9)
     empty = Group(group.group_id, group.type)
     assert codec.encode_group(group, "delete", 9) == oracle.group_mod(empty, 2, 9)
@@ -275,7 +284,7 @@ def test_bundled_message_is_the_libraries_bytes(oracle: Oracle) -> None:
     assert ours == oracle.done(bundled, 5)
 
 
-SESSION = {
+SESSION: dict[str, tuple[bytes, Callable[[Oracle, Any], Any]]] = {
     "hello": (
         codec.encode_hello(1),
         lambda o, p: p.OFPHello(o.datapath, [p.OFPHelloElemVersionBitmap([6])]),
