@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dunlin_lab import procs
+from dunlin_lab import links, netns, procs
 from dunlin_lab.down import down
 from dunlin_lab.hugepages import Hugepages
 from dunlin_lab.ovs import Datapath, NodeOvs, OvsError, choose_datapath, start_all
@@ -158,3 +158,24 @@ def test_a_vswitchd_that_ends_is_reported_with_its_log(paths: LabPaths) -> None:
     (node,) = build(paths, 1, Datapath("netdev", shutil.which("false") or "", "", ""))
     with pytest.raises(OvsError, match=r"node n1: ovs-vswitchd@n1 ended"):
         node.start()
+
+
+def test_ten_labs_in_a_row_leave_nothing_behind(paths: LabPaths) -> None:
+    """Namespaces, links, mounts, processes, hugepages and files are as before, each time."""
+    found = Hugepages().pool.read_text()
+    times = []
+    for _ in range(10):
+        begin = time.monotonic()
+        datapath = choose_datapath("auto", paths, 3, userspace_tso=True)
+        start_all(build(paths, 3, datapath))
+        middle = time.monotonic()
+        down(paths)
+        times.append((middle - begin, time.monotonic() - middle))
+        assert not [name for name in netns.names() if paths.owns_netns(name)]
+        assert not [name for name in links.names_here() if paths.owns_link(name)]
+        assert str(paths.run_dir) not in Path("/proc/self/mounts").read_text()
+        assert procs.marked(paths.run_dir) == set()
+        assert Hugepages().pool.read_text() == found
+        assert not paths.root.exists()
+    up, gone = (max(column) for column in zip(*times, strict=True))
+    print(f"\n{datapath.kind}: up {up:.2f} s, down {gone:.2f} s at most")
