@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 from dunlin import subjects
-from dunlin.bus.memory import MemoryBus, MemoryLeases, MemoryServer
+from dunlin.bus import leases
+from dunlin.bus.base import Bus
+from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.service.metrics import Metrics
 from dunlin_watcher.adapters.kubernetes import KubernetesApi
 from dunlin_watcher.config import Settings
@@ -82,23 +84,20 @@ class _DeafLeases:
 
 
 class World:
-    """The API server, the bus server, and the watchers started on them."""
+    """Watchers on one API server (by kubeconfig) and buses of the caller's choice."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.api = FakeApi()
-        self.server = MemoryServer()
-        self.bus = MemoryBus(self.server)
+    def __init__(self, kubeconfig: str) -> None:
+        self.kubeconfig = kubeconfig
         self.replicas: list[Replica] = []
 
-    async def watcher(self, name: str = "w1", **settings: Any) -> Replica:
-        """Start one."""
+    def start(self, name: str, bus: Bus, **settings: Any) -> Replica:
+        """Start one watcher."""
         settings = {"page_size": 3, "lease_ttl_s": 1.0, "replica": name} | settings
-        options = Settings(kubeconfig=self.api.kubeconfig(self.folder), **settings)
+        options = Settings(kubeconfig=self.kubeconfig, **settings)
         metrics = Metrics("watcher", "0")
         own = WatcherMetrics(metrics)
         api = KubernetesApi(options.kubeconfig, page_size=options.page_size)
-        watcher = Watcher(MemoryBus(self.server), MemoryLeases(self.server), api, options, own)
+        watcher = Watcher(bus, leases(bus), api, options, own)
         own.observe(watcher.state, watcher.statuses)
         replica = Replica(watcher, api, metrics)
         replica.tasks = [
@@ -107,6 +106,25 @@ class World:
         ]
         self.replicas.append(replica)
         return replica
+
+    async def close(self) -> None:
+        """Stop every watcher."""
+        for replica in self.replicas:
+            await replica.stop()
+
+
+class FakeWorld(World):
+    """The scriptable API server and the bus in memory."""
+
+    def __init__(self, api: FakeApi, folder: Path) -> None:
+        super().__init__(api.kubeconfig(folder))
+        self.api = api
+        self.server = MemoryServer()
+        self.bus = MemoryBus(self.server)
+
+    async def watcher(self, name: str = "w1", **settings: Any) -> Replica:
+        """Start one."""
+        return self.start(name, MemoryBus(self.server), **settings)
 
     async def synced(self, name: str = "w1", **settings: Any) -> Replica:
         """Start one and wait until it is active and in sync."""
@@ -136,17 +154,17 @@ class World:
 
     async def close(self) -> None:
         """Stop everything."""
-        for replica in self.replicas:
-            await replica.stop()
+        await super().close()
         await self.api.stop()
 
 
 @contextlib.asynccontextmanager
-async def a_world(folder: Path) -> AsyncIterator[World]:
+async def a_world(folder: Path) -> AsyncIterator[FakeWorld]:
     """A running API server and an empty bus."""
-    world = World(folder)
+    api = FakeApi()
+    await api.start()
+    world = FakeWorld(api, folder)
     await world.bus.ensure_streams()
-    await world.api.start()
     try:
         yield world
     finally:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.scenario.watcher.cluster import World, a_world
+from tests.scenario.watcher.cluster import FakeWorld, a_world
 
 
 @pytest_asyncio.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[FakeWorld]:
     """An API server and a bus; the test starts watchers."""
     async with a_world(tmp_path) as made:
         yield made

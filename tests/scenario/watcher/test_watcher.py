@@ -8,12 +8,13 @@ import pytest
 from dunlin import subjects, wire
 from dunlin.bus.base import Message
 from dunlin.events.rpc import Failure, SyncRequest, Synced
-from tests.scenario.watcher.cluster import World
+from dunlin_watcher.kinds import KINDS
+from tests.scenario.watcher.cluster import FakeWorld
 from tests.scenario.watcher.fake_api import refuse, stream
 from tests.scenario.watcher.objects import endpoint_slice, node, pod, service
 
 
-def populate(world: World) -> None:
+def populate(world: FakeWorld) -> None:
     """Two nodes, ten Pods, a Service with a slice."""
     world.api.put("node", node("n1"))
     world.api.put("node", node("n2", "192.0.2.2"))
@@ -24,7 +25,7 @@ def populate(world: World) -> None:
     world.api.put("endpointslice", endpoint_slice("web-1", "web", "10.244.1.5", "10.244.1.6"))
 
 
-async def test_first_list_and_sync_fact(world: World) -> None:
+async def test_first_list_and_sync_fact(world: FakeWorld) -> None:
     """Everything listed (in pages) becomes facts, and the sync fact comes after all of them."""
     populate(world)
     replica = await world.synced()
@@ -43,7 +44,7 @@ async def test_first_list_and_sync_fact(world: World) -> None:
     assert world.api.requests["list", "pod"] == 4
 
 
-async def test_changes_follow(world: World) -> None:
+async def test_changes_follow(world: FakeWorld) -> None:
     """Added, modified and deleted objects become facts and tombstones; what is equal is not written."""
     populate(world)
     replica = await world.synced()
@@ -66,7 +67,7 @@ async def test_changes_follow(world: World) -> None:
     assert world.stored == before + 1
 
 
-async def test_duplicate_events(world: World) -> None:
+async def test_duplicate_events(world: FakeWorld) -> None:
     """An event that comes twice, also an old one, changes nothing."""
     populate(world)
     replica = await world.synced()
@@ -80,7 +81,7 @@ async def test_duplicate_events(world: World) -> None:
     assert world.stored == before + 1
 
 
-async def test_connection_lost(world: World) -> None:
+async def test_connection_lost(world: FakeWorld) -> None:
     """After a dropped connection the watch goes on from its last version, without a new list."""
     populate(world)
     replica = await world.synced()
@@ -95,7 +96,7 @@ async def test_connection_lost(world: World) -> None:
     )
 
 
-async def test_broken_in_the_middle_of_a_line(world: World) -> None:
+async def test_broken_in_the_middle_of_a_line(world: FakeWorld) -> None:
     """Half a line is dropped; the whole lines before it count, and the rest comes again."""
     populate(world)
     first = {"type": "ADDED", "object": pod("whole", "10.244.1.50")}
@@ -111,7 +112,7 @@ async def test_broken_in_the_middle_of_a_line(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["status", "event"])
-async def test_gone(world: World, how: str) -> None:
+async def test_gone(world: FakeWorld, how: str) -> None:
     """410, as a status or as an ERROR event: list again, with tombstones for what vanished meanwhile."""
     populate(world)
     replica = await world.synced()
@@ -138,7 +139,7 @@ async def test_gone(world: World, how: str) -> None:
     await replica.until(lambda: "default/later" in world.facts("pod"))
 
 
-async def test_continue_token_expired(world: World) -> None:
+async def test_continue_token_expired(world: FakeWorld) -> None:
     """A list whose continue token expires is begun again; what it had not shown is not deleted."""
     populate(world)
     real = world.api._list
@@ -155,7 +156,7 @@ async def test_continue_token_expired(world: World) -> None:
     assert len(world.facts("pod")) == 10
 
 
-async def test_garbage_line(world: World) -> None:
+async def test_garbage_line(world: FakeWorld) -> None:
     """A line that is no event: a named error, a metric, and a new list; other kinds go on."""
     populate(world)
     world.api.script["watch", "pod"].append(stream(b"<html>proxy error</html>\n"))
@@ -169,7 +170,7 @@ async def test_garbage_line(world: World) -> None:
     await replica.until(lambda: "default/after" in world.facts("pod"))
 
 
-async def test_garbage_list(world: World) -> None:
+async def test_garbage_list(world: FakeWorld) -> None:
     """A list that is no JSON is an error of that kind alone, tried again."""
     populate(world)
     world.api.script["list", "service"].append(stream(b'{"items": [1, 2'))
@@ -181,7 +182,7 @@ async def test_garbage_list(world: World) -> None:
     assert errors == 1
 
 
-async def test_bookmarks_move_the_version(world: World) -> None:
+async def test_bookmarks_move_the_version(world: FakeWorld) -> None:
     """After a bookmark a broken watch goes on from the bookmark's version."""
     populate(world)
     replica = await world.synced()
@@ -194,7 +195,7 @@ async def test_bookmarks_move_the_version(world: World) -> None:
     assert world.api.versions["pod"][-1] == version
 
 
-async def test_too_many_requests(world: World) -> None:
+async def test_too_many_requests(world: FakeWorld) -> None:
     """429 with Retry-After is obeyed, and 5xx are tried again."""
     populate(world)
     world.api.script["list", "pod"] += [
@@ -212,7 +213,7 @@ async def test_too_many_requests(world: World) -> None:
         assert count == 1
 
 
-async def test_optional_kind_absent(world: World) -> None:
+async def test_optional_kind_absent(world: FakeWorld) -> None:
     """A server without ServiceCIDRs is in sync all the same; one without Pods is not."""
     populate(world)
     world.api.always["list", "servicecidr"] = refuse(404, "NotFound")
@@ -223,7 +224,7 @@ async def test_optional_kind_absent(world: World) -> None:
     assert wire.decode(reply, Synced).fact_seq >= 15
 
 
-async def test_a_server_that_ends_every_watch_at_once_is_not_hammered(world: World) -> None:
+async def test_a_server_that_ends_every_watch_at_once_is_not_hammered(world: FakeWorld) -> None:
     """No busy loop: with every watch ended or refused at once, requests stay few."""
     populate(world)
     world.api.always["watch", "pod"] = stream(b"")
@@ -235,7 +236,7 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_hammered(world: Wor
         assert 2 <= world.api.requests[request] <= 12, request
 
 
-async def test_deletes_missed_while_no_watcher_ran(world: World) -> None:
+async def test_deletes_missed_while_no_watcher_ran(world: FakeWorld) -> None:
     """What vanished while no watcher ran gets a tombstone, but only once its kind is listed."""
     populate(world)
     first = await world.synced()
@@ -257,7 +258,7 @@ async def test_deletes_missed_while_no_watcher_ran(world: World) -> None:
     assert world.stored == before + 4
 
 
-async def test_failover(world: World) -> None:
+async def test_failover(world: FakeWorld) -> None:
     """A killed active watcher is replaced within 3 seconds of its lease's end; a stopped one sooner."""
     populate(world)
     first = await world.synced("w1")
@@ -277,10 +278,11 @@ async def test_failover(world: World) -> None:
     assert world.api.requests["list", "pod"] > lists
 
 
-async def test_standby_keeps_no_watches(world: World) -> None:
+async def test_standby_keeps_no_watches(world: FakeWorld) -> None:
     """Only the active watcher talks to the API."""
     populate(world)
-    await world.synced("w1")
+    first = await world.synced("w1")
+    await first.until(lambda: all(world.api.requests["watch", kind] == 1 for kind in KINDS))
     before = world.api.requests.total()
     second = await world.watcher("w2")
     await second.until(lambda: second.watcher.not_ready() is None)
@@ -288,7 +290,7 @@ async def test_standby_keeps_no_watches(world: World) -> None:
     assert world.api.requests.total() == before
 
 
-async def test_stream_deleted(world: World) -> None:
+async def test_stream_deleted(world: FakeWorld) -> None:
     """A new epoch gets everything again, and a sync fact of its own."""
     populate(world)
     replica = await world.synced()
@@ -304,7 +306,7 @@ async def test_stream_deleted(world: World) -> None:
     assert world.api.requests["list", "pod"] == lists
 
 
-async def test_bus_down(world: World) -> None:
+async def test_bus_down(world: FakeWorld) -> None:
     """While the bus is away nothing is lost: the newest state is published when it is back."""
     populate(world)
     replica = await world.synced(lease_ttl_s=30.0)
@@ -324,7 +326,7 @@ async def test_bus_down(world: World) -> None:
     )
 
 
-async def test_foreign_writer(world: World) -> None:
+async def test_foreign_writer(world: FakeWorld) -> None:
     """What somebody else writes on the watcher's subjects is put right."""
     populate(world)
     replica = await world.synced()
@@ -341,7 +343,7 @@ async def test_foreign_writer(world: World) -> None:
     assert bad == 1
 
 
-async def test_bad_objects(world: World) -> None:
+async def test_bad_objects(world: FakeWorld) -> None:
     """A bad part is left out, a bad object keeps its last good fact, both are named and counted."""
     populate(world)
     replica = await world.synced()
@@ -369,7 +371,7 @@ async def test_bad_objects(world: World) -> None:
     )
 
 
-async def test_sync_request(world: World) -> None:
+async def test_sync_request(world: FakeWorld) -> None:
     """The reply covers a change that the watch has not delivered when the request comes."""
     populate(world)
     replica = await world.synced()
@@ -394,7 +396,7 @@ async def test_sync_request(world: World) -> None:
     assert synced.fact_seq >= stream_.by_subject[subjects.fact("pod", "default", "p1")][-1].seq
 
 
-async def test_sync_request_on_a_server_without_partial_metadata(world: World) -> None:
+async def test_sync_request_on_a_server_without_partial_metadata(world: FakeWorld) -> None:
     """Plain lists do as well."""
     populate(world)
     world.api.partial_metadata = False
@@ -403,7 +405,7 @@ async def test_sync_request_on_a_server_without_partial_metadata(world: World) -
     assert wire.decode(reply, Synced).fact_seq == world.stored
 
 
-async def test_recreated_under_its_name(world: World) -> None:
+async def test_recreated_under_its_name(world: FakeWorld) -> None:
     """A Pod deleted and made anew with equal content is another Pod: its uid reaches the stream."""
     populate(world)
     replica = await world.synced()

@@ -1,0 +1,458 @@
+"""The watcher's decisions: what is published, when a fact is deleted, when a sync is covered."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dunlin.bus.base import Message, Record
+from dunlin_watcher.core import missing, reached, step, take
+from dunlin_watcher.events import (
+    Bookmark,
+    Gone,
+    LeadershipChanged,
+    ListEnded,
+    ListStarted,
+    Published,
+    Refused,
+    Seen,
+    StreamRead,
+)
+from dunlin_watcher.kinds import KINDS
+from dunlin_watcher.state import State
+from tests.scenario.watcher.objects import pod
+
+
+def raw(name: str, version: int, ip: str = "10.0.0.1", uid: str = "") -> bytes:
+    """A Pod as JSON."""
+    obj = pod(name, ip)
+    obj["metadata"] |= {"resourceVersion": str(version), "uid": uid or f"uid-{name}"}
+    return json.dumps(obj).encode()
+
+
+class Stream:
+    """A fact stream that stores by compare-and-set, and shows its records."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.last: dict[str, Record] = {}
+        self.log: list[Record] = []
+
+    def store(self, message: Message) -> int | None:
+        """The sequence; None if the expected one is wrong."""
+        last = self.last.get(message.subject)
+        if message.expected_seq != (last.seq if last else 0):
+            return None
+        return self.write(message.subject, message.data)
+
+    def write(self, subject: str, data: bytes) -> int:
+        """Store whatever somebody writes."""
+        self.seq += 1
+        record = Record(subject, data, self.seq, 0)
+        self.last[subject] = record
+        self.log.append(record)
+        return self.seq
+
+    def alive(self) -> dict[str, Any]:
+        """Name -> fact without meta."""
+        found = {}
+        for record in self.last.values():
+            if not record.is_tombstone:
+                fact = msgspec.json.decode(record.data)
+                fact.pop("meta")
+                found[fact["name"]] = fact
+        return found
+
+
+def publish(state: State, stream: Stream) -> list[Message]:
+    """Publish until nothing is dirty; returns what was stored."""
+    stored = []
+    while chosen := take(state, 10):
+        for address, message in chosen:
+            seq = stream.store(message)
+            if seq is None:
+                step(state, Refused(address, stream.last.get(message.subject), looked_up=True))
+            else:
+                stored.append(message)
+                step(state, Published(address, seq))
+    return stored
+
+
+def listed(state: State, *pods: bytes, version: int = 1000) -> None:
+    """A complete list of Pods."""
+    step(state, ListStarted("pod"))
+    for item in pods:
+        step(state, Seen("pod", item, 1))
+    step(state, ListEnded("pod", str(version)))
+
+
+def started(stream: Stream | None = None) -> State:
+    """A state that knows its stream."""
+    state = State()
+    records = tuple(stream.last.values()) if stream else ()
+    step(state, LeadershipChanged())
+    step(state, StreamRead("e1", records, caught_up=True))
+    return state
+
+
+def test_nothing_before_the_stream_is_known() -> None:
+    """What the stream holds must be known before anything is written."""
+    state = State()
+    listed(state, raw("a", 1))
+    assert take(state, 10) == []
+    step(state, StreamRead("e1", (), caught_up=True))
+    assert len(take(state, 10)) == 1
+
+
+def test_equal_facts_are_published_once() -> None:
+    """A new resourceVersion alone is nothing to publish; the meta of what is published is the newest."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1))
+    (message,) = publish(state, stream)
+    assert msgspec.json.decode(message.data)["meta"]["resource_version"] == "1"
+    step(state, Seen("pod", raw("a", 2), 2))
+    assert publish(state, stream) == []
+    step(state, Seen("pod", raw("a", 3, "10.0.0.2"), 3))
+    (message,) = publish(state, stream)
+    meta = msgspec.json.decode(message.data)["meta"]
+    assert meta == {"resource_version": "3", "uid": "uid-a", "observed_ms": 3}
+
+
+def test_changes_coalesce() -> None:
+    """Three changes before a publication are one message; there and back again is none."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1))
+    publish(state, stream)
+    for version, ip in ((2, "10.0.0.2"), (3, "10.0.0.3"), (4, "10.0.0.1")):
+        step(state, Seen("pod", raw("a", version, ip), 1))
+    assert publish(state, stream) == []
+
+
+def test_change_while_under_way() -> None:
+    """What changes while its message is under way is published after it, also back to the former state."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1))
+    publish(state, stream)
+    step(state, Seen("pod", raw("a", 2, "10.0.0.2"), 1))
+    ((address, message),) = take(state, 10)
+    step(state, Seen("pod", raw("a", 3, "10.0.0.1"), 1))
+    assert take(state, 10) == []
+    seq = stream.store(message)
+    assert seq is not None
+    step(state, Published(address, seq))
+    publish(state, stream)
+    assert stream.alive()["a"]["ips"] == ["10.0.0.1"]
+    assert len(stream.log) == 3
+
+
+def test_no_tombstone_before_a_complete_list() -> None:
+    """What the stream holds and the API has not shown stays until the list of that kind is complete."""
+    stream = Stream()
+    first = started()
+    listed(first, raw("a", 1), raw("b", 2))
+    publish(first, stream)
+    state = started(stream)
+    step(state, ListStarted("pod"))
+    step(state, Seen("pod", raw("a", 1), 1))
+    assert publish(state, stream) == []
+    step(state, ListStarted("node"))
+    step(state, ListEnded("node", "5"))
+    assert publish(state, stream) == []
+    step(state, ListEnded("pod", "5"))
+    (message,) = publish(state, stream)
+    assert message.data == b""
+    assert stream.alive().keys() == {"a"}
+    assert state.kinds["pod"].entries.keys() == {"default/a"}
+
+
+def test_an_unfinished_list_deletes_nothing() -> None:
+    """A list that is begun again halfway does not count what the first half showed as all there is."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1), raw("b", 2))
+    publish(state, stream)
+    step(state, ListStarted("pod"))
+    step(state, Seen("pod", raw("a", 1), 1))
+    listed(state, raw("a", 1), raw("b", 2), version=1001)
+    assert publish(state, stream) == []
+
+
+def test_garbage_in_the_stream() -> None:
+    """A record that does not parse is reported, replaced if its object exists, else deleted in time."""
+    stream = Stream()
+    first = started()
+    listed(first, raw("a", 1))
+    publish(first, stream)
+    subject = next(iter(stream.last))
+    stream.write(subject, b"{")
+    stream.write(subject.replace("default.a", "default.ghost"), b"[]")
+    state = State()
+    step(state, LeadershipChanged())
+    report = step(state, StreamRead("e1", tuple(stream.last.values()), caught_up=True))
+    assert [word for word, _text in report.bad] == ["fact", "fact"]
+    assert subject in report.bad[0][1]
+    assert publish(state, stream) == []
+    listed(state, raw("a", 1))
+    assert [message.data == b"" for message in publish(state, stream)] == [False, True]
+    assert stream.alive().keys() == {"a"}
+
+
+def test_bad_object_keeps_its_last_good_fact_over_a_restart() -> None:
+    """An object gone bad while no watcher ran keeps the fact that the stream holds."""
+    stream = Stream()
+    first = started()
+    listed(first, raw("a", 1))
+    publish(first, stream)
+    bad = json.loads(raw("a", 2))
+    bad["spec"] = 5
+    state = started(stream)
+    listed(state, json.dumps(bad).encode())
+    assert publish(state, stream) == []
+    assert state.bad_objects() == {"pod default/a": ["spec: Expected object | null, got int"]}
+    step(state, Gone("pod", json.dumps(bad).encode(), 1))
+    publish(state, stream)
+    assert stream.alive() == {}
+    assert state.bad_objects() == {}
+
+
+def test_reports_are_not_repeated() -> None:
+    """The same problem of the same object is reported once, another one again."""
+    state = started()
+    bad = json.loads(raw("a", 1, "10.0.0.999"))
+    first = step(state, Seen("pod", json.dumps(bad).encode(), 1))
+    assert [word for word, _ in first.bad] == ["address"]
+    bad["metadata"]["resourceVersion"] = "2"
+    assert step(state, Seen("pod", json.dumps(bad).encode(), 1)).bad == ()
+    bad["spec"]["containers"][0]["ports"][0]["protocol"] = "FOO"
+    assert [w for w, _ in step(state, Seen("pod", json.dumps(bad).encode(), 1)).bad] == ["protocol"]
+
+
+def test_a_stale_writer_cannot_bring_the_dead_back() -> None:
+    """A paused former leader's messages are refused by sequence, for facts and for tombstones."""
+    stream = Stream()
+    old = started()
+    listed(old, raw("a", 1))
+    step(old, StreamRead("e1", (), caught_up=True))
+    late = take(old, 10)
+    new = started(stream)
+    listed(new, raw("a", 1))
+    publish(new, stream)
+    step(new, Gone("pod", raw("a", 2), 1))
+    publish(new, stream)
+    assert [stream.store(message) for _address, message in late] == [None]
+    assert stream.alive() == {}
+
+
+def test_recreated_object_knows_its_tombstone() -> None:
+    """An object made again after its tombstone is written at once, without a lost compare-and-set."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1))
+    publish(state, stream)
+    step(state, Gone("pod", raw("a", 2), 1))
+    publish(state, stream)
+    assert state.kinds["pod"].entries == {}
+    step(state, Seen("pod", raw("a", 3, uid="other"), 1))
+    ((_address, message),) = take(state, 10)
+    assert stream.store(message) == 3
+
+
+def test_new_epoch() -> None:
+    """Another life of the stream gets everything again; an answer from the old one changes nothing."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1), raw("b", 2))
+    publish(state, stream)
+    step(state, Seen("pod", raw("a", 3, "10.0.0.9"), 1))
+    ((address, _message),) = take(state, 10)
+    new = Stream()
+    step(state, StreamRead("e2", (), reset=True, caught_up=True))
+    step(state, Published(address, 3))
+    assert len(publish(state, new)) == 2
+    assert new.alive()["a"]["ips"] == ["10.0.0.9"]
+
+
+def test_standby_follows() -> None:
+    """A standby believes the stream, forgets what is deleted there, and publishes nothing."""
+    stream = Stream()
+    leader = started()
+    listed(leader, raw("a", 1), raw("b", 2))
+    publish(leader, stream)
+    standby = State()
+    step(standby, StreamRead("e1", tuple(stream.log), caught_up=True))
+    assert standby.kinds["pod"].count == 2
+    step(leader, Gone("pod", raw("a", 3), 1))
+    publish(leader, stream)
+    step(standby, StreamRead("e1", (stream.log[-1],), caught_up=True))
+    assert standby.kinds["pod"].entries.keys() == {"default/b"}
+    assert take(standby, 10) == []
+
+
+def test_own_echo_changes_nothing() -> None:
+    """What the stream shows of our own messages, late or early, leads to no message."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1))
+    publish(state, stream)
+    step(state, Gone("pod", raw("a", 2), 1))
+    publish(state, stream)
+    for record in stream.log:
+        step(state, StreamRead("e1", (record,), caught_up=True))
+    assert publish(state, stream) == []
+    assert state.kinds["pod"].entries == {}
+
+
+def test_tickets() -> None:
+    """`oldest_ticket` passes a ticket only when everything dirty by then has been stored."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1), raw("b", 2))
+    ticket = state.ticket
+    ((address, message),) = take(state, 1)
+    assert state.oldest_ticket <= ticket
+    step(state, Refused(address))
+    assert state.oldest_ticket <= ticket
+    publish(state, stream)
+    assert state.oldest_ticket > ticket
+    step(state, Seen("pod", raw("c", 3), 1))
+    assert state.oldest_ticket > ticket
+    assert message.expected_seq == 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "result"),
+    [
+        ("10", "9", True),
+        ("9", "10", False),
+        ("10", "10", True),
+        ("a", "a", True),
+        ("b", "a", False),
+    ],
+)
+def test_reached(ours: str, theirs: str, result: bool) -> None:
+    """Versions compare as numbers where they are numbers, and as text only for equality."""
+    assert reached(ours, theirs) is result
+
+
+def test_missing() -> None:
+    """A listing is covered once every object is as new, and what it lacks is gone."""
+    state = started()
+    listed(state, raw("a", 1), raw("b", 2), version=5)
+    assert (
+        missing(state, "pod", {"default/a": ("uid-a", "1"), "default/b": ("uid-b", "2")}, "5") == []
+    )
+    assert missing(state, "pod", {"default/a": ("uid-a", "7")}, "8") == ["default/a", "default/b"]
+    step(state, Seen("pod", raw("a", 7), 1))
+    assert missing(state, "pod", {"default/a": ("uid-a", "7")}, "8") == ["default/b"]
+    step(state, Gone("pod", raw("b", 8), 1))
+    assert missing(state, "pod", {"default/a": ("uid-a", "7")}, "8") == []
+    step(state, Seen("pod", raw("c", 9), 1))
+    assert missing(state, "pod", {"default/a": ("uid-a", "7")}, "8") == []
+    assert missing(state, "pod", {"default/d": ("uid-d", "6")}, "8") == ["default/d", "default/a"]
+    step(state, Bookmark("pod", "8"))
+    assert missing(state, "pod", {}, "8") == []
+
+
+NAMES = ["a", "b", "c"]
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from(NAMES), st.integers(1, 3)),
+        st.tuples(st.just("delete"), st.sampled_from(NAMES), st.just(0)),
+        st.tuples(st.just("publish"), st.integers(0, 3).map(str), st.just(0)),
+        st.tuples(
+            st.sampled_from(["relist", "new epoch", "fail over", "lose answers", "foreign"]),
+            st.sampled_from(NAMES),
+            st.just(0),
+        ),
+    ),
+    max_size=40,
+)
+
+
+class Machine:
+    """A cluster, its stream, and a watcher to which everything may happen."""
+
+    def __init__(self) -> None:
+        self.cluster: dict[str, bytes] = {}
+        self.version = 10
+        self.stream = Stream()
+        self.epoch = 1
+        self.shown = 0
+        self.state = started()
+        self.relist()
+
+    def relist(self) -> None:
+        """A complete list."""
+        listed(self.state, *self.cluster.values(), version=self.version)
+        for kind in KINDS:
+            if kind != "pod":
+                step(self.state, ListStarted(kind))
+                step(self.state, ListEnded(kind, "1"))
+
+    def show(self) -> None:
+        """Let the watcher read the stream to its end."""
+        records = tuple(self.stream.log[self.shown :])
+        self.shown = len(self.stream.log)
+        step(self.state, StreamRead(f"e{self.epoch}", records, caught_up=True))
+
+    def do(self, action: str, name: str, number: int) -> None:
+        """One action."""
+        self.version += 1
+        match action:
+            case "put":
+                self.cluster[name] = raw(name, self.version, f"10.0.0.{number}")
+                step(self.state, Seen("pod", self.cluster[name], 1))
+            case "delete" if name in self.cluster:
+                step(self.state, Gone("pod", self.cluster.pop(name), 1))
+            case "publish":
+                self.some(int(name))
+            case "relist":
+                self.relist()
+            case "new epoch":
+                self.stream, self.shown = Stream(), 0
+                self.epoch += 1
+                step(self.state, StreamRead(f"e{self.epoch}", (), reset=True, caught_up=True))
+            case "fail over":
+                self.state, self.shown = State(), 0
+                self.show()
+                step(self.state, LeadershipChanged())
+                self.relist()
+            case "lose answers":
+                for address, message in take(self.state, 2):
+                    self.stream.store(message)
+                    step(self.state, Refused(address))
+            case "foreign":
+                self.stream.write(f"dunlin.v1.fact.pod.default.{name}", b"{nonsense")
+
+    def some(self, count: int) -> None:
+        """Publish a few, and answer."""
+        for address, message in take(self.state, count):
+            seq = self.stream.store(message)
+            if seq is None:
+                last = self.stream.last.get(message.subject)
+                step(self.state, Refused(address, last, looked_up=True))
+            else:
+                step(self.state, Published(address, seq))
+
+
+@settings(max_examples=300, deadline=None)
+@given(ACTIONS)
+def test_whatever_happens_the_stream_ends_as_the_cluster_is(
+    actions: list[tuple[str, str, int]],
+) -> None:
+    """After any history, once all is read and published, the facts are those of the cluster, and stay."""
+    machine = Machine()
+    for action in actions:
+        machine.do(*action)
+    machine.show()
+    publish(machine.state, machine.stream)
+    machine.show()
+    publish(machine.state, machine.stream)
+    fresh, reference = started(), Stream()
+    listed(fresh, *machine.cluster.values())
+    publish(fresh, reference)
+    assert machine.stream.alive() == reference.alive()
+    assert machine.state.settled
+    before = machine.stream.seq
+    machine.show()
+    machine.relist()
+    publish(machine.state, machine.stream)
+    assert machine.stream.seq == before
