@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from dunlin.model.addresses import IPAddress, MacAddress
+from dunlin.model.addresses import IPAddress, MacAddress, derived_mac
 from dunlin_agent.adapters import rtnetlink as rt
 from dunlin_agent.adapters.ethtool import FeatureSocket
 from dunlin_agent.adapters.netns import NamespaceGoneError, entered, read_sysctl, write_sysctl
@@ -54,6 +55,9 @@ IGNORING_SYSCTLS: Final = {
     "net/ipv4/conf/{}/arp_ignore": 8,
     "net/ipv6/conf/{}/disable_ipv6": 1,
 }
+
+
+_HOST_IFNAME = re.compile(r"dun[0-9a-f]{12}")
 
 
 class PodLink(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +121,10 @@ class PodLinks:
         """Remove the pair by the node's end; success when it is not there."""
         await self._run(lambda: self._delete(name))
 
+    async def list(self) -> frozenset[str]:
+        """Every node's end that `host_ifname` could have named, whether whole or half-made."""
+        return await self._run(self._list)
+
     async def close(self) -> None:
         """Finish what runs; the interfaces stay."""
         await asyncio.to_thread(self._thread.shutdown)
@@ -174,6 +182,13 @@ class PodLinks:
                 if actual != value:
                     yield Difference(name, str(value), str(actual))
 
+    def _list(self) -> frozenset[str]:
+        names = (
+            str(rt.attributes(found)["IFLA_IFNAME"])
+            for found in self._node.dump(rt.RTM_GETLINK, rt.link_message())
+        )
+        return frozenset(name for name in names if _HOST_IFNAME.fullmatch(name))
+
     def _delete(self, name: str) -> None:
         message = rt.link_message(name=name)
         self._node.apply(
@@ -219,7 +234,12 @@ def _veth_pair(link: PodLink, namespace_fd: int) -> rt.Request:
         ]
     }
     message = rt.link_message(
-        name=link.host_ifname, attrs=[("IFLA_MTU", link.mtu_bytes), ("IFLA_LINKINFO", info)]
+        name=link.host_ifname,
+        attrs=[
+            ("IFLA_ADDRESS", derived_mac("host", link.host_ifname)),
+            ("IFLA_MTU", link.mtu_bytes),
+            ("IFLA_LINKINFO", info),
+        ],
     )
     return rt.Request(rt.RTM_NEWLINK, rt.ADD, message, f"veth {link.host_ifname} to {link.ifname}")
 

@@ -269,7 +269,11 @@ class NodeNet:
         found = self._netlink.link(bridge)
         journal = self._read()
         state = UplinkState() if found is None else read(self._netlink, found["index"], bridge)
-        if not state.addresses and journal is not None:
+        if not state.addresses:
+            present = read(self._netlink, self._index(uplink), uplink)
+            if present.addresses or journal is None:
+                self._heed(uplink)
+                return
             state = journal.state
         self._back(state, uplink, None if found is None else found["index"])
         self._verify(state, self._index(uplink), uplink)

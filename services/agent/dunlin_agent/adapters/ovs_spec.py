@@ -68,7 +68,8 @@ class PodPort(msgspec.Struct, frozen=True, kw_only=True):
     """
     A Pod's port of br-int: what the node durably knows of an attachment.
 
-    `ofport` and `error` are OVS's answers: 0 is not yet or not at all, and then `error` may say why.
+    `gateways` in the order of `ips`; `mtu_bytes` as given at ADD. `ofport` and `error` are OVS's
+    answers: 0 is not yet or not at all, and then `error` may say why.
     """
 
     port_name: str
@@ -81,6 +82,7 @@ class PodPort(msgspec.Struct, frozen=True, kw_only=True):
     ips: tuple[IPAddress, ...] = ()
     gateways: tuple[IPAddress, ...] = ()
     mac: MacAddress
+    mtu_bytes: int = 0
     ofport: OfPort = OfPort(0)
     error: str = ""
 
@@ -105,9 +107,10 @@ class SwitchState(msgspec.Struct, frozen=True, kw_only=True):
     iface_types: frozenset[str]
 
 
-def pod_mtu_bytes(uplink_mtu_bytes: int, *, encapsulated: bool) -> int:
-    """What is left for Pods on an uplink; IPv4 outer headers."""
-    return uplink_mtu_bytes - (TUNNEL_OVERHEAD_BYTES if encapsulated else 0)
+def pod_mtu_bytes(uplink_mtu_bytes: int, *, encapsulated: bool, ipv6_underlay: bool = False) -> int:
+    """What is left for Pods on an uplink; an outer IPv6 header is 20 bytes longer."""
+    overhead = TUNNEL_OVERHEAD_BYTES + (20 if ipv6_underlay else 0)
+    return uplink_mtu_bytes - (overhead if encapsulated else 0)
 
 
 def node_bridges(
@@ -175,6 +178,7 @@ def _external(uplink: str, uplink_mac: MacAddress, uplink_mtu: int) -> BridgeSpe
             _patch(PATCH_TO_INTEGRATION, PATCH_TO_EXTERNAL, None),
         ),
         fail_mode="standalone",
+        protocols=("OpenFlow13", "OpenFlow15"),
         other_config={"hwaddr": uplink_mac, "disable-in-band": "true"},
     )
 

@@ -186,13 +186,13 @@ class Ovs:
     async def pod_ports(self, bridge: str) -> tuple[PodPort, ...]:
         """Every Pod port of the bridge, sorted by name."""
 
-        def find(tables: Tables) -> tuple[PodPort, ...]:
-            row = _bridge(tables, bridge)
-            interfaces = [] if row is None else [i for port in row.ports for i in port.interfaces]
-            found = (pod_port_of(i.name, i.external_ids, *_answer(i)) for i in interfaces)
-            return tuple(sorted((port for port in found if port), key=lambda port: port.port_name))
+        return await self._session.read(lambda tables: _pod_ports(tables, bridge))
 
-        return await self._session.read(find)
+    async def pod_ports_changed(self, bridge: str, known: tuple[PodPort, ...]) -> None:
+        """Return once `pod_ports` would give something else than `known`."""
+        await self._session.wait_for(
+            lambda tables: _pod_ports(tables, bridge) != known, None, "another Pod port"
+        )
 
     async def interfaces(self) -> tuple[InterfaceState, ...]:
         """Every interface of every bridge, sorted by name."""
@@ -229,9 +229,12 @@ class Ovs:
         def numbered(tables: Tables, transaction: Transaction) -> int:
             root = _root(tables)
             change(tables, transaction)
-            number: int = root.next_cfg + 1
-            root.verify("next_cfg")
-            root.next_cfg = number
+            number: int = root.next_cfg
+            # Rows touched so far; without any there is nothing to number, and nothing is sent.
+            if transaction._txn_rows:  # noqa: SLF001
+                number += 1
+                root.verify("next_cfg")
+                root.next_cfg = number
             return number
 
         number = await self._session.transact(numbered)
@@ -351,6 +354,13 @@ def _ensure_interface(
         bridge.ports = [*bridge.ports, port]
 
 
+def _pod_ports(tables: Tables, bridge: str) -> tuple[PodPort, ...]:
+    row = _bridge(tables, bridge)
+    interfaces = [] if row is None else [i for port in row.ports for i in port.interfaces]
+    found = (pod_port_of(i.name, i.external_ids, *_answer(i)) for i in interfaces)
+    return tuple(sorted((port for port in found if port), key=lambda port: port.port_name))
+
+
 def _answer(row: Any) -> tuple[OfPort, str]:
     """The ofport (0: none) and the error that OVS wrote."""
     ofport = _first(row.ofport, 0)
@@ -392,6 +402,7 @@ def external_ids_of(port: PodPort) -> dict[str, str]:
         "netns": port.netns,
         "ips": _joined(port.ips),
         "gateways": _joined(port.gateways),
+        "mtu": str(port.mtu_bytes),
     }
     return {
         "iface-id": f"{port.pod_namespace}/{port.pod_name}/{port.ifname}",
@@ -411,6 +422,7 @@ def pod_port_of(name: str, ids: Mapping[str, str], ofport: OfPort, error: str) -
         return None
     try:
         ips, gateways = _split(ids.get(_PREFIX + "ips")), _split(ids.get(_PREFIX + "gateways"))
+        mtu = int(ids.get(_PREFIX + "mtu", "0"))
     except ValueError:
         return None
     return PodPort(
@@ -424,6 +436,7 @@ def pod_port_of(name: str, ids: Mapping[str, str], ofport: OfPort, error: str) -
         ips=ips,
         gateways=gateways,
         mac=MacAddress(ids["attached-mac"]),
+        mtu_bytes=mtu,
         ofport=ofport,
         error=error,
     )

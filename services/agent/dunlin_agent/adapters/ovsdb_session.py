@@ -124,12 +124,13 @@ class OvsdbSession:
         return value
 
     async def wait_for(
-        self, condition: Callable[[Tables], T | None], timeout_seconds: float, what: str
+        self, condition: Callable[[Tables], T | None], timeout_seconds: float | None, what: str
     ) -> T:
         """
         Wait until `condition` gives something true, and return it.
 
         It is looked at now and after every change, in the session's thread; it must be quick.
+        `timeout_seconds` None: for ever.
 
         Raises:
             OvsdbError: not within `timeout_seconds`, naming `what`.
@@ -143,9 +144,11 @@ class OvsdbSession:
                 result: T = await future
                 return result
         except TimeoutError as error:
-            self._send(lambda: self._forget(waiter))
-            message = f"OVSDB: waited {timeout_seconds:g} s for {what}"
+            message = f"OVSDB: waited {timeout_seconds or 0:g} s for {what}"
             raise OvsdbError(message) from error
+        finally:
+            if not future.done() or future.cancelled():
+                self._send(lambda: self._forget(waiter))
 
     async def transact(self, change: Change[T], timeout_seconds: float = 10.0) -> T:
         """
@@ -190,7 +193,8 @@ class OvsdbSession:
         self._wake()
 
     def _wake(self) -> None:
-        os.eventfd_write(self._wakeup, 1)
+        if self._thread.is_alive():
+            os.eventfd_write(self._wakeup, 1)
 
     # --- in the session's thread ------------------------------------------------------------------
 

@@ -40,6 +40,13 @@ class Vswitchd:
         except (OSError, ValueError) as error:
             raise VswitchdError(f"{path}: {error}") from error
 
+    def last_incarnation(self) -> str:
+        """As `incarnation`, also of a process that has ended; "" when it left no pid file."""
+        try:
+            return self.incarnation()
+        except VswitchdError:
+            return ""
+
     async def call(self, command: str, *arguments: str) -> str:
         """
         Run one ovs-appctl command and return its output.

@@ -60,14 +60,14 @@ class NetConf(msgspec.Struct, frozen=True, rename="camel"):
     What the runtime gives on standard input.
 
     Fields that we do not know are ignored: the runtime and `runtimeConfig` add their own.
-    `prev_result` stays raw, because only CHECK reads it and older runtimes do not send it to DEL.
+    `prev_result` stays raw, because only CHECK reads it; b"" or b"null" where there is none.
     """
 
     cni_version: str
     name: str
     type: str
     agent_socket: str | None = None
-    prev_result: msgspec.Raw | None = None
+    prev_result: msgspec.Raw = msgspec.Raw(b"")
     valid_attachments: tuple[Attachment, ...] | None = msgspec.field(
         default=None, name="cni.dev/valid-attachments"
     )

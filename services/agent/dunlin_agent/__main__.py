@@ -1,0 +1,74 @@
+"""Wiring of the agent."""
+
+import time
+
+from dunlin.service.app import ServiceApp, run_service
+from dunlin_agent import rest
+from dunlin_agent.adapters.ipam import Ipam
+from dunlin_agent.adapters.links import PodLinks
+from dunlin_agent.adapters.node_net import NodeNet
+from dunlin_agent.adapters.ovsdb import Ovs
+from dunlin_agent.adapters.vswitchd import Vswitchd
+from dunlin_agent.cni import CniServer
+from dunlin_agent.config import Settings
+from dunlin_agent.facts import Facts
+from dunlin_agent.metrics import AgentMetrics
+from dunlin_agent.node import Node
+from dunlin_agent.pods import Pods
+from dunlin_agent.state import Neighbour
+
+
+async def setup(app: ServiceApp[Settings]) -> None:
+    """
+    Connect to OVS and the bus, then set the node up and answer CNI calls.
+
+    The CNI socket is there from the start: until the node is ready it answers with code 50.
+    """
+    settings = app.settings
+    metrics = AgentMetrics(app.metrics)
+    bus = await app.connect_bus()
+    ovs = Ovs(f"unix:{settings.ovs_rundir}/db.sock")
+    app.ready("ovsdb", lambda: None if ovs.connected else "no session with ovsdb-server")
+    await ovs.start()
+    app.on_stop("ovsdb", ovs.close)
+    vswitchd = Vswitchd(settings.ovs_rundir)
+    net = NodeNet(settings.state_dir / f"{settings.node}-uplink.json")
+    app.on_stop("node-net", net.close)
+    links = PodLinks()
+    app.on_stop("links", links.close)
+    facts = Facts(bus, settings.node, metrics, now_ms=lambda: int(time.time() * 1000))
+    ipam = Ipam(bus, settings.node)
+    node = Node(settings, facts, ovs, net, vswitchd, ipam, metrics)
+    pods = Pods(
+        facts,
+        ovs,
+        links,
+        ipam,
+        metrics,
+        add_timeout_s=settings.add_timeout_s,
+        not_ready=node.not_ready,
+    )
+    server = CniServer(settings.agent_socket, pods, metrics.observe_cni)
+    await server.start()
+    app.on_stop("cni", server.stop)
+    app.ready("node", node.not_ready)
+    app.api.include_router(rest.router(facts, node))
+
+    async def seed(neighbour: Neighbour) -> None:
+        await vswitchd.set_neighbour("br-ext", neighbour.ip, neighbour.mac)
+
+    app.task("follow-facts", facts.follow_facts())
+    app.task("follow-state", facts.follow_state())
+    app.task("publish", facts.publish(seed))
+    app.task("ports", pods.watch())
+    app.task("node", node.run())
+    app.task("external", node.keep_external_flows())
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    run_service("agent", Settings, setup, title="Dunlin agent")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""
+Keeping the node set up: bridges, the node's addresses on br-ext, its way to Pods, br-ext's flows.
+
+One loop: establish everything, then wait until something gives reason to look again. When
+ovs-vswitchd dies the node's addresses go home to the uplink first, and out again when it is back.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final, Literal
+
+import structlog
+
+from dunlin.events.facts import NextHop, NodeAddress, SwitchFact
+from dunlin.events.rpc import Blocks
+from dunlin.model.addresses import GATEWAY_MAC, IPAddress, derived_dpid, derived_mac, host_network
+from dunlin.pipeline.families import FAMILIES
+from dunlin.pipeline.layout import Table
+from dunlin_agent import core
+from dunlin_agent.adapters.ipam import Ipam, IpamError
+from dunlin_agent.adapters.node_net import GatewaySpec, NodeAddresses, NodeNet, NodeNetError
+from dunlin_agent.adapters.openflow_local import LocalSwitchError, dump_flows, replace_flows
+from dunlin_agent.adapters.ovs_spec import (
+    EXTERNAL_BRIDGE,
+    GATEWAY_PORT,
+    INTEGRATION_BRIDGE,
+    PATCH_TO_EXTERNAL,
+    PATCH_TO_INTEGRATION,
+    TUNNEL_PORT,
+    ControllerSpec,
+    node_bridges,
+    pod_mtu_bytes,
+)
+from dunlin_agent.adapters.ovsdb import Ovs, PortError
+from dunlin_agent.adapters.ovsdb_session import OvsdbError
+from dunlin_agent.adapters.vswitchd import Vswitchd, VswitchdError
+from dunlin_agent.config import Settings
+from dunlin_agent.external import COOKIE, external_flows, takes_external
+from dunlin_agent.facts import Facts
+from dunlin_agent.metrics import AgentMetrics
+
+READY_SECONDS: Final = 10.0
+CARRIER_SECONDS: Final = 10.0
+IPAM_SECONDS: Final = 5.0
+RESOLVE_SECONDS: Final = 2.0
+SETTLE_SECONDS: Final = 0.2
+RETRY_MIN_SECONDS: Final = 0.2
+RETRY_MAX_SECONDS: Final = 5.0
+LOOK_AGAIN_SECONDS: Final = 0.5
+
+FAILURES = (OvsdbError, PortError, NodeNetError, VswitchdError, IpamError, LocalSwitchError)
+
+log = structlog.get_logger(__name__)
+
+
+class Node:
+    """The set-up of one node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        facts: Facts,
+        ovs: Ovs,
+        net: NodeNet,
+        vswitchd: Vswitchd,
+        ipam: Ipam,
+        metrics: AgentMetrics,
+    ) -> None:
+        self._settings = settings
+        self._facts = facts
+        self._ovs = ovs
+        self._net = net
+        self._vswitchd = vswitchd
+        self._ipam = ipam
+        self._metrics = metrics
+        self._seen: NodeAddresses | None = None
+        self._mourned: str | None = None
+        self._flows_of: tuple[str, tuple[IPAddress, ...]] | None = None
+        self.reason: str | None = "still setting the node up"
+
+    def not_ready(self) -> str | None:
+        """Why no Pod can be attached now, or None."""
+        if not self._ovs.connected:
+            return "no session with ovsdb-server"
+        return self.reason
+
+    async def run(self) -> None:
+        """Establish, wait, look again; for ever."""
+        pause = RETRY_MIN_SECONDS
+        while True:
+            try:
+                fact = await self._establish()
+            except FAILURES as error:
+                self.reason = str(error)
+                self._metrics.setup_failures.labels(type(error).__name__).inc()
+                log.warning("node not set up", error=str(error))
+                await self._first(self._vswitchd_ended(), asyncio.sleep(pause))
+                pause = min(pause * 2, RETRY_MAX_SECONDS)
+                continue
+            pause = RETRY_MIN_SECONDS
+            self.reason = None
+            self._facts.emit(core.SwitchObserved(fact))
+            await self._first(
+                self._vswitchd_ended(),
+                self._addresses_changed(),
+                self._blocks_changed(),
+                self._tunnel_changed(fact.tunnel_type),
+            )
+
+    # --- establish --------------------------------------------------------------------------------
+
+    async def _establish(self) -> SwitchFact:
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._vswitchd.wait_ready()
+        except TimeoutError as error:
+            raise VswitchdError("ovs-vswitchd does not answer") from error
+        incarnation = self._vswitchd.incarnation()
+        uplink = self._settings.uplink
+        before = await self._net.addresses(uplink) if uplink else None
+        tunnel = self._tunnel(before)
+        pod_mtu = self._pod_mtu(before, tunnel)
+        await self._ensure_bridges(before, tunnel, pod_mtu)
+        if uplink:
+            await self._carrier(EXTERNAL_BRIDGE)
+            await self._net.take_over(uplink, EXTERNAL_BRIDGE)
+            self._seen = await self._net.addresses(EXTERNAL_BRIDGE)
+        blocks = await self._ipam.blocks(IPAM_SECONDS)
+        await self._net.configure_gateway(self._gateway(blocks, pod_mtu))
+        return await self._switch_fact(blocks, tunnel, pod_mtu, incarnation)
+
+    def _tunnel(self, found: NodeAddresses | None) -> Literal["", "geneve", "vxlan"]:
+        seen = self._seen or found
+        own = tuple(address.ip for address in seen.addresses) if seen else ()
+        return core.tunnel_of(self._settings.encapsulation, own, self._facts.state)
+
+    def _pod_mtu(self, uplink: NodeAddresses | None, tunnel: str) -> int:
+        if self._settings.pod_mtu or uplink is None:
+            return self._settings.pod_mtu or 1500
+        seen = self._seen or uplink
+        only_ipv6 = all(address.ip.version == 6 for address in seen.addresses)
+        return pod_mtu_bytes(
+            uplink.mtu_bytes,
+            encapsulated=bool(tunnel),
+            ipv6_underlay=bool(seen.addresses) and only_ipv6,
+        )
+
+    async def _ensure_bridges(
+        self, uplink: NodeAddresses | None, tunnel: Literal["", "geneve", "vxlan"], pod_mtu: int
+    ) -> None:
+        bridges = node_bridges(
+            self._settings.node,
+            controllers=tuple(
+                ControllerSpec(target=target) for target in self._settings.openflow_controllers
+            ),
+            uplink=self._settings.uplink or None,
+            uplink_mac=uplink.mac if uplink else None,
+            gateway_mac=derived_mac("router", self._settings.node),
+            pod_mtu=pod_mtu,
+            uplink_mtu=uplink.mtu_bytes if uplink else 1500,
+            tunnel=tunnel,
+        )
+        await self._ovs.ensure(bridges)
+
+    async def _carrier(self, device: str) -> None:
+        """Wait until OVS serves the device: addresses on it would else be dead."""
+        try:
+            async with asyncio.timeout(CARRIER_SECONDS):
+                async for _ in self._net.changes("link"):
+                    if await self._net.carries(device):
+                        return
+        except TimeoutError as error:
+            raise NodeNetError(f"{device} has no carrier") from error
+
+    def _gateway(self, blocks: Blocks, pod_mtu: int) -> GatewaySpec:
+        pods = blocks.pod_cidrs or self._settings.pod_cidrs
+        services = blocks.service_cidrs or self._settings.service_cidrs
+        hairpins = tuple(host_network(family.hairpin) for family in FAMILIES)
+        first = {gateway.version: gateway for gateway in reversed(blocks.gateways)}
+        return GatewaySpec(
+            ifname=GATEWAY_PORT,
+            ips=tuple(first[version] for version in sorted(first)),
+            cidrs=(*pods, *services, *hairpins),
+            router_mac=GATEWAY_MAC,
+            mtu_bytes=pod_mtu,
+        )
+
+    async def _switch_fact(
+        self, blocks: Blocks, tunnel: Literal["", "geneve", "vxlan"], pod_mtu: int, incarnation: str
+    ) -> SwitchFact:
+        ports = {state.name: state for state in await self._ovs.interfaces()}
+        state = await self._ovs.state()
+        version = state.ovs_version or await self._vswitchd.version()
+        seen = self._seen
+        return SwitchFact(
+            name=self._settings.node,
+            dpid=derived_dpid(self._settings.node),
+            router_mac=derived_mac("router", self._settings.node),
+            uplink_mac=seen.mac if seen else derived_mac("router", self._settings.node),
+            gateway_port=ports[GATEWAY_PORT].ofport,
+            uplink_port=ports[PATCH_TO_EXTERNAL].ofport if PATCH_TO_EXTERNAL in ports else 0,
+            tunnel_port=ports[TUNNEL_PORT].ofport if TUNNEL_PORT in ports else 0,
+            tunnel_type=tunnel,
+            gateway_ips=blocks.gateways,
+            addresses=tuple(
+                NodeAddress(ip=address.ip, subnet=address.interface.network)
+                for address in (seen.addresses if seen else ())
+            ),
+            next_hops=await self._next_hops(),
+            mtu=pod_mtu,
+            ovs_version=version,
+            datapath="dpdk" if state.dpdk_initialized else "netdev",
+            userspace_tso=state.userspace_tso,
+            incarnation=incarnation,
+        )
+
+    async def _next_hops(self) -> tuple[NextHop, ...]:
+        """Those that answer; one that does not is left out, and looked for again."""
+        hops = []
+        for gateway in self._seen.gateways if self._seen else ():
+            try:
+                mac = gateway.mac or await self._net.resolve(
+                    EXTERNAL_BRIDGE, gateway.ip, RESOLVE_SECONDS
+                )
+            except NodeNetError as error:
+                log.warning("default gateway does not answer", error=str(error))
+            else:
+                hops.append(NextHop(ip=gateway.ip, mac=mac))
+        return tuple(hops)
+
+    # --- reasons to look again --------------------------------------------------------------------
+
+    async def _first(self, *reasons: Coroutine[Any, Any, None]) -> None:
+        """Wait for one of them; a failure of a wait is a reason too."""
+        tasks = [asyncio.create_task(reason) for reason in reasons]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            error = task.exception()
+            if error is not None and not isinstance(error, FAILURES):
+                raise error
+
+    async def _vswitchd_ended(self) -> None:
+        """Bring the node's addresses home as soon as OVS is dead; once for each of its lives."""
+        await self._vswitchd.wait_gone()
+        life = self._vswitchd.last_incarnation()
+        if life == self._mourned:
+            await asyncio.Event().wait()
+        self._mourned = life
+        self.reason = "ovs-vswitchd has ended"
+        self._metrics.vswitchd_restarts.inc()
+        log.warning("ovs-vswitchd has ended")
+        uplink = self._settings.uplink
+        if uplink:
+            await self._net.give_back(uplink, EXTERNAL_BRIDGE, forget=False)
+            log.info("the node's addresses are on the uplink", uplink=uplink)
+
+    async def _addresses_changed(self) -> None:
+        """The node's own addresses, default routes or the MACs of its gateways."""
+        if not self._settings.uplink:
+            await asyncio.Event().wait()
+        known = self._seen
+        async for _ in self._net.changes("address", "route", "neighbour"):
+            await asyncio.sleep(SETTLE_SECONDS)
+            found = await self._net.addresses(EXTERNAL_BRIDGE)
+            if _without_macs(found) != _without_macs(known) or _new_macs(found, known):
+                return
+
+    async def _blocks_changed(self) -> None:
+        await self._facts.blocks_pulse.take().wait()
+
+    async def _tunnel_changed(self, tunnel: str) -> None:
+        await self._facts.pulse.until(lambda: self._tunnel(None) != tunnel)
+
+    # --- br-ext -----------------------------------------------------------------------------------
+
+    async def keep_external_flows(self) -> None:
+        """
+        Have br-ext pass Pods' answers to br-int, from when br-int can tell them from the node's.
+
+        Until then, and after each start of ovs-vswitchd, all of it goes to the node.
+        """
+        while True:
+            changed = self._facts.pulse.take()
+            switch = self._facts.state.switch
+            wanted = None if switch is None else _flows_key(switch)
+            if wanted is None or wanted == self._flows_of or not switch or not switch.uplink_port:
+                await changed.wait()
+                continue
+            try:
+                if await self._write_external(switch):
+                    self._flows_of = wanted
+                    continue
+            except (LocalSwitchError, OvsdbError) as error:
+                log.warning("br-ext has no flows for Pods yet", error=str(error))
+            # The pipeline comes over another connection: nothing here announces it for sure.
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _write_external(self, switch: SwitchFact) -> bool:
+        rundir = self._settings.ovs_rundir
+        pipeline = await dump_flows(rundir, INTEGRATION_BRIDGE, int(Table.CLASSIFIER))
+        if not takes_external(pipeline):
+            return False
+        ports = {state.name: state.ofport for state in await self._ovs.interfaces()}
+        addresses = tuple(address.ip for address in switch.addresses)
+        flows = external_flows(
+            addresses, ports[self._settings.uplink], ports[PATCH_TO_INTEGRATION]
+        )
+        await replace_flows(rundir, EXTERNAL_BRIDGE, COOKIE, flows)
+        log.info("br-ext passes Pods' answers on", flows=len(flows))
+        return True
+
+
+def _flows_key(switch: SwitchFact) -> tuple[str, tuple[IPAddress, ...]]:
+    """What br-ext's flows depend on: another life of vswitchd has lost them."""
+    return switch.incarnation, tuple(address.ip for address in switch.addresses)
+
+
+def _without_macs(found: NodeAddresses | None) -> object:
+    if found is None:
+        return None
+    return (found.addresses, tuple(gateway.ip for gateway in found.gateways), found.mtu_bytes)
+
+
+def _new_macs(found: NodeAddresses, known: NodeAddresses | None) -> bool:
+    """A gateway has another MAC than before, or one at last; that it has none now says nothing."""
+    old = {gateway.ip: gateway.mac for gateway in known.gateways} if known else {}
+    return any(
+        gateway.mac is not None and gateway.mac != old.get(gateway.ip)
+        for gateway in found.gateways
+    )
