@@ -1,0 +1,200 @@
+"""
+The planner's loop: read facts, step, write what changed, claim the watermark.
+
+Nothing is written before the facts are read to their end and the watcher has said that they are all: a
+Service whose EndpointSlices are not read yet would lose its endpoints on every switch. All changes of `state`
+and all writes happen under one lock.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from dunlin import subjects
+from dunlin.bus.base import Bus
+from dunlin.events.findings import Finding
+from dunlin.service.fact_reader import Chunk, FactReader, Read
+from dunlin.service.intent_writer import IntentWriter, Role, Watermark
+from dunlin.service.metrics import Metrics
+from dunlin.service.shards import ShardLeases
+from dunlin_planner.config import PlannerSettings
+from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
+from dunlin_planner.core.step import Changes, findings, step, waiting_nodes
+from dunlin_planner.observer import Observer
+from dunlin_planner.state import KINDS, SHARD_COUNT, State, shard_of
+
+log = structlog.get_logger(__name__)
+
+FILTERS = tuple(f"{subjects.PREFIX}.intent.*.{kind}.*" for kind in ("switch", "route", "service"))
+TICK_S = 0.5
+
+
+def unit_of(subject: str) -> Unit:
+    """The unit that an intent of the planner comes from."""
+    _, scope, kind, key = subjects.split(subject)
+    if kind == "switch":
+        return Unit("node", "", scope)
+    if kind == "route":
+        return Unit("node", "", key)
+    namespace, _, name = key.partition(":")[0].partition("/")
+    return Unit("service", namespace, name)
+
+
+class Shell:
+    """One replica."""
+
+    def __init__(  # noqa: PLR0913 - wiring
+        self,
+        bus: Bus,
+        shards: ShardLeases,
+        settings: PlannerSettings,
+        metrics: Metrics,
+        observer: Observer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.shards = shards
+        self.reader = FactReader(bus, KINDS, metrics.bad_input)
+        role = Role(
+            "planner",
+            settings.replica,
+            SHARD_COUNT,
+            lambda subject: shard_of(unit_of(subject)),
+            shards.owned,
+        )
+        self.nudge = asyncio.Event()
+        self.writer = IntentWriter(bus, FILTERS, role, self.nudge.set)
+        self.state = State(settings.cluster, shards=frozenset())
+        self.epoch = ""
+        self.seq = 0
+        self._metrics = metrics
+        self._observer = observer
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._caught_up = False
+        self._ready_at: float | None = None
+        self._complete = False
+
+    # --- what others ask -------------------------------------------------------------------------
+
+    def not_ready(self) -> str | None:
+        """Why not, for people; a replica without shards that has read everything is ready."""
+        if not self._caught_up:
+            return "still reading the facts"
+        if not self.state.synced:
+            return "the watcher has not published all of the cluster yet"
+        return None if self.writer.caught_up else "still reading the intents"
+
+    @property
+    def complete(self) -> bool:
+        """What is not planned does not exist: tombstones may go."""
+        return self._complete
+
+    def findings(self) -> list[Finding]:
+        """What of this replica's shards is not honoured."""
+        return findings(self.state)
+
+    # --- tasks -----------------------------------------------------------------------------------
+
+    async def read(self) -> None:
+        """Follow the facts, for ever."""
+        async for chunk in self.reader.chunks():
+            async with self._lock:
+                await self._take(chunk)
+
+    async def attend(self) -> None:
+        """Write again when shards or somebody else's intents changed, and when a grace is over."""
+        while True:
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self.nudge.wait()
+            except TimeoutError:
+                if self._complete or self.not_ready():
+                    continue
+            self.nudge.clear()
+            async with self._lock:
+                await self._own()
+                await self._write()
+
+    async def _take(self, chunk: Chunk) -> None:
+        if chunk.reset:
+            self._start_over()
+        self.epoch, self.seq = chunk.epoch, chunk.seq
+        self._caught_up = self._caught_up or chunk.caught_up
+        await self._own()
+        with self._observer.step.time():
+            # Before everything is known nothing is planned: half of it would be planned in vain.
+            self._step(_event(read) for read in chunk.reads)
+            await self._write()
+        for read in chunk.reads:
+            self._observer.facts.labels(read.kind).inc()
+
+    def _start_over(self) -> None:
+        log.warning("the fact stream is new: starting over")
+        self.state = State(self.settings.cluster, shards=frozenset())
+        self.writer.start_over()
+        self._caught_up = False
+        self._ready_at = None
+        self._complete = False
+
+    async def _own(self) -> None:
+        """Plan for the shards that are ours now, as soon as planning makes sense."""
+        owned = self.shards.owned() if self.not_ready() is None else frozenset()
+        if owned == self.state.shards:
+            return
+        lost, gained = self.state.shards - owned, owned - self.state.shards
+        self.writer.forget(lost)
+        self._step([Owned(self.state.shards - lost)])
+        for shard in sorted(gained):
+            self._step([Owned(self.state.shards | {shard})])
+            await asyncio.sleep(0)
+        self.writer.review(gained)
+
+    def _step(self, events: Iterable[Event]) -> None:
+        changes = step(self.state, events)
+        self.writer.want(changes.intents)
+        self._tell(changes)
+
+    def _tell(self, changes: Changes) -> None:
+        for finding in changes.findings:
+            say = log.info if finding.severity == "waiting" else log.warning
+            say(
+                "not honoured",
+                object=finding.object,
+                field=finding.field,
+                severity=finding.severity,
+                reason=finding.reason,
+            )
+            if finding.severity == "unsupported":
+                self._metrics.unsupported(finding.kind, finding.field)
+            elif finding.severity != "waiting":
+                self._metrics.bad_input(finding.kind.lower(), finding.severity)
+
+    async def _write(self) -> None:
+        if self.not_ready() is not None:
+            return
+        await self._own()
+        self._complete = self._complete or self._is_complete()
+        mark = Watermark(self.epoch, self.seq, self._complete)
+        await self.writer.flush(mark, self.state.shards)
+
+    def _is_complete(self) -> bool:
+        """Every ready node has been described by its agent, or has had the time to be."""
+        now = self._clock()
+        if self._ready_at is None:
+            self._ready_at = now
+        waiting = waiting_nodes(self.state)
+        if waiting and now < self._ready_at + self.settings.agents_grace_s:
+            return False
+        if waiting:
+            log.warning("agents are silent: their nodes have no routes", nodes=waiting)
+        return True
+
+
+def _event(read: Read) -> Event:
+    if read.fact is None:
+        return Deleted(read.kind, read.namespace, read.name)
+    return Upserted(read.fact)

@@ -1,0 +1,5 @@
+"""The planner's scenarios run on both buses."""
+
+from tests.scenario.worlds import world
+
+__all__ = ["world"]

@@ -1,0 +1,345 @@
+"""The whole planner on a bus: what it publishes, and when; restarts, replicas, lost streams."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from dunlin import subjects, wire
+from dunlin.bus import leases
+from dunlin.bus.base import Bus, Message
+from dunlin.events.facts import Fact, SyncFact
+from dunlin.events.intents import AnyIntent, ServicePortIntent
+from dunlin.events.state import Progress
+from dunlin.service.metrics import Metrics
+from dunlin.service.shards import ShardLeases
+from dunlin_planner.config import PlannerSettings
+from dunlin_planner.observer import Observer
+from dunlin_planner.shell import Shell
+from dunlin_planner.state import SHARD_COUNT
+from tests.fixtures.worlds import World
+from tests.scenario.worlds import until
+from tests.unit.planner.build import CLUSTER, endpoint, node, service, slice_of, switch
+
+SETTINGS = PlannerSettings(
+    replica="p1",
+    pod_cidrs=CLUSTER.pod_cidrs,
+    service_cidrs=CLUSTER.service_cidrs,
+    lease_ttl_s=1.0,
+    agents_grace_s=30.0,
+)
+SYNC = SyncFact(name="watcher")
+NONSENSE = b"no intent at all"
+
+
+@asynccontextmanager
+async def running(world: World, **changes: Any) -> AsyncIterator[Shell]:
+    """A replica until the context ends; leases are given back then, as by SIGTERM."""
+    settings = replace(SETTINGS, **changes)
+    bus = await world.bus()
+    await bus.ensure_streams()
+    metrics = Metrics("planner", "test")
+    shards = ShardLeases(
+        leases(bus), "planner", settings.replica, SHARD_COUNT, ttl_s=settings.lease_ttl_s
+    )
+    shell = Shell(bus, shards, settings, metrics, Observer(metrics.registry))
+    shards.on_change = shell.nudge.set
+    work = (shell.writer.follow(), shell.read(), shell.attend(), shards.run())
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        yield shell
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            assert task.cancelled(), task.exception()
+
+
+class Reader:
+    """What stands in the intent and state streams."""
+
+    def __init__(self) -> None:
+        self.intents: dict[str, AnyIntent] = {}
+        self.writes = 0
+        self.progress: dict[str, Progress] = {}
+
+    async def read_intents(self, bus: Bus) -> None:
+        """Follow the intents."""
+        async for batch in bus.follow(subjects.INTENTS_STREAM, history=True):
+            if batch.reset:
+                self.intents.clear()
+            for record in batch.records:
+                self.writes += 1
+                self.intents.pop(record.subject, None)
+                if not record.is_tombstone and record.data != NONSENSE:
+                    self.intents[record.subject] = wire.decode(record.data, AnyIntent)  # type: ignore[arg-type]
+
+    async def read_progress(self, bus: Bus) -> None:
+        """Follow the claims."""
+        async for batch in bus.follow(subjects.STATE_STREAM):
+            if batch.reset:
+                self.progress.clear()
+            for record in batch.records:
+                claim = wire.decode(record.data, Progress)
+                self.progress[claim.replica] = claim
+
+    def claims(self, seq: int) -> bool:
+        """Every shard is claimed up to this fact."""
+        shards = {s for c in self.progress.values() if c.fact_seq >= seq for s in c.shards}
+        return len(shards) == SHARD_COUNT
+
+    @property
+    def services(self) -> dict[str, list[str]]:
+        """Key -> endpoints of every ServicePort."""
+        return {
+            intent.key: [str(end.ip) for end in intent.endpoints]
+            for intent in self.intents.values()
+            if isinstance(intent, ServicePortIntent)
+        }
+
+
+Tell = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+async def bus(world: World) -> Bus:
+    """A connection of the test's own."""
+    connection = await world.bus()
+    await connection.ensure_streams()
+    return connection
+
+
+@pytest.fixture
+async def reader(bus: Bus) -> AsyncIterator[Reader]:
+    """Reads intents and claims meanwhile."""
+    made = Reader()
+    tasks = [
+        asyncio.create_task(made.read_intents(bus)),
+        asyncio.create_task(made.read_progress(bus)),
+    ]
+    yield made
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def tell(bus: Bus, *facts: Fact) -> int:
+    """Publish facts; the sequence of the last."""
+    seq = 0
+    for fact in facts:
+        seq = await bus.publish(Message(fact.subject, wire.encode(fact)))
+    return seq
+
+
+async def forget(bus: Bus, fact: Fact) -> int:
+    """Publish a tombstone."""
+    return await bus.publish(Message(fact.subject, b""))
+
+
+FACTS = (
+    node("n1"),
+    switch("n1"),
+    service("a", "10.96.0.1"),
+    service("b", "10.96.0.2"),
+    slice_of("a", endpoint("10.244.1.5"), name="a-1"),
+)
+
+
+async def test_facts_become_intents(world: World, bus: Bus, reader: Reader) -> None:
+    """From nothing to claimed intents; then one change is one message, and a claim covers it."""
+    async with running(world):
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        assert reader.services == {"default/a:http/TCP": ["10.244.1.5"], "default/b:http/TCP": []}
+        assert len(reader.intents) == 4
+        assert all(claim.complete for claim in reader.progress.values())
+        before = reader.writes
+        seq = await tell(bus, slice_of("b", endpoint("10.244.1.6"), name="b-1", trigger_ms=123))
+        await until(lambda: reader.claims(seq))
+        claim = reader.progress["p1"]
+        await until(lambda: reader.writes == before + 1)
+        (changed,) = [i for i in reader.intents.values() if i.key == "default/b:http/TCP"]
+        assert changed.trigger_ms == 123
+        assert claim.intent_seq >= before + 1
+        seq = await forget(bus, FACTS[3])
+        await until(lambda: reader.claims(seq) and list(reader.services) == ["default/a:http/TCP"])
+
+
+async def test_nothing_before_the_watcher_is_done(
+    world: World, bus: Bus, reader: Reader
+) -> None:
+    """A Service whose slices are still to come is not published without endpoints."""
+    async with running(world) as shell:
+        seq = await tell(bus, *FACTS[:4])
+        await until(lambda: shell.seq == seq)
+        assert shell.not_ready() is not None
+        await tell(bus, FACTS[4], SYNC)
+        await until(lambda: len(reader.intents) == 4)
+        assert reader.writes == 4, "each was written once, and whole"
+
+
+async def test_a_restart_writes_only_differences(
+    world: World, bus: Bus, reader: Reader
+) -> None:
+    """Equal intents are left alone; what went meanwhile is withdrawn, what changed is written."""
+    async with running(world):
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        await until(lambda: reader.writes == 4)
+    await forget(bus, FACTS[3])
+    seq = await tell(bus, slice_of("a", endpoint("10.244.1.7"), name="a-1"))
+    async with running(world, replica="p2"):
+        await until(lambda: reader.claims(seq))
+        await until(lambda: reader.services == {"default/a:http/TCP": ["10.244.1.7"]})
+        assert reader.writes == 6
+
+
+async def test_bad_facts_do_no_harm(world: World, bus: Bus, reader: Reader) -> None:
+    """The last good state stays, before and after a restart; everything else goes on."""
+    async with running(world) as shell:
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        for data in (b"\xff\xfe garbage", b'{"kind":"service","name":"a","ports":[{"port":0}]}'):
+            await bus.publish(Message(FACTS[2].subject, data))
+        await bus.publish(Message(f"{subjects.PREFIX}.fact.service.x.y.z", b"{}"))
+        await bus.publish(Message(subjects.fact("service", "x", "y"), b"{}"))
+        seq = await tell(bus, service("c", "10.96.0.3"))
+        await until(lambda: reader.claims(seq) and len(reader.services) == 3)
+        assert len(shell.reader.bad) == 3
+        (reason,) = [r for s, r in shell.reader.bad.items() if s == FACTS[2].subject]
+        assert "$" in reason, "the field is named"
+    before = reader.writes
+    async with running(world, replica="p2") as shell:
+        await until(lambda: "p2" in reader.progress and shell.complete)
+        assert len(reader.services) == 3
+        assert reader.writes == before
+        seq = await tell(bus, service("a", "10.96.0.9"))
+        await until(lambda: reader.claims(seq) and FACTS[2].subject not in shell.reader.bad)
+
+
+async def test_the_fact_stream_is_lost(world: World, bus: Bus, reader: Reader) -> None:
+    """Nothing is withdrawn or changed before the new stream is whole; then the differences are."""
+    async with running(world) as shell:
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        await until(lambda: reader.writes == 4)
+        await world.delete_stream(subjects.FACTS_STREAM)
+        await bus.ensure_streams()
+        epoch = await bus.epoch(subjects.FACTS_STREAM)
+        seq = await tell(bus, *FACTS[:3])
+        await until(lambda: (shell.epoch, shell.seq) == (epoch, seq))
+        assert reader.writes == 4
+        seq = await tell(bus, FACTS[4], SYNC)
+        await until(
+            lambda: reader.claims(seq) and reader.progress["p1"].fact_epoch == epoch
+        )
+        await until(lambda: list(reader.services) == ["default/a:http/TCP"])
+        assert reader.writes == 5
+
+
+async def test_the_intent_stream_is_lost(world: World, bus: Bus, reader: Reader) -> None:
+    """Everything is written anew, and the claim names the new stream."""
+    async with running(world):
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        await until(lambda: len(reader.intents) == 4)
+        before = dict(reader.intents)
+        await world.delete_stream(subjects.INTENTS_STREAM)
+        await bus.ensure_streams()
+        epoch = await bus.epoch(subjects.INTENTS_STREAM)
+        await until(lambda: reader.progress["p1"].intent_epoch == epoch)
+        await until(lambda: reader.intents == before)
+
+
+async def test_an_outage(world: World, bus: Bus, reader: Reader) -> None:
+    """The server goes and comes back: what changed meanwhile is written after."""
+    async with running(world):
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        await world.outage()
+        await asyncio.sleep(1.2)  # Longer than the leases live: they are lost, and taken again.
+        await world.back()
+        await until(lambda: bus.connected)
+        seq = await tell(bus, service("late", "10.96.0.77"))
+        await until(lambda: reader.claims(seq) and "default/late:http/TCP" in reader.services)
+
+
+async def test_replicas_share_the_work(world: World, bus: Bus, reader: Reader) -> None:
+    """Three replicas divide the shards; one dies silently, another takes over; nothing is written twice."""
+    services = [service(f"s{n}", f"10.96.1.{n}") for n in range(1, 41)]
+    async with AsyncExitStack() as stack:
+        shells = [
+            await stack.enter_async_context(running(world, replica=f"r{n}")) for n in range(3)
+        ]
+        seq = await tell(bus, *FACTS, *services, SYNC)
+        await until(lambda: reader.claims(seq))
+        await until(lambda: sorted(len(s.state.shards) for s in shells) == [5, 5, 6], "balance")
+        seq = await tell(bus, service("more", "10.96.2.1"))
+        await until(lambda: reader.claims(seq))
+        await until(lambda: len(reader.services) == 43)
+        assert reader.writes == 45
+        assert {s for shell in shells for s in shell.state.shards} == set(range(SHARD_COUNT))
+
+
+async def test_a_write_by_somebody_else_is_put_right(
+    world: World, bus: Bus, reader: Reader
+) -> None:
+    """A stale replica, or anybody, overwrites an intent: it is noticed and written again."""
+    async with running(world):
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        await until(lambda: len(reader.services) == 2)
+        (subject,) = [s for s, i in reader.intents.items() if i.key == "default/a:http/TCP"]
+        good = reader.intents[subject]
+        await bus.publish(Message(subject, b""))
+        await until(lambda: reader.writes == 6 and reader.intents.get(subject) == good)
+        await bus.publish(Message(subject, NONSENSE))
+        await until(lambda: reader.writes == 8 and reader.intents.get(subject) == good)
+        stray = subjects.intent("all", "service", "default/ghost:/TCP")
+        ghost = ServicePortIntent(
+            scope="all",
+            key="default/ghost:/TCP",
+            service_namespace="default",
+            service_name="ghost",
+            protocol=good.protocol,  # type: ignore[union-attr]
+            port=1,
+            addresses=(),
+        )
+        await bus.publish(Message(stray, wire.encode(ghost)))
+        await until(lambda: reader.writes == 10 and stray not in reader.intents)
+
+
+async def test_a_silent_agent_holds_tombstones_back(
+    world: World, bus: Bus, reader: Reader
+) -> None:
+    """A ready node without its switch: intents go out, nothing is withdrawn, until the grace is over."""
+    async with running(world):
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+    await world.delete_stream(subjects.FACTS_STREAM)
+    await bus.ensure_streams()
+    await tell(bus, *(f for f in FACTS if f.name != "b"), node("n2", 2), service("c", "10.96.0.3"))
+    async with running(world, replica="p2"):
+        seq = await tell(bus, SYNC)
+        await until(lambda: "p2" in reader.progress and reader.progress["p2"].fact_seq == seq)
+        await until(lambda: "default/c:http/TCP" in reader.services)
+        assert "default/b:http/TCP" in reader.services
+        assert not reader.progress["p2"].complete
+        await tell(bus, switch("n2", 2))
+        await until(lambda: reader.progress["p2"].complete)
+        await until(lambda: "default/b:http/TCP" not in reader.services)
+
+
+def test_settings_reach_the_core() -> None:
+    """Pools and encapsulation come from the environment."""
+    from dunlin.service.settings import load
+
+    environ = {"DUNLIN_POD_CIDRS": "10.1.0.0/16", "DUNLIN_ENCAPSULATION": "vxlan"}
+    cluster = load(PlannerSettings, environ=environ).cluster
+    assert cluster.pod_cidrs == (ip_network("10.1.0.0/16"),)
+    assert cluster.encapsulation == "vxlan"
