@@ -54,6 +54,7 @@ class SwitchRunner:
         self._cause = "connect"
         self._failures = 0
         self._not_before = 0.0
+        self._deleted: set[FlowKey] = set()
         self._log = log.bind(node=node, peer=session.peer)
 
     # --- owning -----------------------------------------------------------------------------------
@@ -181,6 +182,9 @@ class SwitchRunner:
     def _unasked(self, message: messages.Message) -> None:
         """A flow of ours that should be there was removed by somebody else: look at once."""
         if isinstance(message, messages.FlowRemoved) and is_ours(message.flow.cookie):
+            if message.flow.key in self._deleted:
+                self._deleted.discard(message.flow.key)
+                return
             owner = self.state.desired.owner(self.node, message.flow.key)
             if owner is not None:
                 self._log.warning("flow removed by somebody else", intent=owner, why=message.reason)
@@ -211,6 +215,7 @@ class SwitchRunner:
         """Compare with a dump and write the difference."""
         cause = self._cause_of_sync(switch, time.monotonic())
         self._cause = ""
+        self._deleted.clear()
         flows, groups = await dump(self.session, self.state.settings.dump_max)
         if not self._current(switch):
             return
@@ -276,6 +281,7 @@ class SwitchRunner:
         but for the intents that were refused.
         """
         written = 0
+        self._deleted.update(plan.deleted_flows())
         limit = self.state.settings.bundle_max
         try:
             async for bundle in bundles(plan, self.state.cache, limit) if len(plan) else nothing():

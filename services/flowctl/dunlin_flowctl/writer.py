@@ -1,14 +1,15 @@
 """Work as bundles of bytes, shared between switches wherever they need the same."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from dunlin.model.ids import IntentId
+from dunlin.openflow.flow import Flow
 from dunlin_flowctl.core.delta import ChangeSet, diff
 from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.core.layer import Replaced
-from dunlin_flowctl.core.program import Key
+from dunlin_flowctl.core.program import FlowKey, Key
 from dunlin_flowctl.core.switch import Switch, Work
 from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache, chunks, interleave
 
@@ -41,6 +42,13 @@ class Plan:
         """Groups that stay although nothing explains them."""
         shared = self.shared.stray_groups if self.shared is not None else set()
         return self.own.stray_groups | shared
+
+    def deleted_flows(self) -> Iterator[FlowKey]:
+        """Keys of the flows that it deletes."""
+        for changes in (self.own, self.shared):
+            for step in changes.flows_deleted if changes is not None else ():
+                if isinstance(step.content, Flow):
+                    yield step.content.key
 
 
 Parts = dict[IntentId, Replaced]

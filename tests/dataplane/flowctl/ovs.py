@@ -75,14 +75,19 @@ class Ovs:
         if not controllers:
             self.vsctl("del-controller", name)
             return
-        self.vsctl("set-controller", name, *controllers)
-        for uuid in self.vsctl("get", "bridge", name, "controller").strip("[]").split(", "):
-            self.vsctl("set", "controller", uuid, "max_backoff=1000", "connection_mode=out-of-band")
+        made = []
+        for number, target in enumerate(controllers):
+            made += ["--", f"--id=@c{number}", "create", "controller", f'target="{target}"']
+            made += ["connection_mode=out-of-band", "max_backoff=1000"]
+        names = ",".join(f"@c{number}" for number in range(len(controllers)))
+        self.vsctl(*made[1:], "--", "set", "bridge", name, f"controller=[{names}]")
 
     def flows(self, name: str) -> list[str]:
         """Flows without their counters, sorted."""
-        text = self.ofctl("--no-stats", "--no-names", "--sort", "dump-flows", name)
-        return [line.strip() for line in text.splitlines() if "=" in line and "OFPST" not in line]
+        text = self.ofctl("--no-stats", "--no-names", "dump-flows", name)
+        return sorted(
+            line.strip() for line in text.splitlines() if "=" in line and "OFPST" not in line
+        )
 
     def groups(self, name: str) -> list[str]:
         """Groups, sorted."""
@@ -93,6 +98,10 @@ class Ovs:
         """What vswitchd logged as WARN or worse."""
         lines = (self.dir / "ovs-vswitchd.log").read_text().splitlines()
         return "\n".join(line for line in lines if "|WARN|" in line or "|ERR|" in line)
+
+    def log_without_connections(self) -> str:
+        """`log` but for lost OpenFlow connections, which tests cause themselves."""
+        return "\n".join(line for line in self.log().splitlines() if "rconn" not in line)
 
     def pause(self, *, stopped: bool) -> None:
         """SIGSTOP or SIGCONT vswitchd."""
