@@ -15,7 +15,7 @@ from pathlib import Path
 CONTROL_PLANE = ("watcher", "ipam", "planner", "flowctl", "metrics")
 """Services of Dunlin that scale by `--replicas SERVICE=N`."""
 
-SERVICES = ("nats", "apiserver", *CONTROL_PLANE, "agent", "runner")
+SERVICES = ("nats", "apiserver", *CONTROL_PLANE, "agent", "runner", "responder")
 """Every service of a lab, in the order of their start."""
 
 OVS_PROCESSES = ("ovsdb-server", "ovs-vswitchd")
