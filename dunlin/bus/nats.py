@@ -237,4 +237,4 @@ class NatsBus:
         if self.client.is_connected:
             with suppress(nats_errors.Error, OSError):
                 await self.client.flush(1)
-        await self.client.close()
+        await self.client.leave()

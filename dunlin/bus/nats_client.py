@@ -127,6 +127,7 @@ class FastClient(Client):
         self.on_reconnect: set[Callable[[], None]] = set()
         self._up = asyncio.Event()
         self._attempts = 0
+        self._leaving = False
         self._last_logged = -60.0
 
     async def _process_msg(
@@ -207,13 +208,20 @@ class FastClient(Client):
         return servers[attempt % len(servers)], backoff_s(attempt)
 
     async def _on_disconnected(self) -> None:
-        if not self._up.is_set():
+        if not self._up.is_set() or self.is_closed or self._leaving:
             return
         self._up.clear()
-        url = self.connected_url
-        where = f"{url.hostname}:{url.port}" if url else "?"
+        uri = self._current_server.uri if self._current_server else None
+        where = f"{uri.hostname}:{uri.port}" if uri else "?"
         stats.DISCONNECTS[where] += 1
         log.warning("NATS connection lost server=%s", where)
+        for callback in tuple(self.on_disconnect):
+            callback()
+
+    async def leave(self) -> None:
+        """Close for good; whoever follows or publishes is told as after a loss."""
+        self._leaving = True
+        await self.close()
         for callback in tuple(self.on_disconnect):
             callback()
 
@@ -241,5 +249,6 @@ def _forget(task: "asyncio.Task[None]") -> None:
     """An unsubscribe that failed because the connection is gone needs no second word."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.debug("unsubscribe: %s", error)
+
 
 __all__ = ["FastClient", "Options", "backoff_s", "header_value", "is_status", "nats_errors"]

@@ -12,18 +12,22 @@ from dunlin.bus.memory import MemoryBus, MemoryLeases, MemoryServer
 from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_api import LEASES_STREAM
 from dunlin.bus.nats_client import Options
-from dunlin.bus.nats_server import NatsServer
 from tests.fixtures.nats import Given
 from tests.fixtures.worlds import World
 
 
-async def clean(bus: NatsBus, *, only_mine: bool = False) -> None:
-    """Delete Dunlin's streams; a server in use is not ours to clean."""
+async def clean(bus: NatsBus) -> None:
+    """Delete Dunlin's streams."""
     for name in (*subjects.STREAM_SUBJECTS, LEASES_STREAM):
         if await bus.api.stream_info(name) is not None:
-            if only_mine:
-                pytest.skip(f"nats tier skipped: NATS_URL has a stream {name} already")
             await bus.api.call(f"STREAM.DELETE.{name}")
+
+
+async def need_unused(bus: NatsBus) -> None:
+    """A server in use is not ours to clean."""
+    for name in (*subjects.STREAM_SUBJECTS, LEASES_STREAM):
+        if await bus.api.stream_info(name) is not None:
+            pytest.skip(f"nats tier skipped: NATS_URL has a stream {name} already")
 
 
 def memory_world() -> World:
@@ -54,7 +58,8 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     server = request.getfixturevalue("nats_server")
     options = Options((server.url,), timeout_s=3.0, heartbeat_s=0.2)
     admin = await NatsBus.connect(options, wait_s=10)
-    await clean(admin, only_mine=isinstance(server, Given))
+    if isinstance(server, Given):
+        await need_unused(admin)
     opened: list[NatsBus] = [admin]
 
     async def bus() -> Bus:
@@ -62,6 +67,8 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return opened[-1]
 
     async def delete_stream(name: str) -> None:
+        # Purged first: see the fixture nats_server.
+        await admin.api.call(f"STREAM.PURGE.{name}")
         await admin.api.call(f"STREAM.DELETE.{name}")
 
     async def outage() -> None:
@@ -79,10 +86,9 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     try:
         yield World(bus, leases, delete_stream, outage, back)
     finally:
-        if isinstance(server, NatsServer) and server.process is None:
-            await back()
-        await clean(admin)
-        for connection in opened:
+        for connection in reversed(opened):
+            if connection is admin and isinstance(server, Given):
+                await clean(admin)
             await connection.close()
 
 

@@ -1,45 +1,15 @@
 """Following a stream: the state, then every change, without a gap or a repetition."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
 from dunlin import subjects
-from dunlin.bus.base import BATCH_MAX, TOMBSTONE, Batch, Bus, BusUnavailable, Message, Record
+from dunlin.bus.base import BATCH_MAX, TOMBSTONE, Batch, Bus, BusUnavailable, Message
+from tests.fixtures.following import DEADLINE_S, Reader
 from tests.fixtures.worlds import World
 
 FACTS = subjects.FACTS_STREAM
-DEADLINE_S = 15
-
-
-class Reader:
-    """Collects what a follower hands out."""
-
-    def __init__(self, batches: AsyncGenerator[Batch, None]) -> None:
-        self.generator = batches
-        self.batches: list[Batch] = []
-
-    @property
-    def records(self) -> list[Record]:
-        """All records so far."""
-        return [record for batch in self.batches for record in batch.records]
-
-    @property
-    def data(self) -> list[bytes]:
-        """Their payloads."""
-        return [record.data for record in self.records]
-
-    async def until(self, reached: Callable[["Reader"], bool]) -> Batch:
-        """Read on until a level is reached; the last batch."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not (self.batches and reached(self)):
-                self.batches.append(await anext(self.generator))
-        return self.batches[-1]
-
-    async def caught_up(self) -> Batch:
-        """Read at least one batch, until one says so."""
-        return await self.until(lambda reader: reader.batches[-1].caught_up)
 
 
 def pod(name: str) -> str:

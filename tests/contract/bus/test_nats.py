@@ -1,0 +1,208 @@
+"""What only a real server can do to a reader or a publisher."""
+
+import asyncio
+import inspect
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+
+from dunlin import subjects
+from dunlin.bus.base import BusUnavailable, Message
+from dunlin.bus.nats import NatsBus
+from dunlin.bus.nats_api import LEASES_STREAM
+from dunlin.bus.nats_client import FastClient, Options
+from dunlin.bus.nats_follow import Session
+from dunlin.bus.nats_leases import NatsLeases
+from dunlin.bus.nats_server import NatsServer
+from tests.fixtures.following import Reader
+from tests.fixtures.nats import Given
+
+pytestmark = pytest.mark.nats
+FACTS = subjects.FACTS_STREAM
+
+
+@pytest.fixture
+def server(nats_server: NatsServer | Given) -> NatsServer:
+    """A server that this test may kill."""
+    if isinstance(nats_server, Given):
+        pytest.skip("a server given by NATS_URL is not ours to kill")
+    return nats_server
+
+
+@pytest.fixture
+async def bus(server: NatsServer) -> AsyncIterator[NatsBus]:
+    """One connection with streams."""
+    connection = await NatsBus.connect(
+        Options((server.url,), timeout_s=5.0, heartbeat_s=0.2), wait_s=10
+    )
+    await connection.ensure_streams()
+    yield connection
+    await connection.close()
+
+
+def message(index: int) -> Message:
+    """The index-th of many different subjects."""
+    return Message(subjects.fact("pod", "shop", f"p{index}"), b"%d" % index, msg_id=f"m{index}")
+
+
+def test_the_override_fits_nats_py() -> None:
+    """nats-py still calls `_process_msg` with what FastClient takes."""
+    theirs = list(inspect.signature(Client._process_msg).parameters)
+    assert list(inspect.signature(FastClient._process_msg).parameters) == theirs
+
+
+async def test_a_deleted_consumer_is_replaced(bus: NatsBus) -> None:
+    """A reader whose consumer is deleted on the server goes on without a gap or a repetition."""
+    reader = Reader(bus.follow(FACTS))
+    await bus.publish(message(1))
+    await reader.until(lambda r: r.seqs == [1])
+    names = (await bus.api.call(f"CONSUMER.NAMES.{FACTS}"))["consumers"]
+    for name in names:
+        await bus.api.call(f"CONSUMER.DELETE.{FACTS}.{name}")
+    await bus.publish_many([message(i) for i in range(2, 8)])
+    await reader.until(lambda r: r.seqs[-1:] == [7])
+    assert reader.seqs == list(range(1, 8))
+
+
+async def test_a_hole_is_noticed(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that never arrives is asked for again before anything after it is handed out."""
+    take, dropped = Session.take, []
+
+    def leaky(
+        self: Session, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        if data in (b"3", b"9") and data not in dropped:
+            dropped.append(data)
+        else:
+            take(self, subject, reply, data, headers)
+
+    monkeypatch.setattr(Session, "take", leaky)
+    reader = Reader(bus.follow(FACTS))
+    await bus.publish_many([message(i) for i in range(1, 10)])
+    await reader.until(lambda r: r.seqs[-1:] == [9])
+    assert reader.seqs == list(range(1, 10))
+    assert dropped == [b"3", b"9"]
+
+
+async def test_a_frozen_server(bus: NatsBus, server: NatsServer) -> None:
+    """A server that stops answering without closing the connection costs nothing but time."""
+    reader = Reader(bus.follow(FACTS))
+    await bus.publish(message(1))
+    await reader.until(lambda r: r.seqs == [1])
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(BusUnavailable):
+            await bus.publish(Message(subjects.fact("pod", "shop", "x"), b"2", msg_id="x"))
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    await bus.publish(Message(subjects.fact("pod", "shop", "x"), b"2", msg_id="x"))
+    await bus.publish(message(3))
+    await reader.until(lambda r: r.data[-1:] == [b"3"])
+    assert reader.seqs == [1, 2, 3]
+
+
+async def test_killed_again_and_again(bus: NatsBus, server: NatsServer) -> None:
+    """While the server dies and returns, every published message is stored once and read once, in order."""
+    reader = Reader(bus.follow(FACTS))
+    total = 3000
+
+    async def write() -> None:
+        for start in range(0, total, 100):
+            waiting = [message(i) for i in range(start, start + 100)]
+            while waiting:
+                results = await bus.publish_many(waiting)
+                waiting = [
+                    m
+                    for m, result in zip(waiting, results, strict=True)
+                    if not isinstance(result, int)
+                ]
+
+    writing = asyncio.create_task(write())
+    for level in (500, 1500):
+        await reader.until(lambda r, level=level: len(r.seqs) > level)  # type: ignore[misc]
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+    await writing
+    await reader.until(lambda r: len(set(r.data)) == total)
+    assert reader.seqs == list(range(1, len(reader.seqs) + 1))
+    assert len(reader.seqs) == total
+    assert not any(batch.reset for batch in reader.batches)
+
+
+async def test_erased_data(bus: NatsBus, server: NatsServer) -> None:
+    """When the server comes back with nothing, readers start anew and writers find streams again."""
+    reader = Reader(bus.follow(FACTS))
+    await bus.publish_many([message(i) for i in range(5)])
+    await reader.until(lambda r: len(r.seqs) == 5)
+    leases = NatsLeases(bus)
+    before = await leases.acquire("x", "a", ttl_s=30)
+    await asyncio.to_thread(server.kill)
+    server.erase()
+    await asyncio.to_thread(server.start)
+    assert await bus.publish(Message(subjects.fact("pod", "shop", "new"), b"new")) == 1
+    await reader.until(lambda r: r.data[-1:] == [b"new"])
+    assert [batch.reset for batch in reader.batches if batch.records][-1]
+    after = await leases.acquire("x", "b", ttl_s=30)
+    assert before is not None
+    assert after is not None
+    assert after.fencing > before.fencing
+
+
+async def test_streams_as_designed(bus: NatsBus) -> None:
+    """The streams keep files, history by subject and no time to live; the bucket is a key-value one."""
+    facts = (await bus.api.need_stream(FACTS)).config
+    assert (facts["storage"], facts["max_msgs_per_subject"], facts["max_age"]) == ("file", 16, 0)
+    assert facts["allow_direct"]
+    assert not facts.get("allow_msg_ttl", False)
+    state = (await bus.api.need_stream(subjects.STATE_STREAM)).config
+    assert state["max_msgs_per_subject"] == 1
+    bucket = (await bus.api.need_stream(LEASES_STREAM)).config
+    assert bucket["subjects"] == [f"$KV.{subjects.LEASES_BUCKET}.>"]
+
+
+async def test_a_changed_stream_is_brought_back(bus: NatsBus) -> None:
+    """A stream whose settings differ is changed, not made anew: nothing stored is lost."""
+    await bus.publish(message(1))
+    config = (await bus.api.need_stream(FACTS)).config
+    await bus.api.call(f"STREAM.UPDATE.{FACTS}", {**config, "max_msgs_per_subject": 3})
+    await bus.ensure_streams()
+    assert (await bus.api.need_stream(FACTS)).config["max_msgs_per_subject"] == 16
+    assert await bus.last_seq(FACTS) == 1
+
+
+async def test_no_server_at_all() -> None:
+    """Connecting gives up after the time it was given, with an error that names the address, not the password."""
+    options = Options(("nats://user:hunter2@127.0.0.1:1",))
+    with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:1") as caught:
+        await NatsBus.connect(options, wait_s=0.5)
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_message_too_large(bus: NatsBus) -> None:
+    """A payload beyond the server's limit is an error of that message alone."""
+    large = Message(subjects.fact("pod", "shop", "large"), b"x" * 2_000_000)
+    refused, stored = await bus.publish_many([large, message(1)])
+    assert "too many" in str(refused)
+    assert stored == 1
+
+
+async def test_credentials(tmp_path: Path) -> None:
+    """A wrong password never connects; the right one does."""
+    server = NatsServer(
+        tmp_path / "auth", config='authorization: {user: "dunlin", password: "s3cret"}\n'
+    )
+    server.start()
+    try:
+        good = server.url.replace("nats://", "nats://dunlin:s3cret@")
+        bad = server.url.replace("nats://", "nats://dunlin:wrong@")
+        with pytest.raises(BusUnavailable):
+            await NatsBus.connect(Options((bad,)), wait_s=1)
+        bus = await NatsBus.connect(Options((good,)), wait_s=10)
+        await bus.ensure_streams()
+        await bus.close()
+    finally:
+        server.kill()
