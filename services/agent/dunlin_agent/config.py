@@ -13,12 +13,17 @@ Encapsulation = Literal["auto", "none", "geneve", "vxlan"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CommonSettings):
-    """Dunlin agent: bridges, Pod interfaces and CNI of one node; runs in the node's namespace as root."""
+    """
+    Dunlin agent: bridges, Pod interfaces and CNI of one node; runs in the node's namespace as root.
+    """
 
     node: str = setting(socket.gethostname, "metadata.name of this Kubernetes Node.")
-    agent_socket: Path = setting(Path("/run/dunlin/agent.sock"), "Where CNI calls are answered.")
+    agent_socket: Path = setting(
+        lambda: Path("/run/dunlin/agent.sock"), "Where CNI calls are answered."
+    )
     ovs_rundir: Path = setting(
-        Path("/var/run/openvswitch"), "OVS_RUNDIR: db.sock, ovs-vswitchd.pid, control sockets."
+        lambda: Path("/var/run/openvswitch"),
+        "OVS_RUNDIR: db.sock, ovs-vswitchd.pid, control sockets.",
     )
     uplink: str = setting(
         "", "Device to the other nodes, moved into br-ext; empty: the node's network is left alone."
@@ -26,16 +31,24 @@ class Settings(CommonSettings):
     openflow_controllers: tuple[str, ...] = setting(
         ("tcp:127.0.0.1:6653",), "flowctl replicas that br-int connects to."
     )
-    pod_cidrs: tuple[IPNetwork, ...] = setting((), "Pod pools of the cluster, where ipam is silent.")
+    pod_cidrs: tuple[IPNetwork, ...] = setting(
+        (), "Pod pools of the cluster, where ipam is silent."
+    )
     service_cidrs: tuple[IPNetwork, ...] = setting(
         (), "Service CIDRs of the cluster, where ipam is silent."
     )
     encapsulation: Encapsulation = setting(
         "auto", "Between nodes; auto: geneve once some node is on another subnet."
     )
-    state_dir: Path = setting(Path("/var/lib/dunlin"), "What must survive the agent's restart.")
+    state_dir: Path = setting(
+        lambda: Path("/var/lib/dunlin"), "What must survive the agent's restart."
+    )
     pod_mtu: int = setting(
-        0, "MTU of Pods; 0: the uplink's, less the tunnel's headers.", unit="bytes", low=0, high=9216
+        0,
+        "MTU of Pods; 0: the uplink's, less the tunnel's headers.",
+        unit="bytes",
+        low=0,
+        high=9216,
     )
     add_timeout_s: float = setting(
         40.0, "How long CNI ADD waits for its flows.", unit="seconds", low=1, high=100

@@ -35,7 +35,9 @@ class SwitchObserved:
 
 @dataclass(frozen=True, slots=True)
 class FactRead:
-    """The newest message of `subject`, read from the stream or stored by ourselves; None: tombstone."""
+    """
+    The newest message of `subject`, read from the stream or stored by ourselves; None: tombstone.
+    """
 
     subject: str
     seq: int
@@ -175,9 +177,7 @@ def _apply(state: State, event: Event) -> State:
         case StreamBegan():
             nothing: Mapping[str, Stored] = MappingProxyType({})
             peers: Mapping[str, SwitchFact] = MappingProxyType({})
-            return replace(
-                state, epoch=event.epoch, caught_up=False, stored=nothing, peers=peers
-            )
+            return replace(state, epoch=event.epoch, caught_up=False, stored=nothing, peers=peers)
         case StreamCaughtUp():
             return replace(state, caught_up=True)
         case NeighbourSeeded():

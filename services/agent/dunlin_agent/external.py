@@ -38,7 +38,8 @@ def external_flows(
 
     Args:
         addresses: the node's own, on br-ext's LOCAL port.
-        uplink_port, patch_port: OpenFlow ports of br-ext.
+        uplink_port: OpenFlow port of br-ext that the uplink is.
+        patch_port: OpenFlow port of br-ext that leads to br-int.
     """
     pod = (set_field("pkt_mark", EXTERNAL_PKT_MARK), Output(patch_port))
     flows = []

@@ -101,9 +101,7 @@ class Facts:
             elif not await self._perform(effects, seed):
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _perform(
-        self, effects: tuple[Effect, ...], seed: Seeder
-    ) -> bool:
+    async def _perform(self, effects: tuple[Effect, ...], seed: Seeder) -> bool:
         """True when all of it was done."""
         ok = True
         for effect in effects:
@@ -135,9 +133,7 @@ class Facts:
         fact: OwnFact = msgspec.structs.replace(effect.fact, meta=meta)
         return Message(fact.subject, wire.encode(fact)), fact
 
-    async def _seed(
-        self, neighbour: Neighbour, seed: Seeder
-    ) -> bool:
+    async def _seed(self, neighbour: Neighbour, seed: Seeder) -> bool:
         try:
             await seed(neighbour)
         except Exception as error:  # noqa: BLE001 - tried again; a tunnel without it only starts slower

@@ -17,8 +17,9 @@ from dunlin.model.addresses import GATEWAY_MAC, IPAddress, derived_dpid, derived
 from dunlin.pipeline.families import FAMILIES
 from dunlin.pipeline.layout import Table
 from dunlin_agent import core
+from dunlin_agent.adapters.gateway import GatewaySpec
 from dunlin_agent.adapters.ipam import Ipam, IpamError
-from dunlin_agent.adapters.node_net import GatewaySpec, NodeAddresses, NodeNet, NodeNetError
+from dunlin_agent.adapters.node_net import NodeAddresses, NodeNet, NodeNetError
 from dunlin_agent.adapters.openflow_local import LocalSwitchError, dump_flows, replace_flows
 from dunlin_agent.adapters.ovs_spec import (
     EXTERNAL_BRIDGE,
@@ -56,7 +57,7 @@ log = structlog.get_logger(__name__)
 class Node:
     """The set-up of one node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its surroundings, one adapter each
         self,
         settings: Settings,
         facts: Facts,
@@ -307,9 +308,7 @@ class Node:
             return False
         ports = {state.name: state.ofport for state in await self._ovs.interfaces()}
         addresses = tuple(address.ip for address in switch.addresses)
-        flows = external_flows(
-            addresses, ports[self._settings.uplink], ports[PATCH_TO_INTEGRATION]
-        )
+        flows = external_flows(addresses, ports[self._settings.uplink], ports[PATCH_TO_INTEGRATION])
         await replace_flows(rundir, EXTERNAL_BRIDGE, COOKIE, flows)
         log.info("br-ext passes Pods' answers on", flows=len(flows))
         return True
@@ -330,6 +329,5 @@ def _new_macs(found: NodeAddresses, known: NodeAddresses | None) -> bool:
     """A gateway has another MAC than before, or one at last; that it has none now says nothing."""
     old = {gateway.ip: gateway.mac for gateway in known.gateways} if known else {}
     return any(
-        gateway.mac is not None and gateway.mac != old.get(gateway.ip)
-        for gateway in found.gateways
+        gateway.mac is not None and gateway.mac != old.get(gateway.ip) for gateway in found.gateways
     )

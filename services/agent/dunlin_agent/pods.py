@@ -51,7 +51,7 @@ class _PrevResult(msgspec.Struct, frozen=True):
 class Pods:
     """The PodNetwork of this node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its surroundings, one adapter each
         self,
         facts: Facts,
         ovs: Ovs,
@@ -111,7 +111,9 @@ class Pods:
         wrong += _differences_from_previous(request, port)
         if wrong:
             details = f"{request.who}: " + "; ".join(wrong)
-            raise CniError(CniErrorCode.CHECK_FAILED, "the interface is not as ADD left it", details)
+            raise CniError(
+                CniErrorCode.CHECK_FAILED, "the interface is not as ADD left it", details
+            )
 
     async def gc(self, request: CniRequest) -> None:
         """Detach every port whose attachment the runtime does not list."""

@@ -17,7 +17,7 @@ def router(facts: Facts, node: Node) -> APIRouter:
 
     @api.get("/node")
     async def switch() -> Any:
-        """This node's switch fact, as it is or will be published."""
+        """The switch fact of this node, as it is or will be published."""
         if facts.state.switch is None:
             raise not_found("switch", facts.node)
         return wire.to_builtins(facts.state.switch)

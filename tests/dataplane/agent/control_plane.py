@@ -1,4 +1,6 @@
-"""ipam, planner and flowctl as far as an agent sees them: on a memory bus, obedient and observable."""
+"""
+ipam, planner and flowctl as far as an agent sees them: on a memory bus, obedient and observable.
+"""
 
 import asyncio
 from ipaddress import ip_address, ip_network
@@ -57,7 +59,9 @@ class ControlPlane:
     async def attachments(self) -> dict[str, AttachmentFact]:
         """What the stream says now, by name."""
         found = {}
-        async for batch in self.bus.follow(subjects.FACTS_STREAM, [subjects.facts_of("attachment")]):
+        async for batch in self.bus.follow(
+            subjects.FACTS_STREAM, [subjects.facts_of("attachment")]
+        ):
             for record in batch.records:
                 if not record.is_tombstone:
                     fact = wire.decode(record.data, AttachmentFact)
@@ -83,7 +87,9 @@ class ControlPlane:
     async def _release(self, _subject: str, data: bytes) -> bytes:
         request = wire.decode(data, ReleaseRequest)
         self.released.append(request.container_id)
-        return wire.encode(Released(ips=self.ledger.get((request.container_id, request.ifname), ())))
+        return wire.encode(
+            Released(ips=self.ledger.get((request.container_id, request.ifname), ()))
+        )
 
     async def _blocks(self, _subject: str, _data: bytes) -> bytes:
         return wire.encode(

@@ -11,14 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dunlin import subjects, wire
-from dunlin.bus.memory import MemoryBus, MemoryServer
-from dunlin.events.facts import SwitchFact
-from dunlin.events.rpc import Failure
-from dunlin.model.addresses import GATEWAY_MAC, derived_dpid, derived_mac
-from dunlin.openflow.flow import match
-from dunlin.pipeline.layout import EXTERNAL_PKT_MARK
-from dunlin.service.metrics import Metrics
 from dunlin_agent.adapters.ipam import Ipam
 from dunlin_agent.adapters.links import PodLinks, host_ifname
 from dunlin_agent.adapters.node_net import NodeNet
@@ -32,6 +24,14 @@ from dunlin_agent.metrics import AgentMetrics
 from dunlin_agent.node import Node
 from dunlin_agent.pods import Pods
 
+from dunlin import subjects, wire
+from dunlin.bus.memory import MemoryBus, MemoryServer
+from dunlin.events.facts import SwitchFact
+from dunlin.events.rpc import Failure
+from dunlin.model.addresses import GATEWAY_MAC, derived_dpid, derived_mac
+from dunlin.openflow.flow import match
+from dunlin.pipeline.layout import EXTERNAL_PKT_MARK
+from dunlin.service.metrics import Metrics
 from tests.dataplane.agent.control_plane import ControlPlane
 from tests.dataplane.agent.ovs_node import OvsNode, run
 from tests.unit.agent.executable import Call, build, call
@@ -116,7 +116,7 @@ class Agent:
         """Wait for a level of this process."""
         try:
             async with asyncio.timeout(DEADLINE_S):
-                while not level():  # noqa: ASYNC110 - a level, with a deadline
+                while not level():
                     assert not [task for task in self.tasks if task.done()]
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -126,13 +126,14 @@ class Agent:
         """The node is set up and told."""
         await self.until(lambda: self.node.not_ready() is None, "the node")
 
-
     async def until_other_than(self, incarnation: str) -> None:
         """The node is set up on another life of vswitchd."""
         await self.until(
-            lambda: self.facts.state.switch is not None
-            and self.facts.state.switch.incarnation != incarnation
-            and self.node.not_ready() is None,
+            lambda: (
+                self.facts.state.switch is not None
+                and self.facts.state.switch.incarnation != incarnation
+                and self.node.not_ready() is None
+            ),
             "another life of ovs-vswitchd",
         )
 
@@ -291,7 +292,9 @@ async def test_collect_garbage(site: Site) -> None:
 
 
 async def test_restarts_change_nothing_for_pods(site: Site) -> None:
-    """After a restart of the agent, of vswitchd and of the stream every Pod is attached as before."""
+    """
+    After a restart of the agent, of vswitchd and of the stream every Pod is attached as before.
+    """
     await site.agent.until_ready()
     site.ovs_node.add_pod("web")
     assert (await site.cni("ADD", "web")).status == 0
@@ -315,8 +318,7 @@ async def test_restarts_change_nothing_for_pods(site: Site) -> None:
     epoch = await site.control.bus.epoch(subjects.FACTS_STREAM)
     subject = site.agent.facts.state.switch_subject
     await site.agent.until(
-        lambda: site.agent.facts.state.epoch == epoch
-        and subject in site.agent.facts.state.stored,
+        lambda: site.agent.facts.state.epoch == epoch and subject in site.agent.facts.state.stored,
         "the facts in the new stream",
     )
     assert (await site.control.attachments())["cid-web/eth0"] == before
@@ -328,7 +330,10 @@ async def test_restarts_change_nothing_for_pods(site: Site) -> None:
 
 
 async def test_br_ext_passes_answers_on_once_br_int_can_take_them(site: Site) -> None:
-    """No flow on br-ext but NORMAL before br-int's pipeline stands; then all, and again after OVS died."""
+    """
+    No flow on br-ext but NORMAL before br-int's pipeline stands; then all, and again after OVS
+    died.
+    """
     await site.agent.until_ready()
     assert len(await dump_flows(site.ovs_node.rundir, "br-ext", 0)) == 1
     pipeline = f"in_port=2,pkt_mark={EXTERNAL_PKT_MARK},ip,actions=drop"

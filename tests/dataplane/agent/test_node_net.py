@@ -11,14 +11,14 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
-from dunlin.model.addresses import GATEWAY_MAC, derived_mac
-from dunlin_agent.adapters import node_net
-from dunlin_agent.adapters.node_net import GatewaySpec, NodeNet, NodeNetError
+from dunlin_agent.adapters.gateway import ROUTER_IPS, GatewaySpec
+from dunlin_agent.adapters.node_net import NodeNet, NodeNetError
 from dunlin_agent.adapters.ovs_spec import node_bridges
 from dunlin_agent.adapters.ovsdb import Ovs
 from dunlin_agent.adapters.uplink import UplinkState
 from dunlin_agent.adapters.vswitchd import Vswitchd
 
+from dunlin.model.addresses import GATEWAY_MAC, derived_mac
 from tests.dataplane.agent.ovs_node import OvsNode, run
 
 pytestmark = [
@@ -135,9 +135,14 @@ async def test_moving_loses_no_packet(site: Site) -> None:
 
 
 async def test_everything_moves_and_comes_back(site: Site) -> None:
-    """Addresses, routes with metric and source, and default gateways are the same on either side."""
+    """
+    Addresses, routes with metric and source, and default gateways are the same on either side.
+    """
     before = await site.net.addresses("eth0")
-    routes = run("ip", "route", netns=site.node.name), run("ip", "-6", "route", netns=site.node.name)
+    routes = (
+        run("ip", "route", netns=site.node.name),
+        run("ip", "-6", "route", netns=site.node.name),
+    )
     await site.net.take_over("eth0", "br-ext")
     await site.net.take_over("eth0", "br-ext")
     moved = await site.net.addresses("br-ext")
@@ -159,9 +164,7 @@ def _lines(tables: tuple[str, str], device: str) -> set[str]:
     return {row.strip() for row in rows if f"dev {device}" in row and "fe80::" not in row}
 
 
-async def test_the_kernel_ignores_the_uplink(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_kernel_ignores_the_uplink(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ping is answered once, TCP meets no RST; and without the sysctls it would not be so."""
     program = [sys.executable, "-c", SERVER]
     server = subprocess.Popen(  # noqa: ASYNC220 - a test's own server
@@ -181,7 +184,8 @@ async def test_the_kernel_ignores_the_uplink(
     finally:
         server.kill()
         server.wait()
-        server.stdout.close()
+        if server.stdout is not None:
+            server.stdout.close()
 
 
 async def test_a_failed_move_is_undone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +223,9 @@ async def test_the_node_outlives_ovs(site: Site) -> None:
 
 
 async def test_the_journal_remembers(site: Site) -> None:
-    """Addresses that are nowhere are put on the bridge from the journal; a damaged one is an error."""
+    """
+    Addresses that are nowhere are put on the bridge from the journal; a damaged one is an error.
+    """
     await site.net.take_over("eth0", "br-ext")
     run("sh", "-c", "ip addr flush dev br-ext scope global", netns=site.node.name)
     state = await site.net.take_over("eth0", "br-ext")
@@ -232,7 +238,9 @@ async def test_the_journal_remembers(site: Site) -> None:
 
 
 async def test_gateway_interface(site: Site) -> None:
-    """dunlin-gw0 has address, MTU, permanent neighbours, routes and sysctls, and follows its spec."""
+    """
+    dunlin-gw0 has address, MTU, permanent neighbours, routes and sysctls, and follows its spec.
+    """
     await site.net.configure_gateway(GATEWAY)
     await site.net.configure_gateway(GATEWAY)
     show = "ip -o addr show dunlin-gw0; ip route; ip -6 route; ip neigh; ip -6 neigh"
@@ -241,9 +249,9 @@ async def test_gateway_interface(site: Site) -> None:
         "inet 10.1.0.1/32",
         "inet6 fd10::1/128",
         "10.0.0.0/8 via 169.254.100.1 dev dunlin-gw0 proto 100 src 10.1.0.1 onlink",
-        f"fd10::/48 via {node_net.ROUTER_IPS[6]} dev dunlin-gw0 proto 100 src fd10::1",
+        f"fd10::/48 via {ROUTER_IPS[6]} dev dunlin-gw0 proto 100 src fd10::1",
         f"169.254.100.1 dev dunlin-gw0 lladdr {GATEWAY_MAC} PERMANENT",
-        f"{node_net.ROUTER_IPS[6]} dev dunlin-gw0 lladdr {GATEWAY_MAC} PERMANENT",
+        f"{ROUTER_IPS[6]} dev dunlin-gw0 lladdr {GATEWAY_MAC} PERMANENT",
     ):
         assert wanted in shown
     assert "mtu 1450" in run("ip", "link", "show", "dunlin-gw0", netns=site.node.name)
@@ -265,7 +273,9 @@ async def test_gateway_interface(site: Site) -> None:
 
 
 async def test_gateways_are_resolved(site: Site) -> None:
-    """The MAC of the default gateway is found by making the kernel ask; a silent one is an error."""
+    """
+    The MAC of the default gateway is found by making the kernel ask; a silent one is an error.
+    """
     mac = run("cat", "/sys/class/net/eth0/address", netns=site.out).strip()
     for hop in (await site.net.addresses("eth0")).gateways:
         assert await site.net.resolve("eth0", hop.ip) == mac

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from dunlin.model.addresses import derived_mac
 from dunlin_agent.adapters.links import PodLinks
 from dunlin_agent.adapters.ovs_spec import (
     GATEWAY_OFPORT,
@@ -22,6 +21,7 @@ from dunlin_agent.adapters.ovsdb import Ovs, PortError
 from dunlin_agent.adapters.ovsdb_session import OvsdbError
 from dunlin_agent.adapters.vswitchd import Vswitchd, VswitchdError
 
+from dunlin.model.addresses import derived_mac
 from tests.dataplane.agent.ovs_node import OvsNode, run
 from tests.dataplane.agent.pods import pod_link, pod_port
 
@@ -67,7 +67,9 @@ def bridges(tunnel: str = "geneve") -> tuple[BridgeSpec, ...]:
 
 
 async def test_bridges_are_as_specified(node: OvsNode, ovs: Ovs) -> None:
-    """Datapath type, fail mode, dpid, controller, ports with fixed numbers; again changes nothing."""
+    """
+    Datapath type, fail mode, dpid, controller, ports with fixed numbers; again changes nothing.
+    """
     await ovs.ensure(bridges())
     before = node.vsctl("get", "Open_vSwitch", ".", "next_cfg")
     assert node.vsctl("get", "Bridge", "br-int", "datapath_type").strip() == "netdev"
@@ -102,7 +104,9 @@ async def test_a_device_that_is_not_there_is_named(ovs: Ovs) -> None:
 
 
 async def test_pod_ports_survive_everything(node: OvsNode, ovs: Ovs) -> None:
-    """The record of a Pod is read back whole, after a restart of vswitchd and of ovsdb-server too."""
+    """
+    The record of a Pod is read back whole, after a restart of vswitchd and of ovsdb-server too.
+    """
     await ovs.ensure(bridges())
     links, vswitchd = PodLinks(node.netns), Vswitchd(node.rundir)
     expected = []

@@ -7,11 +7,11 @@ import sys
 import uuid
 
 import pytest
-from dunlin.model.addresses import derived_mac
 from dunlin_agent.adapters.links import PodLinks
 from dunlin_agent.adapters.ovs_spec import node_bridges
 from dunlin_agent.adapters.ovsdb import Ovs
 
+from dunlin.model.addresses import derived_mac
 from tests.dataplane.agent.ovs_node import OvsNode, run
 from tests.dataplane.agent.pods import forward, pod_link, pod_port
 
@@ -84,7 +84,8 @@ async def test_ping_tcp_and_udp_between_pods(*, tso: bool) -> None:
         finally:
             server.kill()
             server.wait()
-            server.stdout.close()
+            if server.stdout is not None:
+                server.stdout.close()
         await links.close()
         await ovs.close()
         assert [line for line in node.log().splitlines() if "|WARN|" in line] == []

@@ -1,4 +1,6 @@
-"""The CNI executable by itself: what it answers without an agent, and what it lets through to one."""
+"""
+The CNI executable by itself: what it answers without an agent, and what it lets through to one.
+"""
 
 import json
 import os
@@ -174,7 +176,11 @@ def test_garbage_on_standard_input(stdin: bytes) -> None:
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=12,
 )
@@ -200,7 +206,9 @@ def test_any_json_object_is_read_as_python_reads_it(
 
 
 @FEW
-@given(value=st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=40))
+@given(
+    value=st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=40)
+)
 def test_environment_arrives_as_it_is(value: str) -> None:
     """Whatever stands in CNI_ARGS, the agent's JSON decoder reads the same text."""
     with tempfile.TemporaryDirectory(prefix="cni") as folder:

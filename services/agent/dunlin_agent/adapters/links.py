@@ -45,10 +45,11 @@ CHECKSUM_FEATURES: Final = SCTP_FEATURES | {
 }
 
 # What the node's own IP stack may do with frames of a device that OVS reads by a packet socket:
-# nothing. Packet sockets come first and do not care. Without these a Pod that sends to the MAC of the
-# node's end reaches the node past every flow; and on the uplink every connection to the node is
-# delivered twice (measured: each ping answered twice, RSTs). Needs no tc classifier and no netfilter,
-# which kernels may lack. The reverse path of no source leads here, so rp_filter drops all IPv4.
+# nothing. Packet sockets come first and do not care. Without these a Pod that sends to the MAC of
+# the node's end reaches the node past every flow; and on the uplink every connection to the node is
+# delivered twice (measured: each ping answered twice, RSTs). Needs no tc classifier and no
+# netfilter, which kernels may lack. The reverse path of no source leads here, so rp_filter drops
+# all IPv4.
 IGNORING_SYSCTLS: Final = {
     "net/ipv4/conf/{}/rp_filter": 1,
     "net/ipv4/conf/{}/forwarding": 0,
@@ -139,8 +140,7 @@ class PodLinks:
             with _pod_sockets(link.netns) as (pod, features):
                 with entered(link.netns):
                     _prepare_namespace(link)
-                    namespace = Path("/proc/thread-self/ns/net").open("rb")
-                with namespace:
+                with link.netns.open("rb") as namespace:
                     self._node.apply(_veth_pair(link, namespace.fileno()))
                 self._finish(link, pod, features)
         except (OSError, rt.RtnetlinkError) as error:
@@ -191,9 +191,7 @@ class PodLinks:
 
     def _delete(self, name: str) -> None:
         message = rt.link_message(name=name)
-        self._node.apply(
-            rt.Request(rt.RTM_DELLINK, 0, message, f"delete {name}", (errno.ENODEV,))
-        )
+        self._node.apply(rt.Request(rt.RTM_DELLINK, 0, message, f"delete {name}", (errno.ENODEV,)))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import errno
 import os
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,33 +20,21 @@ import msgspec
 import structlog
 
 from dunlin import wire
-from dunlin.model.addresses import IPAddress, IPNetwork, MacAddress
+from dunlin.model.addresses import IPAddress, MacAddress
 from dunlin_agent.adapters import rtnetlink as rt
+from dunlin_agent.adapters.gateway import GatewaySpec, gateway_requests, route_key
 from dunlin_agent.adapters.links import IGNORING_SYSCTLS
 from dunlin_agent.adapters.netns import entered, read_sysctl, write_sysctl
 from dunlin_agent.adapters.uplink import (
     Address,
-    Route,
     UplinkError,
     UplinkState,
-    address_request,
     move_requests,
     read,
-    route_request,
 )
 
 T = TypeVar("T")
 
-# The next hop of the node's routes to Pods and Services: a permanent neighbour, asked by nobody.
-ROUTER_IPS: Final[dict[int, IPAddress]] = {
-    4: IPv4Address("169.254.100.1"),
-    6: IPv6Address("fe80::64:756e:6c01"),
-}
-# Marks our routes, so that those no longer wanted are found: linux/rtnetlink.h leaves it free.
-RTPROT_DUNLIN: Final = 100
-RT_SCOPE_UNIVERSE: Final = 0
-RT_SCOPE_LINK: Final = 253
-NUD_PERMANENT: Final = 0x80
 NUD_USABLE: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # reachable, stale, delay, probe, permanent
 NTF_USE: Final = 0x01
 RTMGRP: Final = {"link": 0x1, "neighbour": 0x4, "address": 0x10 | 0x100, "route": 0x40 | 0x400}
@@ -57,7 +44,8 @@ NODE_SYSCTLS: Final = {
     "net/ipv4/conf/all/rp_filter": 0,
     "net/ipv6/conf/all/forwarding": 1,
 }
-# A Pod may reach the node by any of its addresses, and hairpins come back with the node's own source.
+# A Pod may reach the node by any of its addresses, and hairpins come back with the node's own
+# source.
 GATEWAY_SYSCTLS: Final = {
     "net/ipv4/conf/{}/rp_filter": 0,
     "net/ipv4/conf/{}/accept_local": 1,
@@ -69,7 +57,9 @@ log = structlog.get_logger(__name__)
 
 
 class NodeNetError(Exception):
-    """The node's network could not be brought to what was asked; the message says what is true now."""
+    """
+    The node's network could not be brought to what was asked; the message says what is true now.
+    """
 
 
 class Journal(msgspec.Struct, frozen=True):
@@ -78,21 +68,6 @@ class Journal(msgspec.Struct, frozen=True):
     uplink: str
     bridge: str
     state: UplinkState
-
-
-class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    The node's interface to Pods.
-
-    `ips`: at most one of each family. `cidrs`: of Pods and Services, reached by this interface; those of a
-    family without an address are left out. `router_mac`: what br-int takes for its own.
-    """
-
-    ifname: str
-    ips: tuple[IPAddress, ...]
-    cidrs: tuple[IPNetwork, ...]
-    router_mac: MacAddress
-    mtu_bytes: int
 
 
 class Gateway(msgspec.Struct, frozen=True):
@@ -129,7 +104,8 @@ class NodeNet:
 
     async def take_over(self, uplink: str, bridge: str) -> UplinkState:
         """
-        Have the node's addresses and routes on `bridge` instead of `uplink`; nothing to do is success.
+        Have the node's addresses and routes on `bridge` instead of `uplink`; nothing to do is
+        success.
 
         The bridge must already forward between the two. Afterwards the kernel ignores what it still
         receives on the uplink. Returns what `bridge` now carries.
@@ -294,8 +270,8 @@ class NodeNet:
         missing = {address.interface for address in state.addresses} - {
             address.interface for address in actual.addresses
         }
-        routes = {_route_key(route) for route in state.routes}
-        missing_routes = routes - {_route_key(route) for route in actual.routes}
+        routes = {route_key(route) for route in state.routes}
+        missing_routes = routes - {route_key(route) for route in actual.routes}
         if missing or missing_routes:
             lost = ", ".join(map(str, (*missing, *missing_routes)))
             raise NodeNetError(f"{name} lacks {lost}")
@@ -321,14 +297,7 @@ class NodeNet:
             for name, value in GATEWAY_SYSCTLS.items():
                 write_sysctl(name.format(spec.ifname), value)
         present = read(self._netlink, index, spec.ifname)
-        addresses, routes = _gateway_addresses(spec), _gateway_routes(spec)
-        self._netlink.apply(
-            *_up_with_mtu(index, spec),
-            *(address_request(rt.RTM_NEWADDR, rt.REPLACE, item, index, ()) for item in addresses),
-            *(_permanent(ip, spec.router_mac, index) for ip in _router_ips(spec)),
-            *(route_request(rt.RTM_NEWROUTE, rt.REPLACE, item, index, ()) for item in routes),
-            *_without(present, addresses, routes, index),
-        )
+        self._netlink.apply(*gateway_requests(spec, present, index))
 
     def _addresses(self, device: str) -> NodeAddresses:
         index = self._index(device)
@@ -422,69 +391,3 @@ def _note_events(
         found.update(wanted)
     if found:
         happened.set()
-
-
-def _route_key(route: Route) -> tuple[IPNetwork, IPAddress | None, int]:
-    return (route.dst, route.gateway, route.table)
-
-
-def _versions(spec: GatewaySpec) -> dict[int, IPAddress]:
-    return {ip.version: ip for ip in spec.ips}
-
-
-def _router_ips(spec: GatewaySpec) -> tuple[IPAddress, ...]:
-    return tuple(ROUTER_IPS[version] for version in sorted(_versions(spec)))
-
-
-def _gateway_addresses(spec: GatewaySpec) -> tuple[Address, ...]:
-    return tuple(Address(ip=ip, prefix_length=ip.max_prefixlen) for ip in spec.ips)
-
-
-def _gateway_routes(spec: GatewaySpec) -> tuple[Route, ...]:
-    """Each CIDR by the virtual router, with the gateway's address as the source."""
-    own = _versions(spec)
-    return tuple(
-        Route(
-            dst=cidr,
-            gateway=ROUTER_IPS[cidr.version],
-            source=own[cidr.version],
-            protocol=RTPROT_DUNLIN,
-            scope=RT_SCOPE_UNIVERSE,
-            on_link=cidr.version == 4,
-        )
-        for cidr in spec.cidrs
-        if cidr.version in own
-    )
-
-
-def _up_with_mtu(index: int, spec: GatewaySpec) -> tuple[rt.Request, ...]:
-    message = rt.link_message(index=index, attrs=[("IFLA_MTU", spec.mtu_bytes)], flags=1, change=1)
-    return (rt.Request(rt.RTM_NEWLINK, 0, message, f"{spec.ifname} up, MTU {spec.mtu_bytes}"),)
-
-
-def _permanent(ip: IPAddress, mac: MacAddress, index: int) -> rt.Request:
-    message = rt.neighbour_message(
-        [("NDA_DST", str(ip)), ("NDA_LLADDR", mac)],
-        family=rt.family_of(ip),
-        ifindex=index,
-        state=NUD_PERMANENT,
-    )
-    return rt.Request(rt.RTM_NEWNEIGH, rt.REPLACE, message, f"neighbour {ip}")
-
-
-def _without(
-    present: UplinkState, addresses: tuple[Address, ...], routes: tuple[Route, ...], index: int
-) -> list[rt.Request]:
-    """Requests that remove what an earlier spec left."""
-    wanted = {item.interface for item in addresses}
-    keys = {_route_key(route) for route in routes}
-    gone = (errno.EADDRNOTAVAIL, errno.ESRCH)
-    return [
-        address_request(rt.RTM_DELADDR, 0, item, index, gone)
-        for item in present.addresses
-        if item.interface not in wanted
-    ] + [
-        route_request(rt.RTM_DELROUTE, 0, item, index, gone)
-        for item in present.routes
-        if item.protocol == RTPROT_DUNLIN and _route_key(item) not in keys
-    ]

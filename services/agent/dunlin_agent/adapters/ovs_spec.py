@@ -2,8 +2,8 @@
 What the agent wants in OVSDB, as values: bridges, ports, controllers. Pure.
 
 `node_bridges` is Dunlin's node (ARCHITECTURE, section 4): br-int holds Pods and is programmed by
-flowctl; br-ext holds the uplink and, on its LOCAL port, the node's own address; two patch ports join
-them.
+flowctl; br-ext holds the uplink and, on its LOCAL port, the node's own address; two patch ports
+join them.
 """
 
 from typing import Final, Literal
@@ -113,7 +113,7 @@ def pod_mtu_bytes(uplink_mtu_bytes: int, *, encapsulated: bool, ipv6_underlay: b
     return uplink_mtu_bytes - (overhead if encapsulated else 0)
 
 
-def node_bridges(
+def node_bridges(  # noqa: PLR0913 - keyword-only, one each for what differs between nodes
     node: str,
     *,
     controllers: tuple[ControllerSpec, ...],
@@ -128,9 +128,11 @@ def node_bridges(
     Both bridges of a node, or br-int alone where `uplink` is None.
 
     Args:
-        uplink_mac: of the device `uplink`; br-ext's LOCAL port takes it, and neighbours notice nothing.
-        gateway_mac: of the node's own interface dunlin-gw0.
-        pod_mtu, uplink_mtu: bytes.
+        node: its name gives the dpid.
+        controllers: of br-int.
+        uplink: a device of the node.
+        uplink_mac: of the device `uplink`; br-ext's LOCAL port takes it, and neighbours notice
+        nothing. gateway_mac: of the node's own interface dunlin-gw0. pod_mtu, uplink_mtu: bytes.
     """
     gateway = InterfaceSpec(
         name=GATEWAY_PORT,

@@ -87,8 +87,8 @@ class Request(NamedTuple):
     """
     One message to the kernel.
 
-    `what` names it for people ("address 10.0.0.2/32 on eth0"); `accept` are errno values that are as
-    good as success (EEXIST when adding what may be there, and so on).
+    `what` names it for people ("address 10.0.0.2/32 on eth0"); `accept` are errno values that are
+    as good as success (EEXIST when adding what may be there, and so on).
     """
 
     kind: int

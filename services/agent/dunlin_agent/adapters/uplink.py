@@ -2,7 +2,8 @@
 The addresses and routes of the node's uplink as values, and the requests that move them.
 
 Pure but for `read`. Moved are addresses of global and site scope and every route that is not the
-kernel's own consequence of an address. Not moved: link-local addresses (each device makes its own), multipath routes (refused: see `read`).
+kernel's own consequence of an address. Not moved: link-local addresses (each device makes its own),
+multipath routes (refused: see `read`).
 """
 
 from collections.abc import Iterator
