@@ -235,7 +235,7 @@ def _says_all(action: Action, data: bytes) -> bool:
     Output's max_len says nothing to a port, a SetField is read whole or not at all; learn() names
     its fields in older classes.
     """
-    if isinstance(action, (Output, SetField)):
+    if isinstance(action, (Output, OutputReg, SetField)):
         return True
     try:
         again = _encode_action(action)
