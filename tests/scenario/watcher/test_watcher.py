@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from dunlin import subjects, wire
-from dunlin.bus.base import Message
+from dunlin.bus.base import BusError, Message
+from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.events.rpc import Failure, SyncRequest, Synced
+from dunlin_watcher.adapters import kubernetes
+from dunlin_watcher.adapters.errors import UnavailableError
 from dunlin_watcher.kinds import KINDS
 from tests.scenario.watcher.cluster import FakeWorld
 from tests.scenario.watcher.fake_api import refuse, stream
@@ -42,6 +47,37 @@ async def test_first_list_and_sync_fact(world: FakeWorld) -> None:
     assert sync[-1].seq == world.stored
     assert replica.count("dunlin_watcher_published_total", kind="pod", what="fact") == 10
     assert world.api.requests["list", "pod"] == 4
+
+
+class GatedBus(MemoryBus):
+    """Holds back batches of messages until the gate is opened."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server)
+        self.gate = asyncio.Event()
+
+    async def publish_many(self, messages: Sequence[Message]) -> list[int | BusError]:
+        """Wait, then do it."""
+        await self.gate.wait()
+        return await super().publish_many(messages)
+
+
+async def test_sync_fact_waits_for_all_facts(world: FakeWorld) -> None:
+    """However long publishing takes, the sync fact is the last of the first list."""
+    populate(world)
+    bus = GatedBus(world.server)
+    replica = world.start("w1", bus)
+    await replica.until(
+        lambda: replica.watcher.state.complete and world.api.requests["watch", "pod"] == 1
+    )
+    assert replica.watcher.not_ready() == "still publishing the first list"
+    assert world.stored == 0
+    bus.gate.set()
+    await replica.until(lambda: replica.watcher.not_ready() is None)
+    sync = world.server.streams[subjects.FACTS_STREAM].by_subject[
+        subjects.fact("sync", "", "watcher")
+    ]
+    assert [record.seq for record in sync] == [world.stored]
 
 
 async def test_changes_follow(world: FakeWorld) -> None:
@@ -422,3 +458,16 @@ async def test_recreated_under_its_name(world: FakeWorld) -> None:
         lambda: json.loads(by_subject[subject][-1].data)["meta"]["uid"] != before,
         "the new uid is published",
     )
+
+
+async def test_half_open_connection(
+    world: FakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that the server neither feeds nor ends is given up after its time and some."""
+    monkeypatch.setattr(kubernetes, "WATCH_GRACE_S", 0.2)
+    api = kubernetes.KubernetesApi(world.api.kubeconfig(tmp_path))
+    with pytest.raises(UnavailableError, match="(?i)timeout"):
+        async with asyncio.timeout(10):
+            async for _events in api.watch(KINDS["pod"], "100", 1):
+                pass
+    await api.close()

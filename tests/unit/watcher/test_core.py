@@ -297,7 +297,7 @@ def test_own_echo_changes_nothing() -> None:
     publish(state, stream)
     for record in stream.log:
         step(state, StreamRead("e1", (record,), caught_up=True))
-    assert publish(state, stream) == []
+        assert take(state, 10) == []
     assert state.kinds["pod"].entries == {}
 
 
@@ -315,6 +315,41 @@ def test_tickets() -> None:
     step(state, Seen("pod", raw("c", 3), 1))
     assert state.oldest_ticket > ticket
     assert message.expected_seq == 0
+
+
+def test_refused_keeps_its_ticket() -> None:
+    """A message that was not stored has been waiting since its change, not since the refusal."""
+    state = started()
+    listed(state, raw("a", 1))
+    ticket = state.ticket
+    ((address, _message),) = take(state, 1)
+    step(state, Refused(address))
+    assert state.oldest_ticket == ticket
+
+
+def test_lost_compare_and_set() -> None:
+    """After somebody else wrote the subject, what it holds is looked up and written over."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1))
+    (stored,) = publish(state, stream)
+    stream.write(stored.subject, b"{nonsense")
+    step(state, Seen("pod", raw("a", 2, "10.0.0.2"), 1))
+    ((address, message),) = take(state, 1)
+    assert stream.store(message) is None
+    step(state, Refused(address, stream.last[message.subject], looked_up=True))
+    ((_address, message),) = take(state, 1)
+    assert stream.store(message) == 3
+
+
+def test_one_message_of_an_object_at_a_time() -> None:
+    """An object is not taken again while its message is under way."""
+    state, stream = started(), Stream()
+    listed(state, raw("a", 1))
+    ((address, message),) = take(state, 10)
+    step(state, Seen("pod", raw("a", 2, "10.0.0.2"), 1))
+    assert take(state, 10) == []
+    step(state, Published(address, stream.store(message) or 0))
+    assert len(take(state, 10)) == 1
 
 
 @pytest.mark.parametrize(
