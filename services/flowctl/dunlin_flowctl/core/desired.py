@@ -54,7 +54,7 @@ class Desired:
     def forget(self) -> None:
         """The intent stream is new: nothing is known and no switch is managed."""
         self._workshop = Workshop()
-        self.shared = Layer(self._workshop)
+        self.shared = Layer(self._workshop, reuse=False)
         self.intents: dict[IntentId, IntentVersion] = {}
         self.switches: dict[str, Switch] = {}
         self.failures: dict[IntentId, str] = {}

@@ -42,8 +42,14 @@ class Layer:
     """
 
     def __init__(
-        self, workshop: Workshop, taken: Callable[[Key], IntentId | None] = nobody
+        self,
+        workshop: Workshop,
+        taken: Callable[[Key], IntentId | None] = nobody,
+        *,
+        reuse: bool = True,
     ) -> None:
+        """`reuse`: see `Workshop.make`."""
+        self._reuse = reuse
         self._workshop = workshop
         self._taken = taken
         self._programs: dict[IntentId, Program] = {}
@@ -141,7 +147,8 @@ class Layer:
         program = self._programs.get(intent_id)
         if program is None:
             return None
-        return self._workshop.make(intent_id, program, self._lost(intent_id, program))
+        lost = self._lost(intent_id, program)
+        return self._workshop.make(intent_id, program, lost, reuse=self._reuse)
 
     def _lost(self, intent_id: IntentId, program: Program) -> tuple[Conflict, ...]:
         lost = []
@@ -156,10 +163,9 @@ class Layer:
 
 
 def _same(old: Compiled, new: Compiled) -> bool:
-    """A rebuild that gave the same part again (one with conflicts is never interned)."""
+    """A rebuild that gave the same part again."""
     return old is new or (
-        bool(old.conflicts)
-        and old.conflicts == new.conflicts
+        old.conflicts == new.conflicts
         and old.flows == new.flows
         and old.groups == new.groups
     )

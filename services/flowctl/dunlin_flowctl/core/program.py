@@ -86,10 +86,19 @@ class Workshop:
         self._made: WeakValueDictionary[tuple[IntentId, Program], Compiled] = WeakValueDictionary()
 
     def make(
-        self, intent_id: IntentId, program: Program, lost: Collection[Conflict] = ()
+        self,
+        intent_id: IntentId,
+        program: Program,
+        lost: Collection[Conflict] = (),
+        *,
+        reuse: bool = True,
     ) -> Compiled:
-        """`program` without the keys in `lost`. A key that a program holds twice: the first one."""
-        if lost:
+        """
+        `program` without the keys in `lost`. A key that a program holds twice: the first one.
+
+        `reuse`: other switches may have the same program; looking costs a hash over all of it.
+        """
+        if lost or not reuse:
             return self._build(intent_id, program, tuple(lost))
         made = self._made.get((intent_id, program))
         if made is None:

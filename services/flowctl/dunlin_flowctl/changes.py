@@ -1,0 +1,241 @@
+"""Writes to one switch: what is pending, or the difference from a dump; accounts for the outcome."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+
+from dunlin.model.ids import IntentId
+from dunlin_flowctl.adapters.dump import dump
+from dunlin_flowctl.adapters.session import CommitResult, Session
+from dunlin_flowctl.core.program import FlowKey, describe_key
+from dunlin_flowctl.core.switch import Switch, Work
+from dunlin_flowctl.core.sync import Rules, SyncPlan, cookies_of, plan_sync
+from dunlin_flowctl.encode import COMMIT_XID, OPEN_XID, Bundle, Unencodable
+from dunlin_flowctl.level import Signal
+from dunlin_flowctl.ownership import Held
+from dunlin_flowctl.state import State, now_ms
+from dunlin_flowctl.writer import Plan, bundles, plan_work
+
+log = structlog.get_logger(__name__)
+
+BACK_OFF_FIRST_S = 0.5
+BACK_OFF_MAX_S = 30.0
+AUDITS = frozenset({"audit", "flow_removed"})
+"""Causes of a comparison in which a difference is drift."""
+PHASES = ("groups_put", "flows_put", "flows_deleted", "groups_deleted")
+
+
+class NotMaster(Exception):
+    """The switch has another master."""
+
+
+class Changes:
+    """
+    One switch while this replica owns it; one piece of work at a time.
+
+    `swept`: the last comparison was allowed to delete. `not_before`, `next_audit`: monotonic seconds.
+    `expected`: flows whose removal the switch will announce because it was asked for.
+    """
+
+    def __init__(
+        self, state: State, session: Session, switch: Switch, held: Held, signal: Signal
+    ) -> None:
+        self._state = state
+        self._session = session
+        self._held = held
+        self._signal = signal
+        self._failures = 0
+        self._log = log.bind(node=switch.node, peer=session.peer)
+        self.switch = switch
+        self.swept = False
+        self.not_before = 0.0
+        self.next_audit = 0.0
+        self.expected: set[FlowKey] = set()
+        self.programming_ms: float | None = None
+
+    async def apply(self) -> None:
+        """Write everything that is pending."""
+        switch = self.switch
+        work = self._take()
+        if switch.suspect:
+            switch.back(work)
+            return
+        plan = plan_work(self._state.desired, switch, work, may_delete=self._state.may_delete)
+        if await self._write(work, plan):
+            switch.leftovers |= plan.deferred > 0
+            switch.stray_groups |= plan.stray_groups
+            self._done(work)
+
+    def _take(self, *, retry: bool = False) -> Work:
+        desired = self._state.desired
+        return self.switch.take(
+            lambda item: desired.get(self.switch.node, item), time.monotonic(), retry=retry
+        )
+
+    async def sync(self, cause: str) -> None:
+        """Compare with a dump and write the difference."""
+        switch = self.switch
+        self.expected.clear()
+        flows, groups = await dump(self._session, self._state.settings.dump_max)
+        if self._state.desired.switches.get(switch.node) is not switch:
+            return
+        switch.suspect = False
+        work = self._take(retry=True)
+        switch.suspect = False
+        may_delete = self._state.may_delete
+        parts = [
+            part
+            for part in self._state.desired.parts(self.switch.node)
+            if part.intent_id not in work.refused
+        ]
+        rules = Rules(
+            may_delete=may_delete,
+            remove_foreign=self._state.settings.remove_foreign,
+            protected=cookies_of({*work.refused, *self._state.desired.unreadable}),
+            changing=frozenset(work.parts),
+        )
+        plan = await asyncio.to_thread(plan_sync, parts, flows, groups, rules)
+        self._report(plan, cause)
+        if await self._write(work, Plan(plan.changes)):
+            switch.leftovers = plan.changes.deferred > 0
+            switch.stray_groups = plan.changes.stray_groups
+            self.swept = may_delete
+            switch.synced = True
+            self.next_audit = time.monotonic() + self._jittered_interval()
+            self._done(work)
+            switch.flows, switch.groups = plan.flows, plan.groups
+            self._state.changed(self.switch.node)
+        else:
+            switch.suspect = True
+
+    def _jittered_interval(self) -> float:
+        return self._state.settings.audit_interval_s * random.uniform(0.8, 1.2)  # noqa: S311
+
+    def _report(self, plan: SyncPlan, cause: str) -> None:
+        metrics = self._state.metrics
+        metrics.audits.labels(cause).inc()
+        found = {kind: number for kind, number in plan.drift.items() if number}
+        if plan.foreign:
+            self._log.warning(
+                "flows that are not Dunlin's",
+                removed=self._state.settings.remove_foreign and self._state.may_delete,
+                flows=[describe_key(flow.key) for flow in plan.foreign[:10]],
+            )
+        if cause in AUDITS:
+            for kind, number in found.items():
+                metrics.drift.labels(self.switch.node, kind).inc(number)
+        if found and cause in AUDITS:
+            self._log.warning("drift", cause=cause, messages=len(plan.changes), **found)
+        elif cause not in AUDITS:
+            self._log.info(
+                "compared with dump",
+                cause=cause,
+                messages=len(plan.changes),
+                deletes_put_off=plan.changes.deferred,
+                **found,
+            )
+
+    async def _write(self, work: Work, plan: Plan) -> bool:
+        """
+        Write a plan; true once all of it is on the switch. Otherwise the work is pending again,
+        but for the intents that were refused.
+        """
+        written = 0
+        self.expected.update(plan.deleted_flows())
+        limit = self._state.settings.bundle_max
+        try:
+            async for bundle in bundles(plan, self._state.cache, limit) if len(plan) else nothing():
+                if not self._held.valid:
+                    raise NotMaster("the lease ended")
+                result = await self._session.commit(bundle)
+                if not result.applied or result.errors:
+                    self._failed(work, bundle, result, whole=written == 0)
+                    return False
+                written += len(bundle)
+        except Unencodable as error:
+            reasons = {key: reason for key, reason in error.reasons.items() if key is not None}
+            self._refuse(work, reasons, "unencodable", unsure=written > 0)
+            if not reasons:
+                self._back_off(f"cannot be written: {error}")
+            return False
+        self._count(plan)
+        self._failures = 0
+        return True
+
+    def _count(self, plan: Plan) -> None:
+        for changes in (plan.own, plan.shared):
+            if changes is not None:
+                for kind, phase in zip(PHASES, changes.phases, strict=True):
+                    if phase:
+                        self._state.metrics.messages.labels(kind).inc(len(phase))
+
+    def _failed(
+        self, work: Work, bundle: Bundle, result: CommitResult, *, whole: bool
+    ) -> None:
+        """Who is to blame? They leave the work; nothing of an atomic bundle is on the switch."""
+        if any(error.name == "OFPBRC_IS_SLAVE" for error in result.errors):
+            raise NotMaster("the switch says so")
+        reasons: dict[IntentId, str] = {}
+        for error in result.errors:
+            intent_id = bundle.intent_of(error.xid)
+            if intent_id is not None:
+                reasons.setdefault(intent_id, f"switch refused it: {error.name}")
+        names = [e.name for e in result.errors if e.xid not in {OPEN_XID, COMMIT_XID}]
+        self._refuse(work, reasons, "refused", unsure=result.applied or not whole)
+        if not reasons:
+            self._back_off(f"bundle refused: {names or [e.name for e in result.errors]}")
+
+    def _refuse(
+        self,
+        work: Work,
+        reasons: dict[IntentId, str],
+        kind: str,
+        *,
+        unsure: bool,
+    ) -> None:
+        for intent_id, reason in reasons.items():
+            self._state.metrics.intent_errors.labels(kind).inc()
+            self._log.error("intent refused", intent=intent_id, reason=reason)
+        self.switch.refuse(work, reasons, time.monotonic())
+        # Part of it may be there: only a dump tells.
+        self.switch.suspect |= unsure
+        self._state.changed(self.switch.node)
+        self._signal.notify()
+
+    def _back_off(self, reason: str) -> None:
+        """Nobody can be blamed: later, and after a look at the switch."""
+        wait_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        self.not_before = time.monotonic() + wait_s
+        self.switch.suspect = True
+        self._state.metrics.openflow_errors.labels("bundle").inc()
+        self._log.error("changes failed", reason=reason, again_in_s=wait_s)
+
+    def _done(self, work: Work) -> None:
+        """Acknowledged: account for every change in it."""
+        self.switch.done(work)
+        now = now_ms()
+        newest = 0
+        for intent_id, moment in work.moments.items():
+            start = moment.trigger_ms or moment.published_ms
+            if not start:
+                continue
+            seconds = max(0, now - start) / 1000
+            kind = intent_id.split("/", 2)[1]
+            self._state.metrics.programming.labels(kind).observe(seconds)
+            if kind == "service" and moment.trigger_ms is not None:
+                self._state.metrics.kubeproxy.observe(seconds)
+            if moment.revision > newest:
+                newest, self.programming_ms = moment.revision, seconds * 1000
+        if work.moments:
+            self._state.changed(self.switch.node)
+        self._signal.notify()
+
+
+async def nothing() -> AsyncIterator[Bundle]:
+    """No bundle at all."""
+    return
+    yield
