@@ -7,9 +7,11 @@ import base64
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -25,6 +27,7 @@ from dunlin_lab.apiserver.registry import Registry
 from dunlin_lab.apiserver.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _log = logging.getLogger("dunlin_lab.apiserver")
@@ -36,6 +39,14 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: ApiServer) -> None:
         super().__init__(config)
         self._app = app
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT end `serve` only: uvicorn would kill the process with them."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, then stop."""

@@ -44,7 +44,10 @@ BODY_MAX = 3 * 1024 * 1024
 
 _OPEN_PATHS = ("/healthz", "/livez", "/readyz", "/version")
 _NOT_FOUND = Response(404, b"404 page not found\n", "text/plain; charset=utf-8")
-_PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+_OPENAPI_ASKED = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+_OPENAPI_SENT = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""The same type; an `@` in an answer's media type does not parse in Go."""
+
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch",
           "DELETE": "delete"}  # fmt: skip
 
@@ -294,8 +297,8 @@ def _document(request: Request) -> Response:
         case ["apis", group, version]:
             found = discovery.resources_of(group, version)
         case ["openapi", "v2"]:
-            if _PROTOBUF in request.headers.get("accept", ""):
-                return Response(200, discovery.openapi_v2_protobuf(), _PROTOBUF)
+            if _OPENAPI_ASKED in request.headers.get("accept", ""):
+                return Response(200, discovery.openapi_v2_protobuf(), _OPENAPI_SENT)
             found = discovery.openapi_v2()
         case ["openapi", "v3"]:
             found = discovery.openapi_v3_index()

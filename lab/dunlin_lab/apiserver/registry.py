@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 VALIDATE_ANNOTATION = "lab.dunlin.io/validate"
-"""An object with this annotation at "false" is stored unchecked; tests inject bad ones so."""
+"""
+An object with this annotation at "false" is stored unchecked; tests inject bad ones so. A write
+with `?dunlin-validate=false` sets it, so that later writes to the object are not refused either.
+"""
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -174,7 +177,8 @@ class Registry:
         context = self.context(subresource, validate=self._wants_checks(obj, options))
         self._prepare(resource, obj, old.obj, context)
         self._allocate(resource, obj, old.obj, context)
-        _raise_generation(resource, obj, old.obj)
+        if not subresource:
+            _raise_generation(resource, obj, old.obj)
         obj = _ordered(obj)
         if obj == old.obj:
             return Written(old)
@@ -244,8 +248,9 @@ class Registry:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
     def _wants_checks(self, obj: Obj, options: WriteOptions) -> bool:
-        annotation = (meta(obj).get("annotations") or {}).get(VALIDATE_ANNOTATION)
-        return self._validate and options.validate and annotation != "false"
+        if not options.validate:
+            obj["metadata"].setdefault("annotations", {})[VALIDATE_ANNOTATION] = "false"
+        return self._validate and not is_injected(obj)
 
     def _check_namespace(self, resource: Resource, namespace: str, name: str) -> None:
         found = self.store.of(NAMESPACES).get("", namespace)
@@ -306,6 +311,11 @@ class Registry:
         if options.dry_run:
             return stored_of(thaw(obj), self.store.revision)
         return self.store.put(resource, obj)
+
+
+def is_injected(obj: Obj) -> bool:
+    """Whether an object was stored unchecked on purpose."""
+    return (meta(obj).get("annotations") or {}).get(VALIDATE_ANNOTATION) == "false"
 
 
 def apply_patch(kind: str, patch_type: str, document: Obj, patch: Any) -> Obj:  # noqa: ANN401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ BUFFER_MAX = 20_000
 
 BOOKMARK_SECONDS = 60.0
 _CHUNK_LINES = 256
+_LATE_SECONDS = 0.005
 _BEFORE_END_SECONDS = 2.0
 _TIMEOUT_SECONDS = (1800, 3600)
 _INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -64,6 +66,7 @@ class Watch:
         asked = request.seconds("timeoutSeconds")
         self._timeout = float(asked or random.randint(low, high))  # noqa: S311
         self._bookmarks = request.flag("allowWatchBookmarks")
+        self._timer: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._begin()
 
@@ -143,9 +146,10 @@ class Watch:
     async def lines(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks of whole lines until the watch times out or its client falls behind."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        end = now + self._timeout
-        bookmark = min(now + BOOKMARK_SECONDS, end - _BEFORE_END_SECONDS)
+        end = loop.time() + self._timeout
+        last = end - _BEFORE_END_SECONDS
+        bookmark = min(loop.time() + BOOKMARK_SECONDS, last) if self._bookmarks else math.inf
+        self._wake_at(min(bookmark, end))
         while not self._overflow:
             lines, self._pending, self._behind = self._pending, [], 0
             for start in range(0, len(lines), _CHUNK_LINES):
@@ -155,23 +159,23 @@ class Watch:
                 continue
             if now >= end:
                 return
-            if self._bookmarks and now >= bookmark:
+            if now >= bookmark:
                 self._bookmark()
-                last = now < end - _BEFORE_END_SECONDS
-                following = min(now + BOOKMARK_SECONDS, end - _BEFORE_END_SECONDS)
-                bookmark = following if last else end + 1
+                bookmark = min(now + BOOKMARK_SECONDS, last) if now < last else math.inf
+                self._wake_at(min(bookmark, end))
                 continue
-            until = min(end, bookmark) if self._bookmarks else end
-            await self._wait(until - now)
+            await self._wake.wait()
+            self._wake.clear()
 
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        self._wake.clear()
+    def _wake_at(self, when: float) -> None:
+        """Set the one timer of this watch; a little late, so that its time has come for sure."""
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(when + _LATE_SECONDS, self._wake.set)
 
     def close(self) -> None:
         """Stop listening."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._unsubscribe()

@@ -102,12 +102,9 @@ class DeploymentController(Controller):
         uid = meta(current)["uid"] if current is not None else ""
         present = next((item for item in owned if meta(item)["uid"] == uid), None)
         old = [item for item in owned if meta(item)["uid"] != uid]
-        if present is not None and revision_of(found.obj) != revision_of(present):
-            obj = thaw(found.obj)
+        obj = thaw(found.obj)
+        if present is not None:
             number = str(revision_of(present))
             obj["metadata"].setdefault("annotations", {})[REVISION] = number
-            found = self.registry.update(DEPLOYMENTS, namespace, name, obj).stored
-        status = status_of(found.obj, present, old, self.registry.clock())
-        if status != found.obj.get("status"):
-            obj = {**thaw(found.obj), "status": status}
-            self.registry.update(DEPLOYMENTS, namespace, name, obj, subresource="status")
+        obj["status"] = status_of(found.obj, present, old, self.registry.clock())
+        self.registry.update(DEPLOYMENTS, namespace, name, obj, subresource="status")

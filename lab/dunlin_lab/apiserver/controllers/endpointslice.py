@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from dunlin_lab.apiserver.controllers.base import Controller, split_key
 from dunlin_lab.apiserver.controllers.index import ControlledIndex
 from dunlin_lab.apiserver.deletion import delete
+from dunlin_lab.apiserver.registry import WriteOptions, is_injected
 from dunlin_lab.apiserver.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
 from dunlin_lab.apiserver.values import (
     Obj,
@@ -334,15 +335,18 @@ class EndpointSliceController(Controller):
             "uid": meta(service.obj)["uid"], "controller": True, "blockOwnerDeletion": True,
         }  # fmt: skip
         annotations = {"annotations": {TRIGGER_TIME: stamp}} if stamp else {}
+        options = WriteOptions(validate=not is_injected(service.obj))
         for item in plan.create:
             item["metadata"] |= {
                 "generateName": f"{service.name}-", "ownerReferences": [reference], **annotations,
             }  # fmt: skip
-            self.registry.create(ENDPOINTSLICES, service.namespace, thaw(item))
+            self.registry.create(ENDPOINTSLICES, service.namespace, thaw(item), options)
         for item in plan.update:
             item["metadata"].pop("annotations", None)
             item["metadata"] |= annotations
             name = item["metadata"]["name"]
-            self.registry.update(ENDPOINTSLICES, service.namespace, name, thaw(item))
+            self.registry.update(
+                ENDPOINTSLICES, service.namespace, name, thaw(item), options
+            )
         for name in plan.delete:
             delete(self.registry, ENDPOINTSLICES, service.namespace, name)
