@@ -69,18 +69,23 @@ class ProgramCache:
     """
     Messages of compiled intents and whole shared change sets, as bytes; the least used go first.
 
-    `messages_max`, `changes_max`: how many of each are kept.
+    `messages_max`, `changes_max`: how many of each are kept. `shared_used`, `shared_made`: shared change
+    sets asked for and encoded so far.
     """
 
     messages_max: int = 400_000
     changes_max: int = 64
+    shared_used: int = 0
+    shared_made: int = 0
     _messages: OrderedDict[tuple[int, object, str], bytes] = field(default_factory=OrderedDict)
     _changes: OrderedDict[object, Phases] = field(default_factory=OrderedDict)
 
     def shared(self, key: object, changes: ChangeSet) -> Phases:
         """The four phases of a change set that many switches need; `key` names it."""
+        self.shared_used += 1
         phases = self._changes.get(key)
         if phases is None:
+            self.shared_made += 1
             phases = self._changes[key] = self.phases(changes, SHARED_XID)
             if len(self._changes) > self.changes_max:
                 self._changes.popitem(last=False)
