@@ -85,7 +85,10 @@ class Pods:
         self._adding.add(name)
         try:
             with _as_cni_errors(request):
-                port = await self._standing(request, name) or await self._attach(request, name)
+                ports = await self._ovs.pod_ports()
+                port = await self._standing(request, _named(ports, name))
+                if port is None:
+                    port = await self._attach(request, name, ports)
         finally:
             self._adding.discard(name)
         return self._result(request, port)
@@ -100,7 +103,7 @@ class Pods:
         """Compare the record, the link, OVS's port and what the runtime remembers."""
         name = host_ifname(request.container_id, request.ifname)
         with _as_cni_errors(request):
-            port = await self._find(name)
+            port = _named(await self._ovs.pod_ports(), name)
             if port is None:
                 raise CniError(
                     CniErrorCode.UNKNOWN_CONTAINER, "not attached", f"{request.who}: no port {name}"
@@ -122,7 +125,7 @@ class Pods:
             for item in request.conf.valid_attachments or ()
         }
         with _as_cni_errors(request):
-            for port in await self._ovs.pod_ports(INTEGRATION_BRIDGE):
+            for port in await self._ovs.pod_ports():
                 if port.port_name not in valid | self._adding:
                     log.info("collected", pod=f"{port.pod_namespace}/{port.pod_name}")
                     await self._detach(port.port_name, port.container_id, port.ifname)
@@ -142,13 +145,8 @@ class Pods:
         if reason is not None:
             raise CniError(CniErrorCode.NOT_AVAILABLE, "Dunlin is not ready on this node", reason)
 
-    async def _find(self, name: str) -> PodPort | None:
-        ports = await self._ovs.pod_ports(INTEGRATION_BRIDGE)
-        return next((port for port in ports if port.port_name == name), None)
-
-    async def _standing(self, request: CniRequest, name: str) -> PodPort | None:
-        """A port of an earlier ADD of the same interface that is still whole, and in force."""
-        port = await self._find(name)
+    async def _standing(self, request: CniRequest, port: PodPort | None) -> PodPort | None:
+        """The port of an earlier ADD of the same interface, if it is still whole, and in force."""
         if port is None or port.ofport == 0:
             return None
         if await self._links.check(self._link(request, port)):
@@ -156,9 +154,10 @@ class Pods:
         await self._in_force(port)
         return port
 
-    async def _attach(self, request: CniRequest, name: str) -> PodPort:
+    async def _attach(self, request: CniRequest, name: str, others: tuple[PodPort, ...]) -> PodPort:
         with self._timed("address"):
-            given = await self._ipam.allocate(await self._allocation(request), self._add_timeout_s)
+            wanted = self._allocation(request, others)
+            given = await self._ipam.allocate(wanted, self._add_timeout_s)
         port = _port_of(request, name, given)
         try:
             with self._timed("link"):
@@ -175,10 +174,9 @@ class Pods:
             raise
         return port
 
-    async def _allocation(self, request: CniRequest) -> AllocateRequest:
+    def _allocation(self, request: CniRequest, others: tuple[PodPort, ...]) -> AllocateRequest:
         assert request.pod is not None
         namespace, pod = request.pod
-        others = await self._ovs.pod_ports(INTEGRATION_BRIDGE)
         own = (request.container_id, request.ifname)
         return AllocateRequest(
             node=self._facts.node,
@@ -209,14 +207,14 @@ class Pods:
 
     async def observe(self) -> None:
         """Take in what OVSDB holds now."""
-        self._facts.emit(PortsObserved(await self._ovs.pod_ports(INTEGRATION_BRIDGE)))
+        self._facts.emit(PortsObserved(await self._ovs.pod_ports()))
 
     async def watch(self) -> None:
         """Take in every change of the Pod ports that OVSDB reports, for ever."""
         while True:
             try:
                 await self.observe()
-                await self._ovs.pod_ports_changed(INTEGRATION_BRIDGE, self._facts.state.ports or ())
+                await self._ovs.pod_ports_changed(self._facts.state.ports or ())
             except OvsdbError as error:
                 log.warning("Pod ports unknown", error=str(error))
 
@@ -258,6 +256,10 @@ class Pods:
         started = time.monotonic()
         yield
         self._metrics.add_seconds.labels(step).observe(time.monotonic() - started)
+
+
+def _named(ports: tuple[PodPort, ...], name: str) -> PodPort | None:
+    return next((port for port in ports if port.port_name == name), None)
 
 
 def _port_of(request: CniRequest, name: str, given: Allocated) -> PodPort:

@@ -3,10 +3,9 @@
 from ipaddress import ip_address
 from pathlib import Path
 
+from dunlin.model.addresses import GATEWAY_MAC, derived_mac
 from dunlin_agent.adapters.links import PodLink, host_ifname
 from dunlin_agent.adapters.ovs_spec import PodPort
-
-from dunlin.model.addresses import GATEWAY_MAC, derived_mac
 from tests.dataplane.agent.ovs_node import OvsNode
 
 

@@ -11,6 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dunlin import subjects, wire
+from dunlin.bus.memory import MemoryBus, MemoryServer
+from dunlin.events.facts import SwitchFact
+from dunlin.events.rpc import Failure
+from dunlin.model.addresses import GATEWAY_MAC, derived_dpid, derived_mac
+from dunlin.openflow.flow import match
+from dunlin.pipeline.layout import EXTERNAL_PKT_MARK
+from dunlin.service.metrics import Metrics
 from dunlin_agent.adapters.ipam import Ipam
 from dunlin_agent.adapters.links import PodLinks, host_ifname
 from dunlin_agent.adapters.node_net import NodeNet
@@ -23,15 +32,6 @@ from dunlin_agent.facts import Facts
 from dunlin_agent.metrics import AgentMetrics
 from dunlin_agent.node import Node
 from dunlin_agent.pods import Pods
-
-from dunlin import subjects, wire
-from dunlin.bus.memory import MemoryBus, MemoryServer
-from dunlin.events.facts import SwitchFact
-from dunlin.events.rpc import Failure
-from dunlin.model.addresses import GATEWAY_MAC, derived_dpid, derived_mac
-from dunlin.openflow.flow import match
-from dunlin.pipeline.layout import EXTERNAL_PKT_MARK
-from dunlin.service.metrics import Metrics
 from tests.dataplane.agent.control_plane import ControlPlane
 from tests.dataplane.agent.ovs_node import OvsNode, run
 from tests.unit.agent.executable import Call, build, call

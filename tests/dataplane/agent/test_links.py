@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from dunlin_agent.adapters.links import LinkError, PodLink, PodLinks
 from dunlin_agent.adapters.netns import NamespaceGoneError
-
 from tests.dataplane.agent.ovs_node import run
 from tests.dataplane.agent.pods import pod_link
 

@@ -11,14 +11,14 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
+
+from dunlin.model.addresses import GATEWAY_MAC, derived_mac
 from dunlin_agent.adapters.gateway import ROUTER_IPS, GatewaySpec
 from dunlin_agent.adapters.node_net import NodeNet, NodeNetError
 from dunlin_agent.adapters.ovs_spec import node_bridges
 from dunlin_agent.adapters.ovsdb import Ovs
 from dunlin_agent.adapters.uplink import UplinkState
 from dunlin_agent.adapters.vswitchd import Vswitchd
-
-from dunlin.model.addresses import GATEWAY_MAC, derived_mac
 from tests.dataplane.agent.ovs_node import OvsNode, run
 
 pytestmark = [

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
+from dunlin.model.addresses import derived_mac
 from dunlin_agent.adapters.links import PodLinks
 from dunlin_agent.adapters.ovs_spec import (
     GATEWAY_OFPORT,
@@ -20,8 +22,6 @@ from dunlin_agent.adapters.ovs_spec import (
 from dunlin_agent.adapters.ovsdb import Ovs, PortError
 from dunlin_agent.adapters.ovsdb_session import OvsdbError
 from dunlin_agent.adapters.vswitchd import Vswitchd, VswitchdError
-
-from dunlin.model.addresses import derived_mac
 from tests.dataplane.agent.ovs_node import OvsNode, run
 from tests.dataplane.agent.pods import pod_link, pod_port
 
@@ -98,7 +98,7 @@ async def test_a_device_that_is_not_there_is_named(ovs: Ovs) -> None:
     port = msgspec.structs.replace(pod_port(pod_link(NOWHERE, 1), 1), port_name="nosuch")
     with pytest.raises(PortError, match=r"nosuch.*No such device"):
         await ovs.add_pod_port("br-int", port)
-    assert await ovs.pod_ports("br-int") == ()
+    assert await ovs.pod_ports() == ()
     with pytest.raises(OvsdbError, match="no bridge br-nowhere"):
         await ovs.add_pod_port("br-nowhere", port)
 
@@ -116,7 +116,7 @@ async def test_pod_ports_survive_everything(node: OvsNode, ovs: Ovs) -> None:
         ofport = await ovs.add_pod_port("br-int", pod_port(link, k))
         expected.append(msgspec.structs.replace(pod_port(link, k), ofport=ofport))
     expected.sort(key=lambda port: port.port_name)
-    assert await ovs.pod_ports("br-int") == tuple(expected)
+    assert await ovs.pod_ports() == tuple(expected)
 
     incarnation = vswitchd.incarnation()
     watch = asyncio.create_task(vswitchd.wait_gone())
@@ -130,11 +130,11 @@ async def test_pod_ports_survive_everything(node: OvsNode, ovs: Ovs) -> None:
     assert vswitchd.incarnation() != incarnation
     node.kill("ovsdb-server")
     node.start_ovsdb()
-    assert await ovs.pod_ports("br-int") == tuple(expected)
+    assert await ovs.pod_ports() == tuple(expected)
 
     await ovs.delete_ports("br-int", *(port.port_name for port in expected), "never-there")
     await ovs.delete_ports("br-int", expected[0].port_name)
-    assert await ovs.pod_ports("br-int") == ()
+    assert await ovs.pod_ports() == ()
     await links.close()
 
 

@@ -7,11 +7,11 @@ import sys
 import uuid
 
 import pytest
+
+from dunlin.model.addresses import derived_mac
 from dunlin_agent.adapters.links import PodLinks
 from dunlin_agent.adapters.ovs_spec import node_bridges
 from dunlin_agent.adapters.ovsdb import Ovs
-
-from dunlin.model.addresses import derived_mac
 from tests.dataplane.agent.ovs_node import OvsNode, run
 from tests.dataplane.agent.pods import forward, pod_link, pod_port
 

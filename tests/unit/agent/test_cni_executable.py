@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dunlin_agent.cni import wire
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from dunlin_agent.cni import wire
 from tests.unit.agent.executable import ADD_ENVIRONMENT, Responder, build, call
 
 FEW = settings(

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dunlin_agent.cni import (
     CniError,
     CniErrorCode,
@@ -22,9 +25,6 @@ from dunlin_agent.cni import (
     Route,
     wire,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.unit.agent.executable import ADD_ENVIRONMENT, Call, build, call
 
 RESULT = Result(

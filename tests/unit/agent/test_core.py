@@ -4,6 +4,9 @@ from ipaddress import ip_address, ip_network
 from itertools import count
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dunlin.events.facts import AttachmentFact, Meta, NextHop, NodeAddress, SwitchFact
 from dunlin.model.addresses import MacAddress, derived_mac
 from dunlin.model.ids import OfPort
@@ -23,8 +26,6 @@ from dunlin_agent.core import (
     step,
 )
 from dunlin_agent.state import State
-from hypothesis import given
-from hypothesis import strategies as st
 
 NODE = "node-1.example"
 

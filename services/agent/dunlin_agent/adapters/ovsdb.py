@@ -20,13 +20,12 @@ from dunlin_agent.adapters.ovs_spec import (
     SwitchState,
 )
 from dunlin_agent.adapters.ovsdb_rows import (
+    PodPorts,
+    add_interface,
     ensure_bridge,
-    ensure_interface,
     external_ids_of,
-    find_bridge,
     first,
     merge,
-    pod_ports_of,
     root_of,
     rows_of,
     settled,
@@ -93,6 +92,7 @@ class Ovs:
         self._remote = remote
         self._on_connection = on_connection
         self._opened: OvsdbSession | None = None
+        self._pod_ports = PodPorts()
 
     async def start(self) -> None:
         """
@@ -167,10 +167,10 @@ class Ovs:
         spec = InterfaceSpec(name=port.port_name, external_ids=external_ids_of(port))
 
         def change(tables: Tables, transaction: Transaction) -> None:
-            row = find_bridge(tables, bridge)
+            row = tables.named("Bridge", bridge)
             if row is None:
                 raise OvsdbError(f"no bridge {bridge}")
-            ensure_interface(tables, transaction, row, spec)
+            add_interface(tables, transaction, row, spec)
 
         await self._session.transact(change)
         state = await self._session.wait_for(
@@ -187,21 +187,21 @@ class Ovs:
         """Remove the ports that are there, in one transaction; success when none is."""
 
         def change(tables: Tables, _transaction: Transaction) -> None:
-            row = find_bridge(tables, bridge)
-            if row is not None and any(port.name in names for port in row.ports):
-                row.ports = [port for port in row.ports if port.name not in names]
+            row = tables.named("Bridge", bridge)
+            for port in (tables.named("Port", name) for name in names):
+                if row is not None and port is not None:
+                    row.delvalue("ports", port)
 
         await self._session.transact(change)
 
-    async def pod_ports(self, bridge: str) -> tuple[PodPort, ...]:
-        """Every Pod port of the bridge, sorted by name."""
+    async def pod_ports(self) -> tuple[PodPort, ...]:
+        """Every Pod port, sorted by name."""
+        return await self._session.read(self._pod_ports.all)
 
-        return await self._session.read(lambda tables: pod_ports_of(tables, bridge))
-
-    async def pod_ports_changed(self, bridge: str, known: tuple[PodPort, ...]) -> None:
+    async def pod_ports_changed(self, known: tuple[PodPort, ...]) -> None:
         """Return once `pod_ports` would give something else than `known`."""
         await self._session.wait_for(
-            lambda tables: pod_ports_of(tables, bridge) != known, None, "another Pod port"
+            lambda tables: self._pod_ports.all(tables) != known, None, "another Pod port"
         )
 
     async def interfaces(self) -> tuple[InterfaceState, ...]:

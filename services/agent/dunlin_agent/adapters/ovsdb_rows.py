@@ -7,6 +7,7 @@ Runs in the session's thread. Source: ovs-vswitchd.conf.db(5).
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final
+from uuid import UUID
 
 from ovs.db.idl import Transaction
 
@@ -39,15 +40,6 @@ def root_of(tables: Tables) -> Any:
     raise OvsdbError("OVSDB has no Open_vSwitch row: was it initialised (ovs-vsctl init)?")
 
 
-def _by_name(tables: Tables, table: str, name: str) -> Any | None:
-    return next((row for row in rows_of(tables, table) if row.name == name), None)
-
-
-def find_bridge(tables: Tables, name: str) -> Any | None:
-    """The row of a bridge."""
-    return _by_name(tables, "Bridge", name)
-
-
 def _set(row: Any, column: str, value: Any) -> None:
     """Write a column only when it differs, so that an unchanged row is no transaction."""
     if getattr(row, column, None) != value:  # a row just inserted has no columns yet
@@ -65,7 +57,7 @@ def _optional(value: Any) -> list[Any]:
 
 def ensure_bridge(tables: Tables, transaction: Transaction, root: Any, spec: BridgeSpec) -> None:
     """The bridge and its ports as specified; other ports stay."""
-    row = find_bridge(tables, spec.name)
+    row = tables.named("Bridge", spec.name)
     if row is None:
         row = transaction.insert(tables["Bridge"])
         row.name = spec.name
@@ -110,21 +102,11 @@ def ensure_interface(
     tables: Tables, transaction: Transaction, bridge: Any, spec: InterfaceSpec
 ) -> None:
     """The interface and its port, on this bridge and on no other."""
-    port = _by_name(tables, "Port", spec.name)
+    port = tables.named("Port", spec.name)
     if port is None:
-        interface = transaction.insert(tables["Interface"])
-        interface.name = spec.name
-        port = transaction.insert(tables["Port"])
-        port.name = spec.name
-        port.interfaces = [interface]
-    interface = port.interfaces[0]
-    _set(interface, "type", spec.type)
-    _set(interface, "options", spec.options)
-    _set(interface, "mac", _optional(spec.mac))
-    _set(interface, "mtu_request", _optional(spec.mtu_request))
-    _set(interface, "ofport_request", _optional(spec.ofport_request))
-    if spec.external_ids:
-        _set(interface, "external_ids", spec.external_ids)
+        bridge.ports = [*bridge.ports, _insert_port(tables, transaction, spec)]
+        return
+    _set_interface(port.interfaces[0], spec)
     for other in rows_of(tables, "Bridge"):
         if other.name != bridge.name and port in other.ports:
             other.ports = [row for row in other.ports if row != port]
@@ -132,12 +114,58 @@ def ensure_interface(
         bridge.ports = [*bridge.ports, port]
 
 
-def pod_ports_of(tables: Tables, bridge: str) -> tuple[PodPort, ...]:
-    """Pod ports of a bridge, sorted by name."""
-    row = find_bridge(tables, bridge)
-    interfaces = [] if row is None else [i for port in row.ports for i in port.interfaces]
-    found = (pod_port_of(i.name, i.external_ids, *_answer(i)) for i in interfaces)
-    return tuple(sorted((port for port in found if port), key=lambda port: port.port_name))
+def add_interface(
+    tables: Tables, transaction: Transaction, bridge: Any, spec: InterfaceSpec
+) -> None:
+    """As `ensure_interface`, but a new port costs the same however many the bridge has."""
+    if tables.named("Port", spec.name) is None:
+        bridge.addvalue("ports", _insert_port(tables, transaction, spec))
+    else:
+        ensure_interface(tables, transaction, bridge, spec)
+
+
+def _insert_port(tables: Tables, transaction: Transaction, spec: InterfaceSpec) -> Any:
+    interface = transaction.insert(tables["Interface"])
+    interface.name = spec.name
+    _set_interface(interface, spec)
+    port = transaction.insert(tables["Port"])
+    port.name = spec.name
+    port.interfaces = [interface]
+    return port
+
+
+def _set_interface(interface: Any, spec: InterfaceSpec) -> None:
+    _set(interface, "type", spec.type)
+    _set(interface, "options", spec.options)
+    _set(interface, "mac", _optional(spec.mac))
+    _set(interface, "mtu_request", _optional(spec.mtu_request))
+    _set(interface, "ofport_request", _optional(spec.ofport_request))
+    if spec.external_ids:
+        _set(interface, "external_ids", spec.external_ids)
+
+
+class PodPorts:
+    """Pod ports, each read again only when its row has changed; for one thread."""
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._read: dict[UUID, tuple[int, PodPort | None]] = {}
+
+    def all(self, tables: Tables) -> tuple[PodPort, ...]:
+        """Every Pod port, sorted by name."""
+        rows = tables["Interface"].rows
+        for gone in self._read.keys() - rows.keys():
+            del self._read[gone]
+        ports = [port for row in rows.values() if (port := self._one(tables, row)) is not None]
+        return tuple(sorted(ports, key=lambda port: port.port_name))
+
+    def _one(self, tables: Tables, row: Any) -> PodPort | None:
+        version = tables.version(row)
+        known = self._read.get(row.uuid)
+        if known is None or known[0] != version:
+            known = (version, pod_port_of(row.name, row.external_ids, *_answer(row)))
+            self._read[row.uuid] = known
+        return known[1]
 
 
 def _answer(row: Any) -> tuple[OfPort, str]:
@@ -160,7 +188,7 @@ def state_of(row: Any) -> InterfaceState:
 
 def settled(tables: Tables, name: str) -> InterfaceState | None:
     """The interface once OVS has said either way."""
-    row = _by_name(tables, "Interface", name)
+    row = tables.named("Interface", name)
     if row is None or (not row.ofport and not row.error):
         return None
     return state_of(row)

@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import ovs.db.idl
 import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
 import structlog
-from ovs.db.idl import Idl, Transaction
+from ovs.db.idl import ROW_CREATE, ROW_DELETE, Idl, Transaction
 
 T = TypeVar("T")
 
@@ -31,12 +32,61 @@ ATTEMPTS_MAX: Final = 20
 
 log = structlog.get_logger(__name__)
 
-Tables = Any  # Idl.tables: name -> table with .rows (uuid -> Row)
-Change = Callable[[Tables, Transaction], T]
-
 
 class OvsdbError(Exception):
     """ovsdb-server refused a transaction, or cannot be reached in time."""
+
+
+class Tables:
+    """
+    The IDL's copy of the tables, and what it has no words for: rows by name, versions of rows.
+
+    Reading a column converts it each time (tens of microseconds): with hundreds of Pods that is to
+    be done for rows that changed, not for all.
+    """
+
+    def __init__(self, tables: dict[str, Any]) -> None:
+        """`tables`: Idl.tables."""
+        self._tables = tables
+        self._named: dict[tuple[str, str], Any] = {}
+        self._versions: dict[UUID, int] = {}
+
+    def __getitem__(self, table: str) -> Any:
+        """The IDL's table, with `rows` by UUID."""
+        return self._tables[table]
+
+    def named(self, table: str, name: str) -> Any | None:
+        """The row of that name, as ovsdb-server last told it."""
+        row = self._named.get((table, name))
+        return row if row is not None and self._tables[table].rows.get(row.uuid) is row else None
+
+    def version(self, row: Any) -> int:
+        """Another number after each change of the row."""
+        return self._versions.get(row.uuid, 0)
+
+    def note(self, event: str, row: Any) -> None:
+        """Take one notification of the IDL in."""
+        if event == ROW_DELETE:
+            self._versions.pop(row.uuid, None)
+            return
+        self._versions[row.uuid] = self.version(row) + 1
+        if event == ROW_CREATE and "name" in row._table.columns:  # noqa: SLF001 - Row has no other
+            self._named[row._table.name, row.name] = row  # noqa: SLF001
+
+
+Change = Callable[[Tables, Transaction], T]
+
+
+class _Idl(Idl):
+    """An Idl that tells `Tables` what has changed."""
+
+    view: Tables | None = None
+
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+        """Called by Idl.run() for each row that changed."""
+        del updates
+        if self.view is not None:
+            self.view.note(event, row)
 
 
 class _Job:
@@ -80,7 +130,8 @@ class OvsdbSession:
         helper = ovs.db.idl.SchemaHelper(schema_json=schema)
         for table, names in columns.items():
             helper.register_columns(table, list(names))
-        self._idl = Idl(remote, helper)
+        self._idl: Any = _Idl(remote, helper)  # type: ignore[no-untyped-call]
+        self._tables = self._idl.view = Tables(self._idl.tables)
         # The default of 8 s is for servers far away; ours is on this machine.
         self._idl._session.reconnect.set_backoff(RECONNECT_MIN_MS, RECONNECT_MAX_MS)  # noqa: SLF001
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -249,7 +300,7 @@ class OvsdbSession:
         """Answer the waiters whose condition holds."""
         for waiter in tuple(self._waiters):
             try:
-                value = waiter.condition(self._idl.tables)
+                value = waiter.condition(self._tables)
             except Exception as error:  # noqa: BLE001 - it belongs to the waiter, not to this thread
                 value = error
             if value:
@@ -276,7 +327,7 @@ class OvsdbSession:
             job.attempts += 1
             job.transaction = Transaction(self._idl)
             try:
-                job.result = job.change(self._idl.tables, job.transaction)
+                job.result = job.change(self._tables, job.transaction)
             except Exception as error:  # noqa: BLE001 - it belongs to the caller, not to this thread
                 job.transaction.abort()
                 return (error,)
