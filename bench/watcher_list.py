@@ -1,12 +1,14 @@
 """
-How the watcher should read 150,000 Pods: with the kubernetes package's models, or with its transport
-alone and json or msgspec.
+How the watcher should read 150,000 Pods.
+
+With the kubernetes package's models, or with its transport alone and json or msgspec.
 
     python bench/watcher_list.py [--pods 150000] [--other-pods 5000]
 
-Each way runs in a process of its own against a synthetic API server in another one (Pods of about 6 KB,
-pages of 500), and keeps the same compact state. Printed: time per Pod as a ratio to the watcher's way, and
-the highest resident memory. The other ways are too slow for all Pods: they read `--other-pods` of them.
+Each way runs in a process of its own against a synthetic API server in another one (Pods of about 6
+KB, pages of 500), and keeps the same compact state. Printed: time per Pod as a ratio to the
+watcher's way, and the highest resident memory. The other ways are too slow for all Pods: they read
+`--other-pods` of them.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,9 @@ LIMIT_MB = 1024
 
 def template() -> dict[str, Any]:
     """A Pod as large and as varied as those of a real Deployment."""
-    fields = {f"f:field{i}": {".": {}, "f:name": {}, "f:value": {}} for i in range(45)}
+    fields: dict[str, Any] = {
+        f"f:field{i}": {".": {}, "f:name": {}, "f:value": {}} for i in range(45)
+    }
     probe = {"httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTP"}, "periodSeconds": 10}
     container = {
         "name": "app",
@@ -166,13 +170,15 @@ async def by_watcher(config: str, pods: int) -> int:
 
 async def by_json(config: str, pods: int) -> int:
     """The package's transport, the standard library's json, the watcher's normaliser and state."""
-    from kubernetes.aio import client, config as loader
+    from kubernetes.aio import client
+    from kubernetes.aio import config as loader
 
     from dunlin_watcher.core import step
     from dunlin_watcher.events import Seen
     from dunlin_watcher.state import State
 
-    await loader.load_kube_config(config)
+    load: Any = loader.load_kube_config
+    await load(config)
     state, seen, token = State(), 0, None
     async with client.ApiClient() as api:
         core = client.CoreV1Api(api)
@@ -192,26 +198,30 @@ async def by_json(config: str, pods: int) -> int:
 
 async def by_models(config: str, pods: int) -> int:
     """The package's typed list; what the state would keep of each Pod is taken from its model."""
-    from kubernetes.aio import client, config as loader
+    from kubernetes.aio import client
+    from kubernetes.aio import config as loader
 
-    await loader.load_kube_config(config)
+    load: Any = loader.load_kube_config
+    await load(config)
     kept: dict[str, tuple[Any, ...]] = {}
     token = None
     async with client.ApiClient() as api:
         core = client.CoreV1Api(api)
         while len(kept) < pods:
             page = await core.list_pod_for_all_namespaces(limit=PAGE, _continue=token)
-            for item in page.items:
+            items: Any = page.items
+            for item in items:
                 ips = [ip.ip for ip in item.status.pod_ips or ()]
-                meta = item.metadata
-                kept[f"{meta.namespace}/{meta.name}"] = (meta.uid, item.spec.node_name, ips)
-            token = page.metadata.var_continue
+                key = f"{item.metadata.namespace}/{item.metadata.name}"
+                kept[key] = (item.metadata.uid, item.spec.node_name, ips)
+            meta = page.metadata
+            token = meta.var_continue if meta else None
             if not token:
                 break
     return len(kept)
 
 
-WAYS: dict[str, Callable[[str, int], Awaitable[int]]] = {
+WAYS: dict[str, Callable[[str, int], Coroutine[Any, Any, int]]] = {
     "watcher (aio transport, msgspec)": by_watcher,
     "aio transport, json": by_json,
     "aio models": by_models,
@@ -219,12 +229,12 @@ WAYS: dict[str, Callable[[str, int], Awaitable[int]]] = {
 
 
 def reader_process(way: str, config: str, pods: int, pipe: Connection) -> None:
-    """Entry point of one reader: sends (Pods read, wall seconds, CPU seconds, highest resident MB)."""
+    """One reader's process: sends (Pods, wall seconds, CPU seconds, highest resident MB)."""
     import kubernetes.aio.client  # noqa: F401 - its two seconds are the same for all ways
     import uvloop
 
     started, cpu = time.perf_counter(), time.process_time()
-    read = uvloop.run(WAYS[way](config, pods))  # type: ignore[arg-type]
+    read: int = uvloop.run(WAYS[way](config, pods))
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pipe.send((read, wall, cpu, usage.ru_maxrss / 1024))

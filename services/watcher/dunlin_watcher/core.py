@@ -2,7 +2,7 @@
 The watcher's decisions: what is published, and when a fact may be deleted. Pure: no I/O, no clock.
 
     outcome = step(state, event)      # changes `state` in place; says what is wrong with the input
-    messages = take(state, count)     # what to publish now; answer with Published or Refused for each
+    messages = take(state, count)     # what to publish now; answer each with Published or Refused
 
 Level-triggered: an object is dirty while what the API holds and what the stream holds differ,
 so events may be repeated, reordered between objects or coalesced, and the same facts result.
@@ -33,7 +33,6 @@ from dunlin_watcher.events import (
 from dunlin_watcher.normalise import (
     Identity,
     Normalised,
-    Problem,
     UnreadableError,
     explain,
     identify,
@@ -51,10 +50,12 @@ from dunlin_watcher.state import (
 )
 
 TOMBSTONES_MAX = 50_000
-"""Sequences of tombstones remembered per kind; beyond it a re-made object costs one more round trip."""
+"""
+Sequences of tombstones remembered per kind; beyond it a re-made object costs one more round trip.
+"""
 
 
-def step(state: State, event: Event) -> Report:  # noqa: C901 - one line an event
+def step(state: State, event: Event) -> Report:
     """Take one event in. The only function that changes a `State`, with `take`."""
     match event:
         case Seen():

@@ -11,7 +11,7 @@ from dunlin_watcher.state import Address
 
 @dataclass(frozen=True, slots=True)
 class LeadershipChanged:
-    """This process becomes active or standby: what it saw of the API is not believed any more."""
+    """We become active or standby: what we saw of the API is not believed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Bookmark:
 
 @dataclass(frozen=True, slots=True)
 class StreamRead:
-    """Records of the fact stream; `reset`: it is new, forget what it held. `caught_up`: up to its end."""
+    """Records of the fact stream; `reset`: it is new, forget it. `caught_up`: up to its end."""
 
     epoch: str
     records: tuple[Record, ...]
@@ -75,7 +75,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """It was not stored. `last`: what the subject holds, if that was looked up (else: try again)."""
+    """It was not stored. `last`: what the subject holds, if looked up (else: try again)."""
 
     address: Address
     last: Record | None = None

@@ -10,7 +10,8 @@ class Kind:
     """
     One kind: `name` as in fact subjects, `path` of its collection over all namespaces.
 
-    `optional`: a server that answers 404 simply has none (older releases); for the others that is an error.
+    `optional`: a server that answers 404 simply has none (older releases); for the others that is
+    an error.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """
 The parts of Kubernetes objects that Dunlin reads, for msgspec to pick out of the JSON.
 
-Objects and lists are typed, so that everything else is skipped without being built; leaves are `Any`
-and judged one by one in `dunlin_watcher.normalise`, so that one bad leaf does not spoil its object.
-Every field may be null or absent: Go writes both.
+Objects and lists are typed, so that everything else is skipped without being built; leaves are
+`Any` and judged one by one in `dunlin_watcher.normalise`, so that one bad leaf does not spoil its
+object. Every field may be null or absent: Go writes both.
 """
 
 from typing import Any

@@ -20,8 +20,8 @@ class Publisher:
     """
     Publishes what is dirty, for ever; every message by compare-and-set on its subject.
 
-    So a watcher that lost its lease without noticing cannot overwrite what its successor wrote, and a
-    message whose acknowledgement was lost is not stored twice.
+    So a watcher that lost its lease without noticing cannot overwrite what its successor wrote, and
+    a message whose acknowledgement was lost is not stored twice.
     """
 
     def __init__(

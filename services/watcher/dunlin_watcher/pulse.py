@@ -4,7 +4,7 @@ import asyncio
 
 
 class Pulse:
-    """Wakes everybody who waits; a waiter checks its level itself and takes the pulse before it does."""
+    """Wakes all who wait; a waiter takes the pulse, then checks its level, then waits."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

@@ -59,7 +59,7 @@ class Api(Protocol):
 class Reflector:
     """Feeds the events of one kind to `emit`, in order."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         kind: Kind,
         api: Api,

@@ -37,7 +37,7 @@ def router(watcher: Watcher) -> APIRouter:
 
     @api.get("/status")
     async def status() -> dict[str, Any]:
-        """How the watcher and each kind fare; which objects are bad or ask for what is not supported."""
+        """How the watcher and each kind fare; which objects are bad or ask for too much."""
         return describe(watcher)
 
     return api

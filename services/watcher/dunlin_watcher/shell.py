@@ -69,7 +69,7 @@ class Watcher:
     # --- what others ask ---
 
     def leads(self) -> bool:
-        """This process is the active one, at this very moment."""
+        """We are the active one, at this very moment."""
         return self.lease is not None and self.clock() < self.lease.expires_at
 
     def not_ready(self) -> str | None:

@@ -28,9 +28,9 @@ class Entry(msgspec.Struct, gc=False):
     One object.
 
     `version`: resourceVersion last seen in the API by this process as leader, "" if not seen yet.
-    `data`: the fact to publish, with its meta; `digest`: of it without meta (`ABSENT`: to be deleted).
-    `stored`: digest of what the stream holds, `ABSENT` for a tombstone or nothing, None if it cannot
-    be read. `seq`: of the newest message on the subject, 0 if none is known.
+    `data`: the fact to publish, with its meta; `digest`: of it without meta (`ABSENT`: to be
+    deleted). `stored`: digest of what the stream holds, `ABSENT` for a tombstone or nothing, None
+    if it cannot be read. `seq`: of the newest message on the subject, 0 if none is known.
     `listing`: number of the list that this object was last seen in.
     """
 
@@ -70,7 +70,7 @@ class KindState:
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """When an object became dirty: `ticket` counts them, `since_ms` is Unix milliseconds (0: unknown)."""
+    """When an object became dirty: `ticket` counts, `since_ms` is Unix time (0: unknown)."""
 
     ticket: int
     since_ms: int
@@ -80,8 +80,9 @@ class State:
     """
     Everything; `dirty` names the objects whose entry and stream differ, in order of their change.
 
-    `inflight`: digest and mark of what has been taken and not yet answered. `stream_known`: the stream has been read up to its end, so that it may be compared and written.
-    `bad`, `unsupported`: what is wrong with which objects at the moment.
+    `inflight`: digest and mark of what has been taken and not yet answered. `stream_known`: the
+    stream has been read up to its end, so that it may be compared and written. `bad`,
+    `unsupported`: what is wrong with which objects at the moment.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""rpc.watcher.sync: has everything that the Kubernetes API holds now been published?"""
+"""rpc.watcher.sync: answered once all that the Kubernetes API holds now is published."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import structlog
 
 from dunlin import subjects, wire
 from dunlin.bus.base import Bus
-from dunlin.events.rpc import Failure, SyncRequest, Synced
+from dunlin.events.rpc import Failure, Synced, SyncRequest
 from dunlin_watcher import core
 from dunlin_watcher.adapters.errors import ApiError, GarbageError, NotServedError
 from dunlin_watcher.backoff import Backoff

@@ -1,4 +1,4 @@
-"""The adapter and the whole watcher on real API servers: the lab's, and kube-apiserver where given."""
+"""Adapter and watcher on real API servers: the lab's, and kube-apiserver where given."""
 
 import asyncio
 import json
@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 from dunlin import subjects, wire
-from dunlin.bus.nats import NatsBus, Options
+from dunlin.bus.nats import NatsBus
+from dunlin.bus.nats_client import Options
 from dunlin.bus.nats_server import NatsServer, NatsServerError
 from dunlin.events.rpc import Synced
 from dunlin_watcher import kube
@@ -34,6 +35,7 @@ class Given:
 
     server: Server
     kubeconfig: str
+    config: str
 
 
 @pytest.fixture(scope="module", params=list(STARTERS))
@@ -46,7 +48,7 @@ def given(
         config = next(
             path for path in (folder / "kubeconfig", folder / "admin.kubeconfig") if path.is_file()
         )
-        yield Given(server, str(config))
+        yield Given(server, str(config), config.read_text())
 
 
 @pytest.fixture
@@ -79,10 +81,29 @@ def make_pod(client: httpx.Client, name: str) -> dict[str, Any]:
     return made
 
 
+def label_pod(client: httpx.Client, name: str) -> None:
+    """Modify a Pod."""
+    answer = client.patch(
+        f"{PODS}/{name}",
+        content=json.dumps({"metadata": {"labels": {"a": "b"}}}),
+        headers={"Content-Type": "application/merge-patch+json"},
+    )
+    assert answer.status_code == 200, answer.text
+
+
 def drop_pod(client: httpx.Client, name: str) -> None:
     """Delete a Pod at once."""
     answer = client.delete(f"{PODS}/{name}", params={"gracePeriodSeconds": "0"})
     assert answer.status_code == 200, answer.text
+
+
+async def read_watch(api: KubernetesApi, version: str, timeout_s: int) -> None:
+    """Read a watch of Pods to its end; raises what an ERROR event says."""
+    async with asyncio.timeout(15):
+        async for events in api.watch(KINDS["pod"], version, timeout_s):
+            for event in events:
+                if event.type == "ERROR":
+                    raise error_of_event(KINDS["pod"], event)
 
 
 async def keys(api: KubernetesApi, kind: Kind) -> tuple[list[str], str, int]:
@@ -117,7 +138,6 @@ async def test_pages(api: KubernetesApi, client: httpx.Client) -> None:
         found += [identify("pod", raw).key for raw in page.items or ()]
         version.add(page.metadata.resource_version)
         if len(version) == 1 and "default/during" not in found:
-            client.delete(f"{PODS}/during", params={"gracePeriodSeconds": "0"})
             make_pod(client, "during")
     assert [key for key in found if key.startswith("default/page-")] == [
         f"default/page-{i}" for i in range(5)
@@ -145,14 +165,10 @@ async def test_metadata_agrees_with_the_list(api: KubernetesApi, client: httpx.C
 
 
 async def test_watch_from_a_list(api: KubernetesApi, client: httpx.Client) -> None:
-    """What happens after a list comes as ADDED, MODIFIED, DELETED, in order, with growing versions."""
+    """What happens after a list comes as events, in order, with growing versions."""
     _found, version, _pages = await keys(api, KINDS["pod"])
     make_pod(client, "seen")
-    client.patch(
-        f"{PODS}/seen",
-        content=json.dumps({"metadata": {"labels": {"a": "b"}}}),
-        headers={"Content-Type": "application/merge-patch+json"},
-    )
+    label_pod(client, "seen")
     drop_pod(client, "seen")
     seen: list[tuple[str, int]] = []
     async with asyncio.timeout(20), aclosing(api.watch(KINDS["pod"], version, 30)) as watch:
@@ -181,11 +197,7 @@ async def test_watch_ends_after_its_time(api: KubernetesApi) -> None:
 async def test_watch_from_a_version_that_never_was(api: KubernetesApi) -> None:
     """A version too old, or no version at all, is an error we can tell apart, never silence."""
     with pytest.raises(ApiError):
-        async with asyncio.timeout(15):
-            async for events in api.watch(KINDS["pod"], "no-version", 2):
-                for event in events:
-                    if event.type == "ERROR":
-                        raise error_of_event(KINDS["pod"], event)
+        await read_watch(api, "no-version", 2)
 
 
 async def test_unknown_kind(api: KubernetesApi) -> None:
@@ -197,9 +209,8 @@ async def test_unknown_kind(api: KubernetesApi) -> None:
 
 async def test_wrong_token(given: Given, tmp_path: Path) -> None:
     """A refused login is an error that says so."""
-    text = Path(given.kubeconfig).read_text().replace(given.server.token, "wrong")
     config = tmp_path / "kubeconfig"
-    config.write_text(text)
+    config.write_text(given.config.replace(given.server.token, "wrong"))
     api = KubernetesApi(str(config))
     with pytest.raises(ApiError, match="401"):
         await keys(api, KINDS["pod"])
@@ -208,14 +219,14 @@ async def test_wrong_token(given: Given, tmp_path: Path) -> None:
 
 async def test_wrong_authority(given: Given, tmp_path: Path) -> None:
     """A server whose certificate nobody vouches for is not talked to."""
-    config = json.loads(Path(given.kubeconfig).read_text())
+    config = json.loads(given.config)
     cluster = config["clusters"][0]["cluster"]
     cluster.pop("certificate-authority-data", None)
     cluster.pop("insecure-skip-tls-verify", None)
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(config))
     api = KubernetesApi(str(path))
-    with pytest.raises(UnavailableError, match="(?i)certificate"):
+    with pytest.raises(UnavailableError, match=r"(?i)certificate"):
         await keys(api, KINDS["pod"])
     await api.close()
 

@@ -80,7 +80,8 @@ def test_endpoint_slices_of_the_controller() -> None:
 @pytest.mark.parametrize("watch", WATCHES, ids=[w["path"][:60] for w in WATCHES])
 def test_watches_lead_to_their_last_state(watch: dict[str, Any]) -> None:
     """The events of a recorded watch, one by one, leave exactly what was not deleted in the end."""
-    state, expected = State(), {}
+    state = State()
+    expected: dict[tuple[str, str], str] = {}
     for event in watch["events"]:
         obj = event["object"]
         if event["type"] not in ("ADDED", "MODIFIED", "DELETED"):

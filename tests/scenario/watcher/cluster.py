@@ -34,7 +34,7 @@ class Replica:
 
     async def kill(self) -> None:
         """End it without any farewell: the lease stays taken."""
-        self.watcher.leases = _DeafLeases(self.watcher.leases)  # type: ignore[assignment]
+        self.watcher.leases = _DeafLeases(self.watcher.leases)
         await self.stop()
 
     async def stop(self) -> None:
@@ -92,8 +92,8 @@ class World:
 
     def start(self, name: str, bus: Bus, **settings: Any) -> Replica:
         """Start one watcher."""
-        settings = {"page_size": 3, "lease_ttl_s": 1.0, "replica": name} | settings
-        options = Settings(kubeconfig=self.kubeconfig, **settings)
+        chosen: dict[str, Any] = {"page_size": 3, "lease_ttl_s": 1.0, "replica": name, **settings}
+        options = Settings(kubeconfig=self.kubeconfig, **chosen)
         metrics = Metrics("watcher", "0")
         own = WatcherMetrics(metrics)
         api = KubernetesApi(options.kubeconfig, page_size=options.page_size)

@@ -45,8 +45,8 @@ class FakeApi:
     """
     Objects by kind and key, a revision, and what has happened since `compacted`.
 
-    `script[(verb, kind)]`: answers to give instead of the real one, one a request; `requests` counts
-    (verb, kind); `versions` holds the resourceVersion of each watch of a kind.
+    `script[(verb, kind)]`: answers to give instead of the real one, one a request; `requests`
+    counts (verb, kind); `versions` holds the resourceVersion of each watch of a kind.
     """
 
     def __init__(self) -> None:

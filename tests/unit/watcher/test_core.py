@@ -108,7 +108,7 @@ def test_nothing_before_the_stream_is_known() -> None:
 
 
 def test_equal_facts_are_published_once() -> None:
-    """A new resourceVersion alone is nothing to publish; the meta of what is published is the newest."""
+    """A new resourceVersion alone is nothing to publish; what is published has newest meta."""
     state, stream = started(), Stream()
     listed(state, raw("a", 1))
     (message,) = publish(state, stream)
@@ -132,7 +132,7 @@ def test_changes_coalesce() -> None:
 
 
 def test_change_while_under_way() -> None:
-    """What changes while its message is under way is published after it, also back to the former state."""
+    """What changes while its message is under way is published after it, also back again."""
     state, stream = started(), Stream()
     listed(state, raw("a", 1))
     publish(state, stream)
@@ -149,7 +149,7 @@ def test_change_while_under_way() -> None:
 
 
 def test_no_tombstone_before_a_complete_list() -> None:
-    """What the stream holds and the API has not shown stays until the list of that kind is complete."""
+    """What the API has not shown stays in the stream until its kind's list is complete."""
     stream = Stream()
     first = started()
     listed(first, raw("a", 1), raw("b", 2))
@@ -169,7 +169,7 @@ def test_no_tombstone_before_a_complete_list() -> None:
 
 
 def test_an_unfinished_list_deletes_nothing() -> None:
-    """A list that is begun again halfway does not count what the first half showed as all there is."""
+    """A list begun again halfway does not take its first half for all there is."""
     state, stream = started(), Stream()
     listed(state, raw("a", 1), raw("b", 2))
     publish(state, stream)
@@ -180,7 +180,7 @@ def test_an_unfinished_list_deletes_nothing() -> None:
 
 
 def test_garbage_in_the_stream() -> None:
-    """A record that does not parse is reported, replaced if its object exists, else deleted in time."""
+    """A record that does not parse is reported, and replaced or deleted in time."""
     stream = Stream()
     first = started()
     listed(first, raw("a", 1))
@@ -246,7 +246,7 @@ def test_a_stale_writer_cannot_bring_the_dead_back() -> None:
 
 
 def test_recreated_object_knows_its_tombstone() -> None:
-    """An object made again after its tombstone is written at once, without a lost compare-and-set."""
+    """An object made again after its tombstone is written without a lost compare-and-set."""
     state, stream = started(), Stream()
     listed(state, raw("a", 1))
     publish(state, stream)
@@ -259,7 +259,7 @@ def test_recreated_object_knows_its_tombstone() -> None:
 
 
 def test_new_epoch() -> None:
-    """Another life of the stream gets everything again; an answer from the old one changes nothing."""
+    """A new stream gets everything again; an answer from the old one changes nothing."""
     state, stream = started(), Stream()
     listed(state, raw("a", 1), raw("b", 2))
     publish(state, stream)
@@ -362,7 +362,7 @@ def test_one_message_of_an_object_at_a_time() -> None:
         ("b", "a", False),
     ],
 )
-def test_reached(ours: str, theirs: str, result: bool) -> None:
+def test_reached(ours: str, theirs: str, *, result: bool) -> None:
     """Versions compare as numbers where they are numbers, and as text only for equality."""
     assert reached(ours, theirs) is result
 
@@ -473,7 +473,7 @@ class Machine:
 def test_whatever_happens_the_stream_ends_as_the_cluster_is(
     actions: list[tuple[str, str, int]],
 ) -> None:
-    """After any history, once all is read and published, the facts are those of the cluster, and stay."""
+    """After any history the facts are those of the cluster, and stay so."""
     machine = Machine()
     for action in actions:
         machine.do(*action)

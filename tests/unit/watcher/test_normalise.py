@@ -35,7 +35,7 @@ def said(kind: str, obj: dict[str, Any]) -> list[str]:
 
 def changed(obj: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """A copy with one value replaced; `path` like `spec.ports.0.port`."""
-    made = json.loads(json.dumps(obj))
+    made: dict[str, Any] = json.loads(json.dumps(obj))
     at: Any = made
     *way, last = path.split(".")
     for step in way:
@@ -79,7 +79,7 @@ def test_pod() -> None:
     assert (fact.node, fact.labels, fact.ready) == ("n1", {"app": "web"}, True)
     assert fact.annotations == {"dunlin.dev/vhost": "true"}
     assert [(p.name, p.protocol, p.port) for p in fact.ports] == [("http", Protocol.TCP, 80)]
-    assert not (fact.host_network or fact.terminating or fact.finished)
+    assert [fact.host_network, fact.terminating, fact.finished] == [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_service() -> None:
     [{"clusterIP": "None", "clusterIPs": ["None"]}, {"type": "ExternalName"}, {"clusterIPs": None}],
 )
 def test_services_without_cluster_ips(spec: dict[str, Any]) -> None:
-    """Headless and ExternalName Services have none; clusterIP alone counts where clusterIPs are missing."""
+    """Headless and ExternalName Services have none; clusterIP alone is enough."""
     fact = read("service", service("s", **spec)).fact
     assert isinstance(fact, ServiceFact)
     expected = (
@@ -167,7 +167,7 @@ def test_services_without_cluster_ips(spec: dict[str, Any]) -> None:
 
 
 def test_endpoint_slice() -> None:
-    """Conditions with their defaults, target, zone, hints, trigger time; the first address counts."""
+    """Conditions with defaults, target, zone, hints, trigger time; first address counts."""
     obj = endpoint_slice("s-1", "s", "10.244.1.5")
     obj["metadata"]["annotations"] = {
         "endpoints.kubernetes.io/last-change-trigger-time": "2026-11-23T00:33:51.5Z"
@@ -259,8 +259,10 @@ BAD_PARTS = [
     (
         "service",
         changed(SERVICE, "metadata.labels", {"service.kubernetes.io/service-proxy-name": 5}),
-        'service default/x: metadata.labels["service.kubernetes.io/service-proxy-name"]: '
-        "expected text, got 5",
+        (
+            'service default/x: metadata.labels["service.kubernetes.io/service-proxy-name"]: '
+            "expected text, got 5"
+        ),
     ),
     (
         "pod",
@@ -304,9 +306,11 @@ BAD_PARTS = [
             "metadata.annotations",
             {"endpoints.kubernetes.io/last-change-trigger-time": "now"},
         ),
-        "endpointslice default/x-1: "
-        "metadata.annotations[endpoints.kubernetes.io/last-change-trigger-time]: "
-        'not an RFC 3339 time: "now"',
+        (
+            "endpointslice default/x-1: "
+            "metadata.annotations[endpoints.kubernetes.io/last-change-trigger-time]: "
+            'not an RFC 3339 time: "now"'
+        ),
     ),
 ]
 

@@ -5,7 +5,8 @@ class ApiError(Exception):
     """
     The API could not be read now; trying again later may help.
 
-    `reason`: one fixed word for metrics. `retry_after_s`: no sooner than that, where the server says so.
+    `reason`: one fixed word for metrics. `retry_after_s`: no sooner than that, where the server
+    says so.
     """
 
     reason = "error"

@@ -1,6 +1,9 @@
 """
-The Kubernetes API by the `kubernetes` package's asyncio client: configuration, authentication, TLS,
-connections are its work; lists and watches are decoded here by msgspec, page by page and line by line.
+The Kubernetes API by the `kubernetes` package's asyncio client.
+
+Configuration, authentication, TLS,
+connections are its work; lists and watches are decoded here by msgspec, page by page and line by
+line.
 
 Why not its models: bench/watcher_list.py (its typed list needs several times the time and memory).
 """
@@ -35,7 +38,9 @@ PAGE_SIZE = 500
 CONNECT_TIMEOUT_S = 10.0
 LIST_SILENCE_S = 60.0
 WATCH_GRACE_S = 15.0
-"""How long beyond timeoutSeconds a silent watch may last before its connection counts as half-open."""
+"""
+How long beyond timeoutSeconds a silent watch may last before its connection counts as half-open.
+"""
 LINE_MAX_BYTES = 32 * 1024 * 1024
 ERROR_MAX_BYTES = 64 * 1024
 AS_METADATA = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
@@ -144,7 +149,7 @@ class KubernetesApi:
             query["continue"] = page.metadata.continue_
 
     async def _get(
-        self, path: str, query: dict[str, str], accept: str, timeout: aiohttp.ClientTimeout
+        self, path: str, query: dict[str, str], accept: str, limits: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         try:
             api = await self._connected()
@@ -155,13 +160,13 @@ class KubernetesApi:
                 header_params={"Accept": accept},
                 auth_settings=["BearerToken"],
             )
-            reply = await api.call_api(method, url, headers, body, post, _request_timeout=timeout)
+            reply = await api.call_api(method, url, headers, body, post, _request_timeout=limits)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UnavailableError(f"GET {path}: {_text(error)}") from error
         response: aiohttp.ClientResponse = reply.response
-        if response.status != 200:  # noqa: PLR2004
+        if response.status != 200:
             refusal = await _refusal(path, response)
-            if response.status == 401:  # noqa: PLR2004
+            if response.status == 401:
                 # The credentials may have been renewed on disk: read them again next time.
                 await self.close()
             raise refusal
@@ -249,9 +254,9 @@ async def _refusal(path: str, response: aiohttp.ClientResponse) -> ApiError:
 
 def error_of(text: str, status: int, retry_after: float | None = None) -> ApiError:
     """The error for an HTTP or Status code."""
-    if status == 410:  # noqa: PLR2004
+    if status == 410:
         return ExpiredError(text, retry_after)
-    if status == 404:  # noqa: PLR2004
+    if status == 404:
         return NotServedError(text, status, retry_after)
     return RefusedError(text, status, retry_after)
 
@@ -269,7 +274,7 @@ def error_of_event(kind: Kind, event: kube.WatchEvent) -> ApiError:
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header (seconds or a date); None if there is none we can read."""
+    """Seconds to wait by a Retry-After header (seconds or a date); None if unreadable."""
     if header is None:
         return None
     try:

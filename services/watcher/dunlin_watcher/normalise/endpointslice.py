@@ -14,7 +14,7 @@ def endpoint_slice(
     reader: Reader, namespace: str, name: str, obj: kube.EndpointSlice
 ) -> EndpointSliceFact | None:
     """
-    A slice with its good endpoints and good ports; one of FQDNs has no endpoint (it is unsupported).
+    A slice with its good endpoints and good ports; one of FQDNs has none (unsupported).
 
     None (bad) when its addressType is unknown: its addresses cannot be judged.
     """

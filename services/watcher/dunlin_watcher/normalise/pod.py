@@ -42,7 +42,7 @@ def _ips(reader: Reader, status: kube.PodStatus) -> tuple[IPAddress, ...]:
 
 
 def listening(spec: kube.PodSpec) -> Iterator[tuple[str, kube.Container]]:
-    """The containers that run as long as the Pod does, with their field: also restartable init ones."""
+    """The containers that run as long as the Pod, with their field: also restartable init ones."""
     for i, container in enumerate(spec.containers or ()):
         yield f"spec.containers[{i}]", container
     for i, container in enumerate(spec.init_containers or ()):

@@ -18,8 +18,8 @@ class Problem(msgspec.Struct, frozen=True):
     """
     Something in an object that cannot be used.
 
-    `field` as Kubernetes writes it (`spec.ports[0].protocol`), `reason` for people, `word`: the same
-    in one fixed word, for metrics.
+    `field` as Kubernetes writes it (`spec.ports[0].protocol`), `reason` for people, `word`: the
+    same in one fixed word, for metrics.
     """
 
     field: str
@@ -34,11 +34,11 @@ class Problem(msgspec.Struct, frozen=True):
 def quoted(value: Any) -> str:
     """A value from outside as JSON, cut to a length that logs can bear."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class Reader:
-    """Collects what is wrong with one object; every method returns None (or its default) for a bad value."""
+    """Collects what is wrong with one object; a bad value gives None, or the default."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -76,7 +76,7 @@ class Reader:
 
     def port(self, field: str, value: Any) -> int | None:
         """A port number, 1-65535; null is bad."""
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:  # noqa: PLR2004
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
             return value
         self.bad(field, "port", f"expected a port number 1-65535, got {quoted(value)}")
         return None
@@ -95,7 +95,7 @@ class Reader:
         """An address (of that IP version, where given), without a zone index."""
         try:
             if not isinstance(value, str) or "%" in value:
-                raise ValueError("not the text of an address")  # noqa: TRY004, TRY301
+                raise ValueError("not the text of an address")  # noqa: TRY301
             address = ipaddress.ip_address(value)
         except ValueError:
             self.bad(field, "address", f"not an IP address: {quoted(value)}")
@@ -114,7 +114,7 @@ class Reader:
         """A CIDR; bits beyond the prefix are masked, as Kubernetes does."""
         try:
             if not isinstance(value, str) or "/" not in value:
-                raise ValueError("not the text of a CIDR")  # noqa: TRY004, TRY301
+                raise ValueError("not the text of a CIDR")  # noqa: TRY301
             return ipaddress.ip_network(value.strip(), strict=False)
         except ValueError:
             self.bad(field, "cidr", f"not a CIDR: {quoted(value)}")
@@ -126,7 +126,7 @@ class Reader:
         return tuple(network for network in found if network is not None)
 
     def text_map(self, field: str, value: Any, prefix: str = "") -> dict[str, str]:
-        """Labels or annotations whose key begins with `prefix`, without the ones that are not text."""
+        """Labels or annotations whose key begins with `prefix`; those that are not text are bad."""
         if value is None:
             return {}
         if not isinstance(value, dict):
