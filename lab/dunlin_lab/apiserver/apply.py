@@ -77,11 +77,14 @@ def _item_key(rule: MergeList, item: Any) -> str:  # noqa: ANN401
 def _fields_of(kind: str, path: Path, value: Any) -> Obj:  # noqa: ANN401
     """Return the FieldsV1 of a value; an atomic value has none below it."""
     if isinstance(value, dict):
-        return {
-            f"f:{key}": _fields_of(kind, (*path, key), item)
+        below = {
+            key: _fields_of(kind, (*path, key), item)
             for key, item in value.items()
             if _owned((*path, key))
         }
+        if not path and not below.get("metadata"):
+            below.pop("metadata", None)  # nothing in it is owned by anybody
+        return {f"f:{key}": item for key, item in below.items()}
     rule = merge_lists(kind).get(path)
     if not isinstance(value, list) or rule is None:
         return {}
