@@ -1,0 +1,119 @@
+"""A real Open vSwitch of the bench's own: netdev datapath, in a network namespace of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dunlin_lab import netns
+
+from bench.measure import Unavailable
+
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+TIMEOUT_S = 30.0
+
+
+class Ovs:
+    """One ovsdb-server and one ovs-vswitchd; `directory` is their OVS_RUNDIR."""
+
+    def __init__(self, directory: Path, namespace: str) -> None:
+        self.directory = directory
+        self._namespace = namespace
+        names = ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR")
+        self._env = os.environ | dict.fromkeys(names, str(directory))
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Both daemons; returns when ovs-vswitchd has taken over its database."""
+        self._run("ovsdb-tool", "create", str(self.directory / "conf.db"), str(SCHEMA))
+        self._daemon("ovsdb-server", str(self.directory / "conf.db"), "--remote=punix:db.sock")
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (self.directory / "db.sock").exists():
+            if time.monotonic() > deadline:
+                raise Unavailable("ovsdb-server does not start")
+            time.sleep(0.005)
+        self.vsctl("--no-wait", "init")
+        self._daemon("ovs-vswitchd", f"unix:{self.directory}/db.sock", "--disable-system")
+        self.vsctl("show")
+
+    def _daemon(self, *command: str) -> None:
+        rest = ("--no-chdir", f"--log-file={self.directory}/{command[0]}.log", "--pidfile")
+        self._processes.append(
+            netns.run_in(
+                netns.path_of(self._namespace),
+                lambda: subprocess.Popen(
+                    [*command, *rest, "-vconsole:off", "-vsyslog:off"],
+                    env=self._env, cwd=self.directory, stderr=subprocess.DEVNULL,
+                ),
+            )
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """End both."""
+        for process in reversed(self._processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            process.wait(TIMEOUT_S)
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(
+            command, env=self._env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        return done.stdout
+
+    def vsctl(self, *arguments: str) -> str:
+        """ovs-vsctl, which waits for ovs-vswitchd."""
+        return self._run("ovs-vsctl", f"--timeout={TIMEOUT_S:.0f}", *arguments)
+
+    def ofctl(self, *arguments: str) -> str:
+        """ovs-ofctl, OpenFlow 1.5."""
+        return self._run("ovs-ofctl", "-O", "OpenFlow15", *arguments)
+
+    def add_bridge(self, name: str, dpid: int, controller: str = "") -> None:
+        """As the agent makes it, without ports."""
+        more = ["--", "set-controller", name, controller] if controller else []
+        self.vsctl(
+            *("add-br", name, "--", "set", "bridge", name, "datapath_type=netdev"),
+            *("fail_mode=secure", "protocols=OpenFlow13,OpenFlow15"),
+            *(f"other-config:datapath-id={dpid:016x}", *more),
+        )
+
+    def delete_bridge(self, name: str) -> None:
+        """Away with it and all it holds."""
+        self.vsctl("del-br", name)
+
+    def management(self, name: str) -> Path:
+        """Its unix OpenFlow socket."""
+        return self.directory / f"{name}.mgmt"
+
+
+@contextmanager
+def running() -> Iterator[Ovs]:
+    """
+    An Open vSwitch, gone afterwards.
+
+    Raises:
+        Unavailable: it is not installed, or we are not root.
+    """
+    if os.geteuid() != 0:
+        raise Unavailable("needs root: network namespaces")
+    if shutil.which("ovs-vswitchd") is None or not SCHEMA.exists():
+        raise Unavailable("no ovs-vswitchd (Debian: openvswitch-switch)")
+    directory = Path(tempfile.mkdtemp(prefix="dunlin-bench-"))
+    namespace = f"dunlin-bench-{os.getpid()}"
+    ovs = Ovs(directory, namespace)
+    try:
+        netns.create(namespace)
+        ovs.start()
+        yield ovs
+    finally:
+        ovs.stop()
+        netns.delete(namespace)
+        shutil.rmtree(directory)
