@@ -121,7 +121,7 @@ def wait(url: str, timeout_s: float, *, token: str = "") -> dict[str, Any]:
     except httpx.HTTPError as error:
         raise ApiError(f"flowctl at {url} does not answer: {error}") from error
     answer: dict[str, Any] = response.json()
-    if response.is_error or not answer.get("done", False):
+    if response.is_error or not answer.get("applied", False):
         raise WaitFailedError(explain(answer))
     return answer
 
