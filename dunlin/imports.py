@@ -10,8 +10,8 @@ def absent(*names: str) -> Iterator[None]:
     """
     Imports within see these packages as not installed, unless they are imported already.
 
-    For packages that import another one only if it is there, for a feature that Dunlin does not use:
-    every service starts faster for each one left out.
+    For packages that import another one only if it is there, for a feature that Dunlin does not
+    use: every service starts faster for each one left out.
     """
     hidden = [name for name in names if name not in sys.modules]
     for name in hidden:

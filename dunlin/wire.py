@@ -18,7 +18,7 @@ def _enc_hook(value: Any) -> Any:
 
 def _dec_hook(kind: type, value: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError(f"expected an address as text, got {value!r}")  # noqa: TRY004
+        raise ValueError(f"expected an address as text, got {value!r}")  # noqa: TRY004 - msgspec wants it
     if kind is ipaddress._BaseAddress:
         return ipaddress.ip_address(value)
     if kind is ipaddress._BaseNetwork:

@@ -167,7 +167,7 @@ def swallows(handler: ast.ExceptHandler) -> bool:
 
 
 def test_one_file_imports_ryu() -> None:
-    """ryu is imported in dunlin/openflow/codec.py, and by tests that hold it to os-ken."""
+    """Only one file knows ryu: dunlin/openflow/codec.py; tests hold it to os-ken."""
     found = [
         where(path)
         for path, (text, _tree) in trees().items()

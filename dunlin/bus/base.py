@@ -22,7 +22,7 @@ HISTORY_PER_SUBJECT = {
     subjects.INTENTS_STREAM: 16,
     subjects.STATE_STREAM: 1,
 }
-"""How many messages a stream keeps of each subject: the newest is the state, the rest is history."""
+"""Messages that a stream keeps of each subject: the newest is the state, the rest is history."""
 
 
 class BusError(Exception):
@@ -86,10 +86,10 @@ class Batch:
     Records in the order of their sequence.
 
     `caught_up`: at the time of the batch nothing newer matched; the first such batch ends the
-    initial state (it may be empty). `seq`: the stream is read up to here (>= the last record's: also
-    covers records that the filters leave out, so a batch may come without records). `reset`: forget
-    everything, the stream is new (`epoch` differs from before); its state begins with the records of
-    this very batch.
+    initial state (it may be empty). `seq`: the stream is read up to here (>= the last record's:
+    also covers records that the filters leave out, so a batch may come without records). `reset`:
+    forget everything, the stream is new (`epoch` differs from before, or this reader was away too
+    long); its state begins with the records of this very batch.
     """
 
     records: tuple[Record, ...]
@@ -107,14 +107,22 @@ class Subscription(Protocol):
 
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
-"""Serves one request: (subject, data) -> reply. An exception is logged, counted and answered as Failure."""
+"""
+Serves one request: (subject, data) -> reply.
+
+An exception is logged, counted and answered as Failure.
+"""
 
 
 class Bus(Protocol):
     """One connection. Every method raises `BusUnavailable` rather than wait beyond its time-out."""
 
     async def ensure_streams(self) -> None:
-        """Make the streams and the lease bucket of `dunlin.subjects` where they are missing; idempotent."""
+        """
+        Make the streams and the lease bucket of `dunlin.subjects` if missing; idempotent.
+
+        From then on this bus also makes a stream again when it finds it gone.
+        """
 
     async def epoch(self, stream: str) -> str:
         """Names this life of the stream."""
@@ -131,7 +139,11 @@ class Bus(Protocol):
         """
 
     async def publish_many(self, messages: Sequence[Message]) -> list[int | BusError]:
-        """Pipelined; one result a message, in order. Stored in order; a failure does not stop the rest."""
+        """
+        Pipelined; one result a message, in order.
+
+        Stored in order; a failure does not stop the rest.
+        """
 
     async def get_last(self, subject: str) -> Record | None:
         """The newest message of one subject, tombstone included."""
@@ -140,11 +152,16 @@ class Bus(Protocol):
         self, stream: str, filters: Sequence[str] = (), *, history: bool = False
     ) -> AsyncGenerator[Batch, None]:
         """
-        The state now (newest record of each subject, tombstones included), then every change, for ever.
+        The state now (newest record of each subject, tombstones too), then every change, for ever.
 
-        Survives reconnects without a gap or a repetition; a deleted stream gives a `reset` batch once it
-        exists again. `history`: every stored message instead of the newest of each subject.
-        Batches coalesce whatever is waiting (at most 4,096 records), so a slow reader takes bigger steps.
+        Survives reconnects without a gap or a repetition (changes that newer ones have pushed
+        out of their subject's bounded history are left out); a deleted stream gives a `reset`
+        batch once it exists again. `history`: every stored message instead of the newest of each
+        subject. Batches coalesce what waits (at most BATCH_MAX records), so a slow reader takes
+        bigger steps.
+
+        Leave it by `aclosing` where you do not read for ever. Raises `BusUnavailable` only when the
+        bus is closed, ValueError when two filters overlap and neither covers the other.
         """
 
     async def purge(self, stream: str, subject: str, *, up_to_seq: int | None = None) -> None:

@@ -44,7 +44,7 @@ class _Served:
         self._handler = handler
         self._room = asyncio.Semaphore(SERVING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._subscription: "NatsSubscription | None" = None
+        self._subscription: NatsSubscription | None = None
 
     async def start(self, subject: str, queue: str) -> None:
         """Subscribe; the server knows of it when this returns."""
@@ -115,7 +115,7 @@ class NatsBus:
         return self.client.is_connected
 
     async def ensure_streams(self) -> None:
-        """Make what is missing; from then on this bus makes a stream again when it finds it gone."""
+        """Make what is missing, now and whenever this bus finds a stream gone."""
         async with self._ensuring:
             for config in stream_configs(self.options.replicas):
                 await self.api.ensure_stream(config)

@@ -192,8 +192,8 @@ def stream_configs(replicas: int) -> list[dict[str, Any]]:
         "discard": "new",
         "deny_delete": True,
         "allow_rollup_hdrs": True,
-        # Revisions are fencing numbers: a bucket made anew must go on above the old ones. Fewer than
-        # 1,000 renewals a second on average leave it behind the clock.
+        # Revisions are fencing numbers: a bucket made anew must go on above the old ones. Fewer
+        # than 1,000 renewals a second on average leave it behind the clock.
         "first_seq": int(time.time() * 1000),
     }
     return [*streams, bucket]

@@ -211,6 +211,7 @@ class Follow:
                     reset = session.start.reset
                     while True:
                         batch = await session.next()
+                        self._seen_alive()
                         if batch is None:
                             continue
                         attempt = 0
@@ -230,6 +231,11 @@ class Follow:
             await asyncio.sleep(backoff_s(attempt))
             attempt += 1
 
+    def _seen_alive(self) -> None:
+        """The reader is with the stream, be it that nothing happens there."""
+        if self.cursor is not None:
+            self.cursor.at = time.monotonic()
+
     @asynccontextmanager
     async def _session(self) -> AsyncGenerator[Session, None]:
         start = await self._start()
@@ -248,11 +254,8 @@ class Follow:
         removes = []
         try:
             removes.append(await self.client.add_sink(inbox, session.take))
-            for subject in (
-                f"$JS.EVENT.ADVISORY.STREAM.DELETED.{self.stream}",
-                f"$JS.EVENT.ADVISORY.CONSUMER.DELETED.{self.stream}.{name}",
-            ):
-                removes.append(await self.client.add_sink(subject, deleted))
+            for kind in (f"STREAM.DELETED.{self.stream}", f"CONSUMER.DELETED.{self.stream}.{name}"):
+                removes += [await self.client.add_sink(f"$JS.EVENT.ADVISORY.{kind}", deleted)]
             await self._create(session, name, inbox)
             yield session
         finally:
@@ -269,7 +272,7 @@ class Follow:
         cursor = self.cursor
         if cursor is None:
             return Start(info, None, reset=False)
-        # Longer away than tombstones are sure to be kept, or a stream that lost its end: start anew.
+        # Longer away than tombstones are sure to be kept, or a stream that lost its end.
         stale = time.monotonic() - cursor.at > self.options.resync_after_s
         if cursor.epoch != info.epoch or cursor.seq > info.last_seq or stale:
             return Start(info, None, reset=True)

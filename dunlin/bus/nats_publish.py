@@ -145,7 +145,7 @@ class Publisher:
         ]
 
     async def _drain(self, flight: _Flight, target: int) -> None:
-        """Wait until at most `target` are open; when that takes too long, all open ones are lost."""
+        """Wait until at most `target` are open; if that takes too long, the open ones are lost."""
         flight.target = target
         if len(flight.open) <= target:
             return

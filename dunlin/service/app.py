@@ -83,7 +83,7 @@ class ServiceApp(Generic[S]):
         self._ready.add(name, check)
 
     def task(self, name: str, work: Coroutine[Any, Any, Any], *, may_end: bool = False) -> None:
-        """Start a task; if it raises (or returns, unless `may_end`) the process ends with exit code 1."""
+        """Start a task; if it raises (or returns, unless `may_end`) the exit code is 1."""
         self._supervisor.add(name, work, may_end=may_end)
 
     def on_stop(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
@@ -91,7 +91,7 @@ class ServiceApp(Generic[S]):
         self._closers.append((name, close))
 
     async def connect_bus(self) -> Bus:
-        """Connect, waiting for the server if need be; make missing streams; /readyz shows the state."""
+        """Connect, however long it takes; make missing streams; /readyz shows the state."""
         if self._bus is None:
             self.ready("nats", lambda: "not connected yet")
             self._bus = await bus_package.connect(self.settings)
@@ -252,7 +252,7 @@ def run_service(
     title: str = "",
     argv: list[str] | None = None,
 ) -> None:
-    """The whole `main` of a service; leaves by SystemExit or, where a task will not end, at once."""
+    """The whole `main` of a service; does not return."""
     settings = load_or_exit(settings_type, argv)
     logging.setup(name, settings.replica, level=settings.log_level, form=settings.log_format)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -264,5 +264,5 @@ def run_service(
         raise SystemExit(2) from error
     sys.stdout.flush()
     sys.stderr.flush()
-    # A task that would not end must not hold up the exit (closing the runner waits for all of them).
+    # Closing the runner would wait for every task, also for one that will not end.
     os._exit(code)

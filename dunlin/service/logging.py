@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 
 _SECRET_KEY = re.compile(
-    r"token|password|passwd|secret|authorization|cookie_jar|seed|credential", re.I
+    r"token|password|passwd|secret|authorization|cookie_jar|seed|credential", re.IGNORECASE
 )
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _BEARER = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]{12,}")

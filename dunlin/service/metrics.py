@@ -83,5 +83,5 @@ class Metrics:
         self._bad_input.labels(self.service, kind, reason).inc()
 
     def unsupported(self, kind: str, field: str) -> None:
-        """Count one object that asks for what Dunlin does not do; `field` as Kubernetes spells it."""
+        """Count one object that asks for too much; `field` as Kubernetes spells it."""
         self._unsupported.labels(kind, field).inc()

@@ -41,7 +41,7 @@ class Setting:
     high: float | None
 
 
-def setting(  # noqa: PLR0913 - keyword-only, one each for what --help shows
+def setting(
     default: Any,
     doc: str,
     *,

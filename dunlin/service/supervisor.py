@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 class Supervisor:
     """
-    Runs named tasks. The first one that raises, or that ends although it should not, fails the process.
+    Runs named tasks; the first that raises, or ends although it should not, fails the process.
 
     Tasks may be added at any time, also by other tasks.
     """
@@ -57,7 +57,7 @@ class Supervisor:
         await self._over.wait()
 
     async def cancel(self) -> None:
-        """End every task and wait for it; what they raise meanwhile is logged and counts as failure."""
+        """End every task and wait for it; what one raises meanwhile is logged and is a failure."""
         self._over.set()
         while self._tasks:
             tasks = list(self._tasks)

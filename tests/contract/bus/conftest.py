@@ -7,11 +7,11 @@ import pytest
 
 from dunlin import subjects
 from dunlin.bus.base import Bus, Leases
-from dunlin.bus.nats_leases import NatsLeases
 from dunlin.bus.memory import MemoryBus, MemoryLeases, MemoryServer
 from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_api import LEASES_STREAM
 from dunlin.bus.nats_client import Options
+from dunlin.bus.nats_leases import NatsLeases
 from tests.fixtures.nats import Given
 from tests.fixtures.worlds import World
 
@@ -20,6 +20,8 @@ async def clean(bus: NatsBus) -> None:
     """Delete Dunlin's streams."""
     for name in (*subjects.STREAM_SUBJECTS, LEASES_STREAM):
         if await bus.api.stream_info(name) is not None:
+            # Purged first: see the fixture nats_server.
+            await bus.api.call(f"STREAM.PURGE.{name}")
             await bus.api.call(f"STREAM.DELETE.{name}")
 
 
@@ -67,7 +69,6 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return opened[-1]
 
     async def delete_stream(name: str) -> None:
-        # Purged first: see the fixture nats_server.
         await admin.api.call(f"STREAM.PURGE.{name}")
         await admin.api.call(f"STREAM.DELETE.{name}")
 

@@ -131,7 +131,7 @@ async def test_a_stream_that_comes_later(world: World) -> None:
 
 
 async def test_an_outage_loses_and_repeats_nothing(bus: Bus, world: World) -> None:
-    """After a server's death and return a follower goes on exactly where it was, in the same epoch."""
+    """After a server's death and return a follower goes on where it was, in the same epoch."""
     await bus.publish_many([Message(pod(f"p{i}"), b"%d" % i) for i in range(10)])
     reader = Reader(bus.follow(FACTS))
     epoch = (await reader.caught_up()).epoch

@@ -51,7 +51,7 @@ async def test_renew(bus: Bus, world: World) -> None:
 
 
 async def test_expiry(bus: Bus, world: World) -> None:
-    """A lease that is not renewed can be taken after its time, not before, and its holder learns it."""
+    """An unrenewed lease can be taken after its time, not before, and its holder learns it."""
     first, second = world.leases(bus), world.leases(bus)
     start = time.monotonic()
     lease = await first.acquire("x", "a", ttl_s=0.3)
@@ -69,7 +69,7 @@ async def test_expiry(bus: Bus, world: World) -> None:
 
 
 async def test_already_ours(bus: Bus, world: World) -> None:
-    """A holder that restarts under its name takes its lease over at once, fencing off its former self."""
+    """A holder that restarts under its name takes over at once, fencing off its former self."""
     lease = await world.leases(bus).acquire("x", "a", ttl_s=30)
     again = await world.leases(bus).acquire("x", "a", ttl_s=30)
     assert lease is not None
@@ -125,7 +125,7 @@ async def test_keeper_hands_over(bus: Bus, world: World) -> None:
 
 
 async def test_keeper_stops_before_the_end_when_the_server_is_gone(bus: Bus, world: World) -> None:
-    """Without a server a keeper loses its lease before it expires, and gains it again afterwards."""
+    """Without a server a keeper loses its lease before the end, and gains it again afterwards."""
     lost_at: list[tuple[float, float]] = []
     keeper = LeaseKeeper(
         world.leases(bus),

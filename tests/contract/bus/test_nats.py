@@ -106,7 +106,7 @@ async def test_a_frozen_server(bus: NatsBus, server: NatsServer) -> None:
 
 
 async def test_killed_again_and_again(bus: NatsBus, server: NatsServer) -> None:
-    """While the server dies and returns, every published message is stored once and read once, in order."""
+    """While the server dies and returns, every message is stored once and read once, in order."""
     reader = Reader(bus.follow(FACTS))
     total = 3000
 
@@ -133,8 +133,33 @@ async def test_killed_again_and_again(bus: NatsBus, server: NatsServer) -> None:
     assert not any(batch.reset for batch in reader.batches)
 
 
+async def test_away_for_too_long(server: NatsServer) -> None:
+    """A reader that was away longer than tombstones are kept forgets all; a quiet one does not."""
+    options = Options((server.url,), timeout_s=3.0, heartbeat_s=0.1, resync_after_s=0.6)
+    bus = await NatsBus.connect(options, wait_s=10)
+    await bus.ensure_streams()
+    reader = Reader(bus.follow(FACTS))
+    await bus.publish(message(1))
+    await reader.until(lambda r: r.seqs == [1])
+    quiet = asyncio.ensure_future(anext(reader.generator))
+    # Seven heartbeats without news, then one trouble that is over at once.
+    done, _pending = await asyncio.wait({quiet}, timeout=0.9)
+    assert not done
+    for name in (await bus.api.call(f"CONSUMER.NAMES.{FACTS}"))["consumers"]:
+        await bus.api.call(f"CONSUMER.DELETE.{FACTS}.{name}")
+    assert not (await asyncio.wait_for(quiet, 10)).reset
+    await asyncio.to_thread(server.kill)
+    away = asyncio.ensure_future(anext(reader.generator))
+    await asyncio.wait({away}, timeout=1.0)
+    await asyncio.to_thread(server.start)
+    batch = await asyncio.wait_for(away, 10)
+    assert batch.reset
+    assert [record.seq for record in batch.records] == [1]
+    await bus.close()
+
+
 async def test_erased_data(bus: NatsBus, server: NatsServer) -> None:
-    """When the server comes back with nothing, readers start anew and writers find streams again."""
+    """When the server comes back with nothing, readers start anew, writers find streams."""
     reader = Reader(bus.follow(FACTS))
     await bus.publish_many([message(i) for i in range(5)])
     await reader.until(lambda r: len(r.seqs) == 5)
@@ -153,7 +178,7 @@ async def test_erased_data(bus: NatsBus, server: NatsServer) -> None:
 
 
 async def test_streams_as_designed(bus: NatsBus) -> None:
-    """The streams keep files, history by subject and no time to live; the bucket is a key-value one."""
+    """The streams keep files, history by subject, no time to live; leases are a bucket."""
     facts = (await bus.api.need_stream(FACTS)).config
     assert (facts["storage"], facts["max_msgs_per_subject"], facts["max_age"]) == ("file", 16, 0)
     assert facts["allow_direct"]
@@ -175,7 +200,7 @@ async def test_a_changed_stream_is_brought_back(bus: NatsBus) -> None:
 
 
 async def test_no_server_at_all() -> None:
-    """Connecting gives up after the time it was given, with an error that names the address, not the password."""
+    """Connecting gives up in time, with an error that names the address, not the password."""
     options = Options(("nats://user:hunter2@127.0.0.1:1",))
     with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:1") as caught:
         await NatsBus.connect(options, wait_s=0.5)

@@ -23,7 +23,7 @@ async def test_sequences_count_from_one(bus: Bus) -> None:
 
 
 async def test_newest_message_of_a_subject(bus: Bus) -> None:
-    """get_last gives the newest message, also when it is a tombstone, and None for a new subject."""
+    """The newest message is found, also when it is a tombstone; a new subject has none."""
     assert await bus.get_last(POD) is None
     await bus.publish(Message(POD, b"one"))
     seq = await bus.publish(Message(POD, b"two"))
@@ -46,7 +46,7 @@ async def test_same_msg_id_is_stored_once(bus: Bus) -> None:
 
 
 async def test_compare_and_set(bus: Bus) -> None:
-    """A write with an outdated expectation is refused, and says so; other subjects do not matter."""
+    """A write with an outdated expectation is refused; other subjects do not matter."""
     address = subjects.fact("address", "", "10.0.0.2")
     first = await bus.publish(Message(address, b"mine", expected_seq=0))
     await bus.publish(Message(POD, b"other"))
@@ -58,7 +58,7 @@ async def test_compare_and_set(bus: Bus) -> None:
 
 
 async def test_lost_acknowledgement_of_compare_and_set(bus: Bus) -> None:
-    """The same compare-and-set sent twice under one msg_id succeeds twice: a lost answer does no harm."""
+    """The same compare-and-set sent twice under one msg_id succeeds twice."""
     message = Message(POD, b"one", msg_id="x", expected_seq=0)
     assert await bus.publish(message) == await bus.publish(message)
 
@@ -109,7 +109,7 @@ async def test_foreign_subject_is_refused(bus: Bus) -> None:
 
 
 async def test_epoch_names_a_life(bus: Bus) -> None:
-    """The epoch stays while the stream lives; streams differ; asking again for streams changes nothing."""
+    """The epoch stays while the stream lives; streams differ; asking again changes nothing."""
     epoch = await bus.epoch(subjects.FACTS_STREAM)
     await bus.publish(Message(POD, b"one"))
     await bus.ensure_streams()

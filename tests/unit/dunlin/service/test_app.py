@@ -136,7 +136,7 @@ async def test_bearer_token(tmp_path: Path) -> None:
 
 def test_token_rules(tmp_path: Path) -> None:
     """No token beyond loopback, an unreadable and an empty file are refused, naming the setting."""
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):  # noqa: S104 - refused is the point
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(SettingsError, match="DUNLIN_API_HOST"):
             read_token(replace(SETTINGS, api_host=host))
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
@@ -188,7 +188,7 @@ async def test_a_failing_task_fails_the_process() -> None:
 
 
 @pytest.mark.parametrize("may_end", [True, False])
-async def test_a_task_that_ends(may_end: bool) -> None:  # noqa: FBT001 - a parameter
+async def test_a_task_that_ends(may_end: bool) -> None:
     """A task that returns fails the process unless it may end."""
     app = ServiceApp("test", SETTINGS)
 
@@ -227,7 +227,7 @@ async def test_bus_of_a_test() -> None:
 @pytest.mark.parametrize(
     ("mode", "send", "code"), [("calm", True, 0), ("crash", False, 1), ("stubborn", True, 1)]
 )
-def test_exit_codes_of_a_process(mode: str, send: bool, code: int) -> None:  # noqa: FBT001
+def test_exit_codes_of_a_process(mode: str, send: bool, code: int) -> None:
     """SIGTERM: 0; a crashed task: 1; a task that will not stop: 1, within the time for stopping."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.replace("{mode}", mode), "--stop-timeout-s", "2"],

@@ -27,7 +27,7 @@ def test_lines_are_json_without_secrets(capsys: pytest.CaptureFixture[str]) -> N
     """Both loggers give one JSON object a line, with service and replica, secrets hidden."""
     logging.setup("test", "r1")
     log = structlog.get_logger("x")
-    log.info("connecting", url="nats://user:hunter2@host:4222", api_token="hunter2", note="ok")  # noqa: S106
+    log.info("connecting", url="nats://user:hunter2@host:4222", api_token="hunter2", note="ok")
     stdlib_logging.getLogger("y").warning("Authorization: Bearer hunter2hunter2")
     log.debug("hidden")
     text = capsys.readouterr().err
