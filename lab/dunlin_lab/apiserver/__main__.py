@@ -113,9 +113,7 @@ async def serve(settings: Settings) -> None:
     store = Store(history_max=settings.history)
     journal = FileJournal(settings.data_dir, fsync=settings.fsync)
     journal.load(store)
-    registry = Registry(
-        store, settings.service_cidrs, clock=time.time, validate=settings.validate
-    )
+    registry = Registry(store, settings.service_cidrs, clock=time.time, validate=settings.validate)
     listener = _listen(settings)
     port = listener.getsockname()[1]
     bootstrap(registry, settings.host, port)

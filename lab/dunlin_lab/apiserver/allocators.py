@@ -39,7 +39,7 @@ class AddressPool:
         """Whether a Service may have this address at all."""
         if address not in self.cidr or address == self.cidr[0]:
             return False
-        return not (address.version == 4 and address == self.cidr[-1])  # noqa: PLR2004
+        return not (address.version == 4 and address == self.cidr[-1])
 
     def choose(self, rng: random.Random) -> Address:
         """
@@ -48,9 +48,9 @@ class AddressPool:
         Raises:
             ExhaustedError: the range is full.
         """
-        last = self.cidr.num_addresses - (2 if self.cidr.version == 4 else 1)  # noqa: PLR2004
+        last = self.cidr.num_addresses - (2 if self.cidr.version == 4 else 1)
         for _ in range(_TRIES):
-            found = self.cidr[rng.randint(2, min(last, 2**63))] if last > 2 else self.cidr[last]  # noqa: PLR2004
+            found = self.cidr[rng.randint(2, min(last, 2**63))] if last > 2 else self.cidr[last]
             if found not in self.used:
                 return found
         for offset in range(2, min(last, len(self.used) + 3) + 1):

@@ -62,10 +62,10 @@ def server_side_apply(
 def _owned(path: Path) -> bool:
     if path in _UNOWNED:
         return False
-    return not (len(path) == 2 and path[0] == "metadata" and path[1] in _UNOWNED_META)  # noqa: PLR2004
+    return not (len(path) == 2 and path[0] == "metadata" and path[1] in _UNOWNED_META)
 
 
-def _item_key(rule: MergeList, item: Any) -> str:  # noqa: ANN401
+def _item_key(rule: MergeList, item: Any) -> str:
     if not rule.key:
         return f"v:{json.dumps(item, separators=(',', ':'))}"
     found = {key: item[key] for key in rule.keys if isinstance(item, dict) and key in item}
@@ -74,7 +74,7 @@ def _item_key(rule: MergeList, item: Any) -> str:  # noqa: ANN401
     return f"k:{json.dumps(found, separators=(',', ':'), sort_keys=True)}"
 
 
-def _fields_of(kind: str, path: Path, value: Any) -> Obj:  # noqa: ANN401
+def _fields_of(kind: str, path: Path, value: Any) -> Obj:
     """Return the FieldsV1 of a value; an atomic value has none below it."""
     if isinstance(value, dict):
         below = {
@@ -94,7 +94,7 @@ def _fields_of(kind: str, path: Path, value: Any) -> Obj:  # noqa: ANN401
     }
 
 
-def _overlay(kind: str, path: Path, live: Any, config: Any) -> Any:  # noqa: ANN401
+def _overlay(kind: str, path: Path, live: Any, config: Any) -> Any:
     if isinstance(config, dict):
         result = dict(live) if isinstance(live, dict) else {}
         for key, value in config.items():
@@ -114,7 +114,7 @@ def _overlay(kind: str, path: Path, live: Any, config: Any) -> Any:  # noqa: ANN
     return result_list
 
 
-def _drop_left_out(kind: str, path: Path, live: Any, before: Obj, kept: list[Obj]) -> Any:  # noqa: ANN401
+def _drop_left_out(kind: str, path: Path, live: Any, before: Obj, kept: list[Obj]) -> Any:
     """Remove from `live` what `before` owns and no set of `kept` does."""
     if isinstance(live, dict):
         result: Obj = {}
@@ -174,7 +174,7 @@ def _has(fields: Obj, path: tuple[str, ...]) -> bool:
     return not {key for key in at if key != "."}
 
 
-def _value_at(kind: str, obj: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401
+def _value_at(kind: str, obj: Any, path: tuple[str, ...]) -> Any:
     value = obj
     names: Path = ()
     for name in path:

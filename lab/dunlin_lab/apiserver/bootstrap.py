@@ -23,15 +23,13 @@ _NAME = "kubernetes"
 
 
 def bootstrap(registry: Registry, host: str, port: int) -> None:
-    """Make what is missing, and bring the server's own endpoint up to date; `host` is an IP address."""
+    """Make what is missing, and update the server's own endpoint; `host` is an IP address."""
     for name in _NAMESPACES:
         if registry.store.of(NAMESPACES).get("", name) is None:
             registry.create(NAMESPACES, "", {"metadata": {"name": name}})
     if registry.store.of(SERVICECIDRS).get("", _NAME) is None:
         cidrs = [str(pool.cidr) for pool in registry.pools]
-        registry.create(
-            SERVICECIDRS, "", {"metadata": {"name": _NAME}, "spec": {"cidrs": cidrs}}
-        )
+        registry.create(SERVICECIDRS, "", {"metadata": {"name": _NAME}, "spec": {"cidrs": cidrs}})
     if registry.store.of(SERVICES).get("default", _NAME) is None:
         registry.create(SERVICES, "default", _service(str(registry.pools[0].first), port))
     if ip_address(host).is_loopback:

@@ -6,7 +6,7 @@ kubectl sends a bearer token over TLS only, so the lab's server speaks TLS by de
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -19,8 +19,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LIFE = datetime.timedelta(days=3650)
-_SKEW = datetime.timedelta(minutes=5)
+_LIFE = dt.timedelta(days=3650)
+_SKEW = dt.timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,7 @@ class Certificates:
 
 def certificates_in(directory: Path, host: str) -> Certificates:
     """Return the certificates for an address or a name, made at the first call."""
-    found = Certificates(
-        directory / "ca.crt", directory / "server.crt", directory / "server.key"
-    )
+    found = Certificates(directory / "ca.crt", directory / "server.crt", directory / "server.key")
     if not all(path.exists() for path in (found.authority, found.certificate, found.key)):
         _make(found, host)
     return found
@@ -50,7 +48,7 @@ def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey,
     authority: ec.EllipticCurvePublicKey, *, is_ca: bool,
 ) -> x509.CertificateBuilder:  # fmt: skip
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     usage = x509.KeyUsage(
         digital_signature=True, content_commitment=False, key_encipherment=False,
         data_encipherment=False, key_agreement=False, key_cert_sign=is_ca, crl_sign=is_ca,
@@ -93,9 +91,7 @@ def _make(paths: Certificates, host: str) -> None:
     server = (
         _builder(_name("kube-apiserver"), issuer, server_key.public_key(), public, is_ca=False)
         .add_extension(x509.SubjectAlternativeName(_names_of(host)), critical=False)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM

@@ -95,7 +95,7 @@ def settings_from_args(arguments: Sequence[str]) -> Settings:
     parser = _parser()
     found = parser.parse_args(arguments)
     masks = found.node_cidr_mask.split("/")
-    if len(masks) != 2 or not all(part.isdigit() for part in masks):  # noqa: PLR2004
+    if len(masks) != 2 or not all(part.isdigit() for part in masks):
         parser.error("--node-cidr-mask: V4/V6, for example 24/64")
     if not found.service_cidr:
         parser.error("--service-cidr: at least one CIDR")

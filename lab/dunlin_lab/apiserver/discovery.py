@@ -181,7 +181,7 @@ def openapi_v2_protobuf() -> bytes:
     """Encode the same document as gnostic's openapi.v2.Document, which kubectl 1.20 asks for."""
 
     def field(number: int, payload: bytes) -> bytes:
-        assert len(payload) < 128, "one length byte"  # noqa: PLR2004
+        assert len(payload) < 128, "one length byte"
         return bytes((number << 3 | 2, len(payload))) + payload
 
     info = field(1, b"Dunlin lab") + field(2, VERSION["gitVersion"].encode())

@@ -58,9 +58,7 @@ def forbidden_field(field: str, detail: str) -> Cause:
 class ApiError(Exception):
     """A request is refused; `body` is what the client reads."""
 
-    def __init__(
-        self, code: int, reason: str, message: str, details: Obj | None = None
-    ) -> None:
+    def __init__(self, code: int, reason: str, message: str, details: Obj | None = None) -> None:
         """Keep what makes the Status."""
         super().__init__(message)
         self.code = code

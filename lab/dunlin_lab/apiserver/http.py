@@ -71,7 +71,7 @@ class ApiServer:
             answer = self._answer(request)
         except errors.ApiError as error:
             answer = json_response(error.body(), error.code)
-        except Exception:
+        except Exception:  # noqa: BLE001  (one request may not stop the others; it is logged)
             _log.exception("%s %s failed", scope["method"], scope["path"])
             text = "Internal error occurred: see the log of the lab's API server"
             status = errors.ApiError(500, "InternalError", text)
@@ -115,9 +115,7 @@ class ApiServer:
         if target.name:
             found = self._registry.get(target.resource, target.namespace, target.name)
             page = Page(found.revision, [found])
-            return Response(
-                200, render_form(request, target.resource, page, clock(), single=True)
-            )
+            return Response(200, render_form(request, target.resource, page, clock(), single=True))
         page = list_page(store, request, target, selection)
         return Response(200, render_form(request, target.resource, page, clock()))
 
@@ -194,9 +192,7 @@ class ApiServer:
         if request.method == "PUT":
             return json_response(subresources.set_scale(self._registry, *where, body, options))
         kind = _patch_type(request)
-        return json_response(
-            subresources.patch_scale(self._registry, *where, kind, body, options)
-        )
+        return json_response(subresources.patch_scale(self._registry, *where, kind, body, options))
 
     async def _stream(self, watch: Watch, receive: Receive, send: Send) -> None:
         """Send a watch's lines until it ends, its client leaves, or the server stops."""

@@ -167,9 +167,7 @@ def render_form(
 ) -> bytes:
     """Return a list, or its only object, in the form the client takes."""
     if request.form == "table":
-        metadata = (
-            {"resourceVersion": str(page.items[0].revision)} if single else page.metadata()
-        )
+        metadata = {"resourceVersion": str(page.items[0].revision)} if single else page.metadata()
         return encode(table(resource, page.items, metadata, now=now, include=request.include))
     if request.form == "metadata":
         parts = [partial_metadata(item) for item in page.items]

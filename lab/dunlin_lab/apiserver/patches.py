@@ -8,7 +8,7 @@ from dunlin_lab.apiserver.errors import ApiError, bad_request
 from dunlin_lab.apiserver.values import thaw
 
 
-def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401
+def merge_patch(target: Any, patch: Any) -> Any:
     """Apply RFC 7386: members merge, null deletes, anything else replaces."""
     if not isinstance(patch, dict):
         return patch
@@ -21,7 +21,7 @@ def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401
     return result
 
 
-def json_patch(target: dict[str, Any], operations: Any) -> dict[str, Any]:  # noqa: ANN401
+def json_patch(target: dict[str, Any], operations: Any) -> dict[str, Any]:
     """
     Apply RFC 6902.
 
@@ -88,7 +88,7 @@ def _index(container: list[Any], part: str, *, end: bool) -> int:
     return int(part)
 
 
-def _get(document: Any, path: list[str]) -> Any:  # noqa: ANN401
+def _get(document: Any, path: list[str]) -> Any:
     value = document
     for part in path:
         if isinstance(value, dict) and part in value:
@@ -101,7 +101,7 @@ def _get(document: Any, path: list[str]) -> Any:  # noqa: ANN401
     return value
 
 
-def _add(document: Any, path: list[str], value: Any) -> None:  # noqa: ANN401
+def _add(document: Any, path: list[str], value: Any) -> None:
     container = _get(document, path[:-1])
     if isinstance(container, list):
         container.insert(_index(container, path[-1], end=True), value)
@@ -112,7 +112,7 @@ def _add(document: Any, path: list[str], value: Any) -> None:  # noqa: ANN401
         raise _unprocessable(why)
 
 
-def _replace(document: Any, path: list[str], value: Any) -> None:  # noqa: ANN401
+def _replace(document: Any, path: list[str], value: Any) -> None:
     container = _get(document, path[:-1])
     if isinstance(container, list):
         container[_index(container, path[-1], end=False)] = value
@@ -120,7 +120,7 @@ def _replace(document: Any, path: list[str], value: Any) -> None:  # noqa: ANN40
         container[path[-1]] = value
 
 
-def _remove(document: Any, path: list[str]) -> None:  # noqa: ANN401
+def _remove(document: Any, path: list[str]) -> None:
     _get(document, path)
     container = _get(document, path[:-1])
     if isinstance(container, list):

@@ -134,11 +134,7 @@ def decode_protobuf(body: bytes) -> Obj:
     try:
         outer = _message("Unknown", body[len(_MAGIC) :])
         kind = outer.get("typeMeta", {})
-        raw = outer.get("raw", b"")
-        if kind.get("kind") not in _MESSAGES:
-            unknown = f"kind {kind.get('kind')!r}"
-            raise _UnknownError(unknown)
-        return {**kind, **_message(kind["kind"], raw)}
+        return {**kind, **_message(kind.get("kind", ""), outer.get("raw", b""))}
     except _UnknownError as error:
         text = f"{MEDIA_TYPE}: {error} is not known to the lab's API server; send JSON"
         raise ApiError(415, "UnsupportedMediaType", text, {}) from error
@@ -183,7 +179,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _message(name: str, data: bytes) -> Obj:
-    known, found = _MESSAGES[name], Obj()
+    known, found = _MESSAGES.get(name), Obj()
+    if known is None:
+        unknown = f"kind {name!r}"
+        raise _UnknownError(unknown)
     for number, raw in _fields(data):
         if number not in known:
             if not raw:
@@ -211,7 +210,7 @@ def _bytes(raw: int | bytes) -> bytes:
     return raw
 
 
-def _value(kind: str, raw: int | bytes) -> Any:  # noqa: ANN401
+def _value(kind: str, raw: int | bytes) -> Any:
     match kind:
         case "s" | "S":
             return _bytes(raw).decode()

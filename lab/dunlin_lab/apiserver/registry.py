@@ -171,7 +171,9 @@ class Registry:
         obj = _accept(resource, namespace, obj)
         given = obj["metadata"].setdefault("name", name)
         if given != name:
-            message = f"the name of the object ({given}) does not match the name on the URL ({name})"
+            message = (
+                f"the name of the object ({given}) does not match the name on the URL ({name})"
+            )
             raise errors.bad_request(message)
         self._carry_over(resource, obj, old)
         context = self.context(subresource, validate=self._wants_checks(obj, options))
@@ -186,13 +188,13 @@ class Registry:
             return Written(self.store.remove(resource, namespace, name))
         return Written(self._commit(resource, obj, options))
 
-    def patch(  # noqa: PLR0913  (these are what a PATCH request is)
+    def patch(
         self,
         resource: Resource,
         namespace: str,
         name: str,
         patch_type: str,
-        patch: Any,  # noqa: ANN401
+        patch: Any,
         options: WriteOptions = DEFAULT_OPTIONS,
         *,
         subresource: str = "",
@@ -210,16 +212,14 @@ class Registry:
             raise errors.not_found(resource, name)
         document = {"kind": resource.kind, "apiVersion": resource.api_version, **old.obj}
         patched = apply_patch(resource.kind, patch_type, document, patch)
-        return self.update(
-            resource, namespace, name, patched, options, subresource=subresource
-        )
+        return self.update(resource, namespace, name, patched, options, subresource=subresource)
 
-    def _apply(  # noqa: PLR0913
+    def _apply(
         self,
         resource: Resource,
         namespace: str,
         name: str,
-        config: Any,  # noqa: ANN401
+        config: Any,
         options: WriteOptions,
         subresource: str,
         old: Stored | None,
@@ -288,9 +288,7 @@ class Registry:
             cause = errors.forbidden_field("metadata.finalizers", f"{text}: {sorted(added)}")
             raise errors.invalid(resource.kind, resource.group, old.name, [cause])
 
-    def _prepare(
-        self, resource: Resource, obj: Obj, old: Obj | None, context: Context
-    ) -> None:
+    def _prepare(self, resource: Resource, obj: Obj, old: Obj | None, context: Context) -> None:
         strategy = strategy_of(resource)
         strategy.prepare(obj, old, context)
         if not context.validate:
@@ -300,9 +298,7 @@ class Registry:
             name = obj["metadata"].get("name", "")
             raise errors.invalid(resource.kind, resource.group, name, causes)
 
-    def _allocate(
-        self, resource: Resource, obj: Obj, old: Obj | None, context: Context
-    ) -> None:
+    def _allocate(self, resource: Resource, obj: Obj, old: Obj | None, context: Context) -> None:
         causes = strategy_of(resource).allocate(obj, old, context)
         if causes and context.validate:
             raise errors.invalid(resource.kind, resource.group, obj["metadata"]["name"], causes)
@@ -318,7 +314,7 @@ def is_injected(obj: Obj) -> bool:
     return (meta(obj).get("annotations") or {}).get(VALIDATE_ANNOTATION) == "false"
 
 
-def apply_patch(kind: str, patch_type: str, document: Obj, patch: Any) -> Obj:  # noqa: ANN401
+def apply_patch(kind: str, patch_type: str, document: Obj, patch: Any) -> Obj:
     """
     Apply one of the three patches that do not need managers.
 

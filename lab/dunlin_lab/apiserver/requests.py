@@ -114,7 +114,7 @@ class Request:
             case _:
                 return "Metadata"
 
-    def payload(self) -> Any:  # noqa: ANN401
+    def payload(self) -> Any:
         """
         Decode the body, JSON or YAML.
 
@@ -190,15 +190,15 @@ def parse_target(path: str) -> Target | None:
     parts = [part for part in path.split("/") if part]
     if parts[:1] == ["api"]:
         group, version, rest = "", parts[1] if len(parts) > 1 else "", parts[2:]
-    elif parts[:1] == ["apis"] and len(parts) > 2:  # noqa: PLR2004
+    elif parts[:1] == ["apis"] and len(parts) > 2:
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
         return None
     namespace = ""
-    if rest[:1] == ["namespaces"] and len(rest) > 2 and rest[2] not in ("status", "finalize"):  # noqa: PLR2004
+    if rest[:1] == ["namespaces"] and len(rest) > 2 and rest[2] not in ("status", "finalize"):
         namespace, rest = rest[1], rest[2:]
     resource = BY_NAME.get((group, version, rest[0])) if rest else None
-    if resource is None or len(rest) > 3:  # noqa: PLR2004
+    if resource is None or len(rest) > 3:
         return None
     if namespace and not resource.namespaced:
         return None

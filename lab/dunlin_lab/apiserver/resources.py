@@ -113,9 +113,7 @@ _APPS = ("apps", "v1")
 _NET = ("networking.k8s.io", "v1")
 
 CONFIGMAPS = Resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",))
-ENDPOINTS = Resource(
-    "", "v1", "endpoints", "Endpoints", short_names=("ep",), create_on_update=True
-)
+ENDPOINTS = Resource("", "v1", "endpoints", "Endpoints", short_names=("ep",), create_on_update=True)
 EVENTS = Resource(
     "", "v1", "events", "Event", short_names=("ev",), create_on_update=True, fields=_EVENT_FIELDS
 )

@@ -194,7 +194,6 @@ class Collection:
             if found is not None:
                 yield found
 
-
     def count_after(self, revision: int, prefix: str, after: str) -> int:
         """
         Count what `scan` would yield, without walking it.

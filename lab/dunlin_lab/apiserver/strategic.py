@@ -15,7 +15,7 @@ _ORDER = "$setElementOrder/"
 _DELETE = "$deleteFromPrimitiveList/"
 
 
-def strategic_merge(kind: str, target: Obj, patch: Any) -> Obj:  # noqa: ANN401
+def strategic_merge(kind: str, target: Obj, patch: Any) -> Obj:
     """
     Apply a strategic merge patch to an object of a kind; the target is not changed.
 
@@ -53,7 +53,7 @@ def _merge_map(kind: str, path: Path, target: Obj, patch: Obj) -> Obj:
     return result
 
 
-def _merge_value(kind: str, path: Path, target: Any, patch: Any) -> Any:  # noqa: ANN401
+def _merge_value(kind: str, path: Path, target: Any, patch: Any) -> Any:
     if isinstance(patch, dict):
         return _merge_map(kind, path, target if isinstance(target, dict) else {}, patch)
     rule = merge_lists(kind).get(path)
@@ -106,7 +106,7 @@ def _order_lists(kind: str, path: Path, result: Obj, patch: Obj) -> None:
             continue
         ranks = [item.get(rule.key) if rule.key else item for item in order]
 
-        def rank(item: Any, key: str = rule.key, ranks: list[Any] = ranks) -> int:  # noqa: ANN401
+        def rank(item: Any, key: str = rule.key, ranks: list[Any] = ranks) -> int:
             value = item.get(key) if key else item
             return ranks.index(value) if value in ranks else len(ranks)
 

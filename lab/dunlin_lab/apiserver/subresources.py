@@ -46,7 +46,7 @@ def bind(registry: Registry, namespace: str, name: str, node: str) -> None:
     registry.store.put(PODS, obj)
 
 
-def bind_request(registry: Registry, namespace: str, name: str, body: Any) -> Obj:  # noqa: ANN401
+def bind_request(registry: Registry, namespace: str, name: str, body: Any) -> Obj:
     """
     Answer a POST of a Binding.
 
@@ -70,7 +70,7 @@ def known_node(registry: Registry, name: str) -> bool:
     return registry.store.of(NODES).get("", name) is not None
 
 
-def evict(registry: Registry, namespace: str, name: str, body: Any) -> Obj:  # noqa: ANN401
+def evict(registry: Registry, namespace: str, name: str, body: Any) -> Obj:
     """
     Answer a POST of an Eviction; there are no disruption budgets, so it is a deletion.
 
@@ -102,7 +102,7 @@ def set_scale(
     resource: Resource,
     namespace: str,
     name: str,
-    scale: Any,  # noqa: ANN401
+    scale: Any,
     options: WriteOptions = DEFAULT_OPTIONS,
 ) -> Obj:
     """
@@ -128,13 +128,13 @@ def set_scale(
     return scale_of(registry.update(resource, namespace, name, obj, options).stored.obj)
 
 
-def patch_scale(  # noqa: PLR0913  (these are what a PATCH request is)
+def patch_scale(
     registry: Registry,
     resource: Resource,
     namespace: str,
     name: str,
     patch_type: str,
-    patch: Any,  # noqa: ANN401
+    patch: Any,
     options: WriteOptions = DEFAULT_OPTIONS,
 ) -> Obj:
     """
@@ -148,7 +148,7 @@ def patch_scale(  # noqa: PLR0913  (these are what a PATCH request is)
     return set_scale(registry, resource, namespace, name, patched, options)
 
 
-def finalize(registry: Registry, name: str, body: Any) -> Written:  # noqa: ANN401
+def finalize(registry: Registry, name: str, body: Any) -> Written:
     """
     Answer a PUT of a namespace's finalize.
 

@@ -17,7 +17,7 @@ def encode(value: object) -> bytes:
     return _encoder.encode(value)
 
 
-def decode(data: bytes) -> Any:  # noqa: ANN401  (JSON has no narrower type)
+def decode(data: bytes) -> Any:
     """
     Decode JSON.
 
@@ -33,7 +33,7 @@ def thaw(obj: Obj) -> Obj:
     return copy
 
 
-def without_nulls(value: Any) -> Any:  # noqa: ANN401
+def without_nulls(value: Any) -> Any:
     """Drop object members that are null, at every depth: the API treats them as absent."""
     if isinstance(value, dict):
         return {k: without_nulls(v) for k, v in value.items() if v is not None}

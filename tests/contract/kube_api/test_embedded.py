@@ -1,4 +1,4 @@
-"""What only the embedded server promises: its data directory, its history, its injection of bad objects."""
+"""What only the embedded server promises: its data directory, history, injection."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from dunlin_lab.apiserver.registry import VALIDATE_ANNOTATION
+from tests.fixtures import kube_api
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
@@ -25,20 +27,10 @@ DEADLINE_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
-def tools(request: pytest.FixtureRequest) -> Any:
-    """The helpers of the conftest of this folder, which is no importable module."""
-    name = "tests.contract.kube_api.conftest"
-    for plugin in request.config.pluginmanager.get_plugins():
-        if str(getattr(plugin, "__file__", "")).endswith("contract/kube_api/conftest.py"):
-            return plugin
-    pytest.fail(f"{name} is not loaded")
-
-
-@pytest.fixture
-def embedded(tools: Any, tmp_path: Path) -> Any:
-    """A fresh embedded server with every controller."""
-    with tools.embedded(tmp_path) as server, server.client() as client:
-        yield client
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a fresh embedded server with every controller."""
+    with kube_api.embedded(tmp_path_factory.mktemp("api")) as server, server.client() as found:
+        yield found
 
 
 def watch(client: httpx.Client, path: str, count: int, **query: str) -> list[dict[str, Any]]:
@@ -62,22 +54,22 @@ def eventually(what: str, check: Any) -> Any:
     return found
 
 
-def test_state_and_versions_survive_kill(tools: Any, tmp_path: Path) -> None:
+def test_state_and_versions_survive_kill(tmp_path: Path) -> None:
     """After kill -9 everything written is there, and a watch resumes where it was."""
     kubeconfig = tmp_path / "kubeconfig"
-    command = tools.embedded_command(tmp_path)
+    command = kube_api.embedded_command(tmp_path)
     with (tmp_path / "log").open("wb") as log:
-        running = subprocess.Popen(command, stderr=log)  # noqa: S603
+        running = subprocess.Popen(command, stderr=log)
         try:
-            tools.wait_until("server", kubeconfig.exists)
-            with tools.server_of("embedded", kubeconfig).client() as client:
+            kube_api.wait_until("server", kubeconfig.exists)
+            with kube_api.server_of("embedded", kubeconfig).client() as client:
                 made = client.post(CONFIGMAPS, json={"metadata": {"name": "a"}}).json()
                 client.post(CONFIGMAPS, json={"metadata": {"name": "b"}}).raise_for_status()
         finally:
             running.send_signal(signal.SIGKILL)
             running.wait()
     version = made["metadata"]["resourceVersion"]
-    with tools.embedded(tmp_path) as server, server.client() as client:
+    with kube_api.embedded(tmp_path) as server, server.client() as client:
         assert client.get(f"{CONFIGMAPS}/a").json() == made
         (event,) = watch(client, CONFIGMAPS, 1, resourceVersion=version)
         assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "b")
@@ -87,14 +79,14 @@ def test_state_and_versions_survive_kill(tools: Any, tmp_path: Path) -> None:
         )
 
 
-def test_stops_cleanly_with_open_watches(tools: Any, tmp_path: Path) -> None:
+def test_stops_cleanly_with_open_watches(tmp_path: Path) -> None:
     """SIGTERM ends the process with 0 although a watch is open, which sees its stream end."""
     kubeconfig = tmp_path / "kubeconfig"
     with (tmp_path / "log").open("wb") as log:
-        running = subprocess.Popen(tools.embedded_command(tmp_path), stderr=log)  # noqa: S603
+        running = subprocess.Popen(kube_api.embedded_command(tmp_path), stderr=log)
         try:
-            tools.wait_until("server", kubeconfig.exists)
-            with tools.server_of("embedded", kubeconfig).client() as client:
+            kube_api.wait_until("server", kubeconfig.exists)
+            with kube_api.server_of("embedded", kubeconfig).client() as client:
                 query = {"watch": "1"}
                 with client.stream("GET", "/api/v1/namespaces", params=query) as answer:
                     lines = answer.iter_lines()
@@ -107,9 +99,9 @@ def test_stops_cleanly_with_open_watches(tools: Any, tmp_path: Path) -> None:
             running.wait()
 
 
-def test_compacted_version_is_410(tools: Any, tmp_path: Path) -> None:
+def test_compacted_version_is_410(tmp_path: Path) -> None:
     """A watch from before the kept history gets one ERROR of 410, a page one of 410."""
-    with tools.embedded(tmp_path, "--history", "5") as server, server.client() as client:
+    with kube_api.embedded(tmp_path, "--history", "5") as server, server.client() as client:
         for number in range(10):
             body = {"metadata": {"name": f"c{number}"}}
             client.post(CONFIGMAPS, json=body).raise_for_status()
@@ -127,86 +119,85 @@ def test_compacted_version_is_410(tools: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["query", "annotation"])
-def test_bad_service_can_be_injected(embedded: httpx.Client, how: str) -> None:
+def test_bad_service_can_be_injected(client: httpx.Client, how: str) -> None:
     """A Service with an unknown protocol is stored where a test asks for it, refused elsewhere."""
     spec = {"ports": [{"port": 80, "protocol": "XTP"}], "selector": {"app": "x"}}
-    body: dict[str, Any] = {"metadata": {"name": "bad"}, "spec": spec}
-    assert embedded.post(SERVICES, json=body).status_code == 422
+    body: dict[str, Any] = {"metadata": {"name": f"bad-{how}"}, "spec": spec}
+    assert client.post(SERVICES, json=body).status_code == 422
     query = {"dunlin-validate": "false"} if how == "query" else {}
     if how == "annotation":
         body["metadata"]["annotations"] = {VALIDATE_ANNOTATION: "false"}
-    answer = embedded.post(SERVICES, json=body, params=query)
+    answer = client.post(SERVICES, json=body, params=query)
     assert answer.status_code == 201, answer.text
     assert answer.json()["spec"]["ports"][0]["protocol"] == "XTP"
-    labelled = embedded.patch(
-        f"{SERVICES}/bad", json={"metadata": {"labels": {"a": "b"}}}, headers=MERGE
+    labelled = client.patch(
+        f"{SERVICES}/bad-{how}", json={"metadata": {"labels": {"a": "b"}}}, headers=MERGE
     )
     assert labelled.is_success, labelled.text
-    query = {"labelSelector": "kubernetes.io/service-name=bad"}
+    query = {"labelSelector": f"kubernetes.io/service-name=bad-{how}"}
     eventually(
         "a slice of the bad Service",
-        lambda: embedded.get(SLICES, params=query).json()["items"],
+        lambda: client.get(SLICES, params=query).json()["items"],
     )
 
 
-def test_bad_pod_address_can_be_injected(embedded: httpx.Client) -> None:
+def test_bad_pod_address_can_be_injected(client: httpx.Client) -> None:
     """A Pod with an invalid podIP is stored where a test asks, and spoils no EndpointSlice."""
     service = {"metadata": {"name": "s"}, "spec": {"selector": {"app": "a"},
                                                    "ports": [{"port": 1}]}}  # fmt: skip
-    embedded.post(SERVICES, json=service).raise_for_status()
+    client.post(SERVICES, json=service).raise_for_status()
     for name, address in (("good", "10.1.1.1"), ("bad", "10.1.1.999")):
         spec = {"containers": [{"name": "c", "image": "x"}], "nodeName": "n"}
         pod = {"metadata": {"name": name, "labels": {"app": "a"}}, "spec": spec}
-        embedded.post(PODS, json=pod).raise_for_status()
+        client.post(PODS, json=pod).raise_for_status()
         status = {"status": {"podIP": address, "podIPs": [{"ip": address}]}}
         path = f"{PODS}/{name}/status"
         if name == "bad":
-            assert embedded.patch(path, json=status, headers=MERGE).status_code == 422
+            assert client.patch(path, json=status, headers=MERGE).status_code == 422
             path += "?dunlin-validate=false"
-        embedded.patch(path, json=status, headers=MERGE).raise_for_status()
+        client.patch(path, json=status, headers=MERGE).raise_for_status()
 
     def addresses() -> list[str]:
-        found = embedded.get(
-            SLICES, params={"labelSelector": "kubernetes.io/service-name=s"}
-        ).json()
+        found = client.get(SLICES, params={"labelSelector": "kubernetes.io/service-name=s"}).json()
         endpoints = [end for item in found["items"] for end in item["endpoints"] or ()]
         return [address for end in endpoints for address in end["addresses"]]
 
     assert eventually("the good endpoint", addresses) == ["10.1.1.1"]
 
 
-def test_bookmark_before_a_watch_ends(embedded: httpx.Client) -> None:
+def test_bookmark_before_a_watch_ends(client: httpx.Client) -> None:
     """A watch that allows bookmarks gets one shortly before its time is out."""
     query = {"allowWatchBookmarks": "true", "timeoutSeconds": "3"}
-    version = embedded.get(CONFIGMAPS).json()["metadata"]["resourceVersion"]
-    (event,) = watch(embedded, CONFIGMAPS, 5, resourceVersion=version, **query)
+    version = client.get(CONFIGMAPS).json()["metadata"]["resourceVersion"]
+    (event,) = watch(client, CONFIGMAPS, 5, resourceVersion=version, **query)
     assert event["type"] == "BOOKMARK"
     assert int(event["object"]["metadata"]["resourceVersion"]) >= int(version)
 
 
-def test_deployment_rolls_over(embedded: httpx.Client) -> None:
+def test_deployment_rolls_over(client: httpx.Client) -> None:
     """A new template replaces every Pod, never below the minimum, and the status says so."""
     path = "/apis/apps/v1/namespaces/default/deployments"
     node = {"metadata": {"name": "n"}}
-    embedded.post("/api/v1/nodes", json=node).raise_for_status()
+    client.post("/api/v1/nodes", json=node).raise_for_status()
     ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-    embedded.patch("/api/v1/nodes/n/status", json=ready, headers=MERGE).raise_for_status()
+    client.patch("/api/v1/nodes/n/status", json=ready, headers=MERGE).raise_for_status()
     template = {"metadata": {"labels": {"app": "d"}},
                 "spec": {"containers": [{"name": "c", "image": "x:1"}]}}  # fmt: skip
     spec = {"replicas": 4, "selector": {"matchLabels": {"app": "d"}}, "template": template}
     body = {"metadata": {"name": "d"}, "spec": spec}
-    embedded.post(path, json=body).raise_for_status()
+    client.post(path, json=body).raise_for_status()
     lowest = []
 
     def kubelet() -> list[dict[str, Any]]:
-        pods = embedded.get(PODS, params={"labelSelector": "app=d"}).json()["items"]
+        found = client.get(PODS, params={"labelSelector": "app=d"}).json()
+        pods: list[dict[str, Any]] = found["items"]
         up = 0
         for pod in pods:
             name = pod["metadata"]["name"]
             if "deletionTimestamp" in pod["metadata"]:
-                embedded.delete(f"{PODS}/{name}?gracePeriodSeconds=0")
+                client.delete(f"{PODS}/{name}?gracePeriodSeconds=0")
             elif pod["status"].get("conditions", [{}])[-1].get("type") != "Ready":
-                embedded.patch(f"{PODS}/{name}/status", json=ready, headers=MERGE)
+                client.patch(f"{PODS}/{name}/status", json=ready, headers=MERGE)
             else:
                 up += 1
         lowest.append(up)
@@ -215,26 +206,26 @@ def test_deployment_rolls_over(embedded: httpx.Client) -> None:
     def settled(image: str) -> bool:
         pods = kubelet()
         images = [pod["spec"]["containers"][0]["image"] for pod in pods]
-        status = embedded.get(f"{path}/d").json()["status"]
+        status = client.get(f"{path}/d").json()["status"]
         return images == [image] * 4 and status.get("availableReplicas") == 4
 
     eventually("four Pods of the first template", lambda: settled("x:1"))
     lowest.clear()
     change = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "x:2"}]
     kind = {"Content-Type": "application/json-patch+json"}
-    embedded.patch(f"{path}/d", json=change, headers=kind).raise_for_status()
+    client.patch(f"{path}/d", json=change, headers=kind).raise_for_status()
     eventually("four Pods of the second template", lambda: settled("x:2"))
     assert min(lowest) >= 3
-    status = embedded.get(f"{path}/d").json()["status"]
+    status = client.get(f"{path}/d").json()["status"]
     assert {c["type"]: c["reason"] for c in status["conditions"]} == {
         "Available": "MinimumReplicasAvailable", "Progressing": "NewReplicaSetAvailable",
     }  # fmt: skip
 
 
-def test_nodes_get_pod_cidrs(tools: Any, tmp_path: Path) -> None:
+def test_nodes_get_pod_cidrs(tmp_path: Path) -> None:
     """With a cluster CIDR every node gets a block of each family, none twice."""
     arguments = ("--cluster-cidr", "10.200.0.0/16,fd00:200::/48", "--node-cidr-mask", "24/64")
-    with tools.embedded(tmp_path, *arguments) as server, server.client() as client:
+    with kube_api.embedded(tmp_path, *arguments) as server, server.client() as client:
         for name in ("a", "b", "c"):
             client.post("/api/v1/nodes", json={"metadata": {"name": name}}).raise_for_status()
 
@@ -248,11 +239,11 @@ def test_nodes_get_pod_cidrs(tools: Any, tmp_path: Path) -> None:
         assert sum(":" in cidr for cidr in found) == 3
 
 
-def test_owned_objects_follow_their_owner(embedded: httpx.Client) -> None:
+def test_owned_objects_follow_their_owner(client: httpx.Client) -> None:
     """The garbage collector deletes what lost its only owner and keeps what has another."""
     uids = []
     for name in ("owner1", "owner2"):
-        answer = embedded.post(CONFIGMAPS, json={"metadata": {"name": name}})
+        answer = client.post(CONFIGMAPS, json={"metadata": {"name": name}})
         uids.append(answer.json()["metadata"]["uid"])
     references = [
         {"apiVersion": "v1", "kind": "ConfigMap", "name": f"owner{at + 1}", "uid": uid}
@@ -260,30 +251,30 @@ def test_owned_objects_follow_their_owner(embedded: httpx.Client) -> None:
     ]
     for name, owners in (("one", references[:1]), ("both", references)):
         body = {"metadata": {"name": name, "ownerReferences": owners}}
-        embedded.post(CONFIGMAPS, json=body).raise_for_status()
-    embedded.delete(f"{CONFIGMAPS}/owner1").raise_for_status()
-    eventually("one is gone", lambda: embedded.get(f"{CONFIGMAPS}/one").status_code == 404)
+        client.post(CONFIGMAPS, json=body).raise_for_status()
+    client.delete(f"{CONFIGMAPS}/owner1").raise_for_status()
+    eventually("one is gone", lambda: client.get(f"{CONFIGMAPS}/one").status_code == 404)
 
     def left() -> list[str]:
-        found = embedded.get(f"{CONFIGMAPS}/both").json()
+        found = client.get(f"{CONFIGMAPS}/both").json()
         names = [item["name"] for item in found["metadata"]["ownerReferences"]]
         return names if len(names) == 1 else []
 
     assert eventually("both has one owner left", left) == ["owner2"]
 
 
-def test_namespace_goes_with_its_content(embedded: httpx.Client) -> None:
+def test_namespace_goes_with_its_content(client: httpx.Client) -> None:
     """A deleted namespace refuses new content, waits for its Pods, and is gone with them."""
-    embedded.post("/api/v1/namespaces", json={"metadata": {"name": "t"}}).raise_for_status()
+    client.post("/api/v1/namespaces", json={"metadata": {"name": "t"}}).raise_for_status()
     spec = {"containers": [{"name": "c", "image": "x"}], "nodeName": "n"}
     pods = "/api/v1/namespaces/t/pods"
-    embedded.post(pods, json={"metadata": {"name": "p"}, "spec": spec}).raise_for_status()
-    embedded.delete("/api/v1/namespaces/t").raise_for_status()
-    answer = embedded.post(pods, json={"metadata": {"name": "q"}, "spec": spec})
+    client.post(pods, json={"metadata": {"name": "p"}, "spec": spec}).raise_for_status()
+    client.delete("/api/v1/namespaces/t").raise_for_status()
+    answer = client.post(pods, json={"metadata": {"name": "q"}, "spec": spec})
     assert answer.status_code == 403
     eventually(
         "the Pod is being deleted",
-        lambda: "deletionTimestamp" in embedded.get(f"{pods}/p").json()["metadata"],
+        lambda: "deletionTimestamp" in client.get(f"{pods}/p").json()["metadata"],
     )
-    embedded.delete(f"{pods}/p?gracePeriodSeconds=0").raise_for_status()
-    eventually("gone", lambda: embedded.get("/api/v1/namespaces/t").status_code == 404)
+    client.delete(f"{pods}/p?gracePeriodSeconds=0").raise_for_status()
+    eventually("gone", lambda: client.get("/api/v1/namespaces/t").status_code == 404)

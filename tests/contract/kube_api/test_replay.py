@@ -270,9 +270,8 @@ class Replay:
 
 def matches(recorded: dict[str, Any], answer: Answer) -> bool:
     """Whether an answer is as recorded."""
-    return answer.status == recorded["status"] and comparable(answer.body) == comparable(
-        recorded["body"]
-    )
+    same: bool = comparable(answer.body) == comparable(recorded["body"])
+    return same and answer.status == recorded["status"]
 
 
 def comparable(body: Any) -> Any:

@@ -81,7 +81,7 @@ class Controller:
             self.sync(key)
         except ApiError as error:
             self._retry(key, str(error))
-        except Exception:
+        except Exception:  # noqa: BLE001  (one key may not stop the others; it is logged)
             _log.exception("%s controller failed on %s", self.name, key)
             self._retry(key, "internal error")
         else:

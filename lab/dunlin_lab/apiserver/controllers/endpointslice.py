@@ -209,7 +209,7 @@ def _plan_group(
     waiting = sorted(missing.values(), key=lambda item: ip_address(item["addresses"][0]).packed)
     for _, kept in contents:
         room = ENDPOINTS_MAX - len(kept)
-        kept += waiting[:room]
+        kept.extend(waiting[:room])
         waiting = waiting[room:]
     while waiting or not contents:
         again = spare.pop(0) if spare else None
@@ -345,8 +345,6 @@ class EndpointSliceController(Controller):
             item["metadata"].pop("annotations", None)
             item["metadata"] |= annotations
             name = item["metadata"]["name"]
-            self.registry.update(
-                ENDPOINTSLICES, service.namespace, name, thaw(item), options
-            )
+            self.registry.update(ENDPOINTSLICES, service.namespace, name, thaw(item), options)
         for name in plan.delete:
             delete(self.registry, ENDPOINTSLICES, service.namespace, name)

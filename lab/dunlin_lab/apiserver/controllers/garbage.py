@@ -56,7 +56,7 @@ class GarbageCollector(Controller):
             self.enqueue(f"{resource.qualified}|{item.key}")
 
     def sync(self, key: str) -> None:
-        """Look at one object: is it an orphan, or is its deletion waiting for us?"""
+        """Delete one object if it lost its owners, or end its deletion if that waits for us."""
         qualified, _, place = key.partition("|")
         resource = BY_QUALIFIED[qualified]
         found = self.store.of(resource).get(*split_key(place))

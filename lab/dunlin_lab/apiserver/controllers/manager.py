@@ -33,9 +33,7 @@ def controllers_of(registry: Registry, settings: Settings) -> list[Controller]:
         "endpointslice": lambda: EndpointSliceController(registry, labels, services),
         "endpoints": lambda: EndpointsController(registry, labels, services),
         "deployment": lambda: DeploymentController(registry),
-        "replicaset": lambda: ReplicaSetController(
-            registry, ControlledIndex(registry.store, PODS)
-        ),
+        "replicaset": lambda: ReplicaSetController(registry, ControlledIndex(registry.store, PODS)),
         "namespace": lambda: NamespaceController(registry),
         "garbage": lambda: GarbageCollector(registry),
         "node": lambda: NodeController(registry, settings.cluster_cidrs, lengths),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dunlin_lab.apiserver.controllers.base import Controller
-from dunlin_lab.apiserver.deletion import delete_all, DELETE
+from dunlin_lab.apiserver.deletion import DELETE, delete_all
 from dunlin_lab.apiserver.resources import NAMESPACES, RESOURCES, SERVICEACCOUNTS
 from dunlin_lab.apiserver.values import meta, thaw
 

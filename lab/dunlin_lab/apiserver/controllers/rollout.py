@@ -246,9 +246,7 @@ def _progressing_condition(
     return _condition(deployment, "Progressing", "True", text, now)
 
 
-def _condition(
-    deployment: Obj, kind: str, value: str, text: tuple[str, str], now: float
-) -> Obj:
+def _condition(deployment: Obj, kind: str, value: str, text: tuple[str, str], now: float) -> Obj:
     before = condition(deployment, kind) or {}
     same = before.get("status") == value
     if same and before.get("reason") == text[0] and before.get("message") == text[1]:

@@ -86,7 +86,7 @@ def check_port_or_name(field: str, value: int | str) -> list[Cause]:
     """Check a port number or the name of one (IANA_SVC_NAME)."""
     if isinstance(value, int):
         return check_port(field, value)
-    if len(value) > 15:  # noqa: PLR2004  (RFC 6335)
+    if len(value) > 15:
         return [invalid_value(field, value, "must be no more than 15 characters")]
     if not _PORT_NAME.fullmatch(value) or not re.search("[a-z]", value):
         text = "must contain at least one letter (a-z) and only lower case letters, digits or '-'"

@@ -65,7 +65,7 @@ class NodeStrategy(Plain):
                 found.append(invalid_value(f"spec.podCIDRs[{index}]", item, text))
         before = (old or {}).get("spec", {}).get("podCIDRs") or []
         if before and cidrs != before:
-            text = "node updates may not change podCIDR except from \"\" to valid"
+            text = 'node updates may not change podCIDR except from "" to valid'
             found.append(Cause("FieldValueForbidden", f"Forbidden: {text}", "spec.podCIDRs"))
         return found
 

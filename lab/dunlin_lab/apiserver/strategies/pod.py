@@ -52,9 +52,9 @@ class PodStrategy(Plain):
     def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:
         """Check what is read in this project."""
         found = check_pod_spec("spec", obj["spec"])
-        if old is not None and context.subresource == "":
-            if _fixed(obj["spec"]) != _fixed(old["spec"]):
-                found.append(forbidden_field("spec", _IMMUTABLE))
+        before = old["spec"] if old is not None and not context.subresource else None
+        if before is not None and _fixed(obj["spec"]) != _fixed(before):
+            found.append(forbidden_field("spec", _IMMUTABLE))
         for index, item in enumerate(obj["status"].get("podIPs") or ()):
             found += check_ip(f"status.podIPs[{index}].ip", item.get("ip", ""))
         return found

@@ -191,9 +191,7 @@ class _Peer(TypedDict, total=False):
     ipBlock: _IPBlock
 
 
-_Ingress = TypedDict(
-    "_Ingress", {"from": list[_Peer], "ports": list[_PolicyPort]}, total=False
-)
+_Ingress = TypedDict("_Ingress", {"from": list[_Peer], "ports": list[_PolicyPort]}, total=False)
 
 
 class _Egress(TypedDict, total=False):
