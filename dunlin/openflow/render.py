@@ -41,6 +41,7 @@ from dunlin.openflow.flow import (
     Unknown,
 )
 from dunlin.openflow.wire_fields import FIELD_ORDER
+from dunlin.openflow.wire_group import method_parameter
 
 _PORTS = {OFPP_IN_PORT: "IN_PORT", OFPP_CONTROLLER: "CONTROLLER", OFPP_LOCAL: "LOCAL"}
 _FAMILIES = {ETH_IPV4: "ip", ETH_IPV6: "ipv6", ETH_ARP: "arp"}
@@ -109,7 +110,11 @@ def flow_text(flow: Flow, names: Names = NUMBERS) -> str:
 
 def group_text(group: Group, names: Names = NUMBERS) -> str:
     """One group, as `ovs-ofctl add-group` takes it."""
-    method = f",selection_method={group.selection_method}" if group.selection_method else ""
+    method = ""
+    if group.selection_method:
+        method = f",selection_method={group.selection_method}"
+        parameter = method_parameter(group.selection_method, group.hash_basis)
+        method += f",selection_method_param={parameter}" if parameter else ""
     buckets = "".join(f",bucket={_bucket(b, group.type, names)}" for b in group.buckets)
     return f"group_id={group.group_id},type={_group_type(group.type)}{method}{buckets}"
 

@@ -97,10 +97,13 @@ def _encode_method(method: str, basis: int) -> bytes:
     name = method.encode("ascii")
     if len(name) > 15:
         raise CannotEncode(f"selection_method {method!r} is longer than 15 bytes")
-    return _METHOD.pack(_EXPERIMENTER_PROP, 40, ONF_NETRONOME, 1, name, _parameter(method, basis))
+    return _METHOD.pack(
+        _EXPERIMENTER_PROP, 40, ONF_NETRONOME, 1, name, method_parameter(method, basis)
+    )
 
 
-def _parameter(method: str, basis: int) -> int:
+def method_parameter(method: str, basis: int) -> int:
+    """`selection_method_param`, 64 bits: dp_hash has its algorithm in the upper half."""
     return _HASH_ALG_SYM_L4 << 32 | basis if method == "dp_hash" else basis
 
 
@@ -231,7 +234,7 @@ def _decode_method(data: bytes) -> tuple[str, int]:
             if experimenter == ONF_NETRONOME and number == 1:
                 text = name.rstrip(b"\0").decode("ascii", "backslashreplace")
                 basis = parameter & 0xFFFFFFFF
-                if length == 40 and parameter == _parameter(text, basis):
+                if length == 40 and parameter == method_parameter(text, basis):
                     return text, basis
                 return f"{text}+{prop[32:].hex()}", 0
     return "", 0
