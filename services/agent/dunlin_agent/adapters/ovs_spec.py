@@ -131,8 +131,11 @@ def node_bridges(  # noqa: PLR0913 - keyword-only, one each for what differs bet
         node: its name gives the dpid.
         controllers: of br-int.
         uplink: a device of the node.
-        uplink_mac: of the device `uplink`; br-ext's LOCAL port takes it, and neighbours notice
-        nothing. gateway_mac: of the node's own interface dunlin-gw0. pod_mtu, uplink_mtu: bytes.
+        uplink_mac: of that device; br-ext's LOCAL port takes it, and neighbours notice nothing.
+        gateway_mac: of the node's own interface dunlin-gw0.
+        pod_mtu: bytes, of dunlin-gw0.
+        uplink_mtu: bytes, of br-ext's LOCAL port.
+        tunnel: the type of dunlin-tun; "": none, and it is removed.
     """
     gateway = InterfaceSpec(
         name=GATEWAY_PORT,

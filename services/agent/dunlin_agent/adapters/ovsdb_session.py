@@ -294,7 +294,7 @@ class OvsdbSession:
     def _is_current(self) -> bool:
         """The session stands and its first copy has come; Idl has no public word for it."""
         session = self._idl._session  # noqa: SLF001
-        return self._idl.state == Idl.IDL_S_MONITORING and session.is_connected()
+        return bool(self._idl.state == Idl.IDL_S_MONITORING and session.is_connected())
 
     def _look(self) -> None:
         """Answer the waiters whose condition holds."""
