@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -79,6 +80,8 @@ class Options:
         args: dict[str, Any] = {"servers": list(self.urls), "name": self.name}
         try:
             if self.creds:
+                if find_spec("nkeys") is None:
+                    raise BusUnavailable("NATS credentials need the Python package nkeys")
                 text = Path(self.creds).read_text(encoding="ascii")
                 is_jwt = "BEGIN NATS USER JWT" in text
                 args["user_credentials" if is_jwt else "nkeys_seed"] = self.creds

@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -94,6 +96,7 @@ async def test_a_frozen_server(bus: NatsBus, server: NatsServer) -> None:
     await reader.until(lambda r: r.seqs == [1])
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
+    await asyncio.to_thread(os.waitid, os.P_PID, server.process.pid, os.WSTOPPED)
     try:
         with pytest.raises(BusUnavailable):
             await bus.publish(Message(subjects.fact("pod", "shop", "x"), b"2", msg_id="x"))
@@ -231,3 +234,40 @@ async def test_credentials(tmp_path: Path) -> None:
         await bus.close()
     finally:
         server.kill()
+
+
+async def test_tls(tmp_path: Path) -> None:
+    """With TLS the server must have a certificate of the given authority, and gets ours."""
+    make_certificate(tmp_path)
+    files = {name: str(tmp_path / f"{name}.pem") for name in ("cert", "key")}
+    server = NatsServer(
+        tmp_path / "tls",
+        config=(
+            f'tls {{cert_file: "{files["cert"]}", key_file: "{files["key"]}",'
+            f' ca_file: "{files["cert"]}", verify: true}}\n'
+        ),
+    )
+    server.start()
+    try:
+        url = server.url.replace("nats://", "tls://")
+        with pytest.raises(BusUnavailable):
+            await NatsBus.connect(Options((url,)), wait_s=1)
+        ours = Options((url,), ca=files["cert"], cert=files["cert"], key=files["key"])
+        bus = await NatsBus.connect(ours, wait_s=10)
+        await bus.ensure_streams()
+        await bus.close()
+    finally:
+        server.kill()
+    with pytest.raises(BusUnavailable, match="certificates"):
+        await NatsBus.connect(Options((url,), ca=str(tmp_path / "none.pem")), wait_s=1)
+
+
+def make_certificate(directory: Path) -> None:
+    """cert.pem and key.pem of 127.0.0.1, signed by itself, for both sides."""
+    subprocess.run(
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
+        f" -subj /CN=dunlin -addext subjectAltName=IP:127.0.0.1"
+        f" -keyout {directory}/key.pem -out {directory}/cert.pem".split(),
+        check=True,
+        capture_output=True,
+    )
