@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-
 METRICS_ACROSS_MAX = 3
 """A table of more metrics has them as lines."""
 
@@ -85,7 +84,9 @@ class Table:
         return {
             "title": self.title,
             "base": self.base,
-            "metrics": {m.name: {"unit": m.unit, "lower_is_better": m.lower_is_better} for m in self.metrics},
+            "metrics": {
+                m.name: {"unit": m.unit, "lower_is_better": m.lower_is_better} for m in self.metrics
+            },
             "rows": {row.name: self._row_json(row) for row in self.rows.values()},
             "notes": self.notes,
         }
@@ -100,7 +101,9 @@ class Table:
             found[metric.name] = {
                 "median": statistics.median(values),
                 "values": values,
-                "ratio": None if ratio is None else dict(zip(("median", "min", "max"), ratio, strict=True)),
+                "ratio": None
+                if ratio is None
+                else dict(zip(("median", "min", "max"), ratio, strict=True)),
             }
         return found
 
@@ -128,7 +131,7 @@ def take_turns(
 ) -> None:
     """A B A B …: each way once a round, every second round the other way about."""
     for number in range(rounds):
-        order = list(ways) if number % 2 == 0 else list(reversed(ways))
+        order = list(ways) if number % 2 == 0 else list(ways)[::-1]
         for name in order:
             progress(f"{table.title}: round {number + 1} of {rounds}: {name}")
             table.row(name).add(**ways[name]())

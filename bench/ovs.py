@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dunlin_lab import netns
-
 from bench.measure import Unavailable
+from dunlin_lab import netns
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 TIMEOUT_S = 30.0

@@ -103,9 +103,7 @@ class Bench:
         self._ovs = switch
         self._data = [wire.encode(intent) for intent in world.intents(services, ENDPOINTS)]
         self._known: Flowctl | None = None
-        self.stages = Table(
-            "The same, by stage", [Metric(stage, "ms") for stage in STAGES], FIRST
-        )
+        self.stages = Table("The same, by stage", [Metric(stage, "ms") for stage in STAGES], FIRST)
         self._groups = switch.directory / "groups.txt"
         self._flows = switch.directory / "flows.txt"
         self._write_text()

@@ -1,7 +1,8 @@
 """
 Actions as bytes: OpenFlow 1.5 and, where it has none, the Nicira extensions of ovs-actions(7).
 
-What decodes to no action of `flow.py`, in part or in whole, becomes one `Unknown` with all its bytes.
+What decodes to no action of `flow.py`, in part or in whole, becomes one `Unknown` with all its
+bytes.
 """
 
 import struct
@@ -60,6 +61,12 @@ SPEC_IMMEDIATE, SPEC_LOAD, SPEC_KIND_MASK, SPEC_BITS = 0x2000, 0x0800, 0x1800, 0
 CONTROLLER2_MAX_LEN, CONTROLLER2_USERDATA = 0, 3
 
 
+_EXPERIMENTER = struct.Struct("!HHIH")
+_CT = struct.Struct("!HIHB3xH")
+_NAT = struct.Struct("!2xHH")
+_NAT_FLAGS = {"": 0, "src": NAT_SRC, "dst": NAT_DST}
+
+
 class _Unsupported(Exception):
     """A form of a known action that `flow.py` has no word for."""
 
@@ -75,7 +82,10 @@ def encode_actions(actions: tuple[Action, ...]) -> bytes:
         CannotEncode: a number is wider than its field, or a field is not one of ours.
     """
     try:
-        return b"".join([_encode_action(action) for action in actions])
+        # Conntrack actions of Services are all different: hashing one costs as much as encoding it.
+        return b"".join(
+            [_encode_ct(a) if isinstance(a, Ct) else _encode_action(a) for a in actions]
+        )
     except (struct.error, OverflowError) as error:
         raise CannotEncode(f"actions {actions}: {error}") from error
 
@@ -124,7 +134,9 @@ def _padded(kind: int, body: bytes) -> bytes:
 
 def _experimenter(subtype: int, body: bytes) -> bytes:
     """One Nicira action; `body` starts right after the subtype."""
-    return _padded(OFPAT_EXPERIMENTER, struct.pack("!IH", NX_VENDOR, subtype) + body)
+    length = (_EXPERIMENTER.size + len(body) + 7) // 8 * 8
+    head = _EXPERIMENTER.pack(OFPAT_EXPERIMENTER, length, NX_VENDOR, subtype)
+    return head + body.ljust(length - _EXPERIMENTER.size, b"\0")
 
 
 def _encode_move(src: str, dst: str) -> bytes:
@@ -140,25 +152,26 @@ def _encode_ct(ct: Ct) -> bytes:
     table = NO_TABLE if ct.table is None else ct.table
     nested = b"" if ct.nat is None else _encode_nat(ct.nat)
     nested += b"".join([_encode_action(action) for action in ct.exec])
-    return _experimenter(NXAST_CT, struct.pack("!HIHB3xH", flags, 0, ct.zone, table, 0) + nested)
+    return _experimenter(NXAST_CT, _CT.pack(flags, 0, ct.zone, table, 0) + nested)
 
 
 def _encode_nat(nat: Nat) -> bytes:
-    flags = {"": 0, "src": NAT_SRC, "dst": NAT_DST}[nat.direction] | NAT_RANDOM * nat.random
+    flags = _NAT_FLAGS[nat.direction] | NAT_RANDOM * nat.random
     present, ranges = 0, b""
-    if nat.address is not None:
-        first = RANGE_IPV4_MIN if nat.address.version == 4 else RANGE_IPV6_MIN
-        present, ranges = first, nat.address.packed
-        if nat.address_max is not None:
+    address, address_max = nat.address, nat.address_max
+    if address is not None:
+        ranges = packed = address.packed
+        present = first = RANGE_IPV4_MIN if len(packed) == 4 else RANGE_IPV6_MIN
+        if address_max is not None:
             present |= first << 1
-            ranges += nat.address_max.packed
+            ranges += packed if address_max is address else address_max.packed
     if nat.port_min:
         present |= RANGE_PORT_MIN
-        ranges += struct.pack("!H", nat.port_min)
+        ranges += nat.port_min.to_bytes(2, "big")
         if nat.port_max:
             present |= RANGE_PORT_MAX
-            ranges += struct.pack("!H", nat.port_max)
-    return _experimenter(NXAST_NAT, struct.pack("!2xHH", flags, present) + ranges)
+            ranges += nat.port_max.to_bytes(2, "big")
+    return _experimenter(NXAST_NAT, _NAT.pack(flags, present) + ranges)
 
 
 def _encode_controller(controller: Controller) -> bytes:

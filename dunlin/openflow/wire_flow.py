@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import replace
+from operator import is_
 from typing import Literal
 
 from dunlin.openflow.fields import FIELDS
@@ -65,8 +66,6 @@ def encode_flow(flow: Flow, command: FlowCommand, xid: int = 0, flags: int = 0) 
         code = _COMMANDS[command]
         body = b"" if code == 4 else encode_instructions(flow.actions, flow.goto)
         length = 48 + len(match) + len(body)
-        if length > MAX_LEN:
-            raise CannotEncode(f"its message would be {length} bytes long")
         head = _FLOW_MOD.pack(
             VERSION, OFPT_FLOW_MOD, length, xid, flow.cookie, 0, flow.table, code,
             flow.idle_timeout_s, flow.hard_timeout_s, flow.priority, ANY, ANY, ANY, flags, 0,
@@ -128,27 +127,39 @@ def _is_canonical(item: FieldMatch) -> bool:
 
 
 def canonical_group(group: Group) -> Group:
-    """The group as a dump gives it back: buckets of anything but select have no weight (here 100)."""
+    """
+    The group as a dump gives it back: buckets of anything but select have no weight (here 100).
+    """
     select = group.type == "select"
-    buckets = tuple(
-        [
-            Bucket(b.bucket_id, _canonical_actions(b.actions), b.weight if select else 100)
-            for b in group.buckets
-        ]
-    )
-    return replace(group, buckets=buckets)
+    buckets = tuple([_canonical_bucket(bucket, select=select) for bucket in group.buckets])
+    return group if all(map(is_, buckets, group.buckets)) else replace(group, buckets=buckets)
+
+
+def _canonical_bucket(bucket: Bucket, *, select: bool) -> Bucket:
+    actions = _canonical_actions(bucket.actions)
+    weight = bucket.weight if select else 100
+    if actions is bucket.actions and weight == bucket.weight:
+        return bucket
+    return Bucket(bucket.bucket_id, actions, weight)
 
 
 def _canonical_actions(actions: tuple[Action, ...]) -> tuple[Action, ...]:
-    return tuple([_canonical_action(action) for action in actions])
+    """The same tuple where nothing changes: most of what is compiled is canonical already."""
+    for action in actions:
+        if _canonical_action(action) is not action:
+            return tuple([_canonical_action(action) for action in actions])
+    return actions
 
 
 def _canonical_action(action: Action) -> Action:
     if isinstance(action, SetField):
-        if action.mask is None:
+        mask = action.mask
+        if mask is None:
             return action
-        full = action.mask == FIELDS[action.field].all_ones
-        return SetField(action.field, action.value & action.mask, None if full else action.mask)
+        full = mask == FIELDS[action.field].all_ones
+        if not full and action.value & mask == action.value:
+            return action
+        return SetField(action.field, action.value & mask, None if full else mask)
     if isinstance(action, Ct):
         inner = tuple(map(_canonical_in_ct, action.exec))
         return action if inner == action.exec else replace(action, exec=inner)

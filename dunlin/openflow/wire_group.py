@@ -48,9 +48,8 @@ def encode_group(group: Group, command: GroupCommand, xid: int = 0) -> bytes:
     try:
         buckets = properties = b""
         if command != "delete":
-            buckets = b"".join(
-                map(_encode_bucket, group.buckets, [group.type] * len(group.buckets))
-            )
+            select = group.type == "select"
+            buckets = b"".join([_encode_bucket(b, select=select) for b in group.buckets])
             properties = _encode_method(group.selection_method, group.hash_basis)
         length = _GROUP_MOD.size + len(buckets) + len(properties)
         if length > MAX_LEN - BUNDLE_ADD_LEN:
@@ -73,15 +72,16 @@ def encode_group_delete_all(xid: int = 0) -> bytes:
     return encode_group(Group(OFPG_ALL, "all"), "delete", xid)
 
 
-def _encode_bucket(bucket: Bucket, kind: str) -> bytes:
-    actions = tuple(a for a in bucket.actions if not _is_property(a))
+def _encode_bucket(bucket: Bucket, *, select: bool) -> bytes:
+    actions, properties = bucket.actions, b""
+    if any(isinstance(action, Unknown) for action in actions):
+        properties = b"".join(
+            [a.data for a in actions if isinstance(a, Unknown) and _is_property(a)]
+        )
+        actions = tuple([a for a in actions if not _is_property(a)])
     encoded = encode_actions(actions)
-    properties = _WEIGHT.pack(0, 8, bucket.weight) if kind == "select" else b""
-    properties += b"".join(
-        action.data
-        for action in bucket.actions
-        if isinstance(action, Unknown) and action.what != "action"
-    )
+    if select:
+        properties = _WEIGHT.pack(0, 8, bucket.weight) + properties
     length = _BUCKET.size + len(encoded) + len(properties)
     return _BUCKET.pack(length, len(encoded), bucket.bucket_id) + encoded + properties
 
@@ -149,7 +149,9 @@ def decode_group_descs(data: bytes, offset: int) -> tuple[Group, ...]:
 
 
 def decode_group_mod(data: bytes) -> tuple[str, Group]:
-    """What a switch reads from OFPT_GROUP_MOD: (command, group). Raises OpenFlowError: malformed."""
+    """
+    What a switch reads from OFPT_GROUP_MOD: (command, group). Raises OpenFlowError: malformed.
+    """
     if len(data) < _GROUP_MOD.size:
         raise OpenFlowError(f"OFPT_GROUP_MOD of {len(data)} bytes")
     *_, code, kind, group_id, array_length, _bucket = _GROUP_MOD.unpack_from(data)

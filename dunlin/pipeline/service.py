@@ -7,13 +7,16 @@ from dunlin.pipeline.families import family_of
 from dunlin.pipeline.layout import SERVICE, Priority, Table, Zone
 from dunlin.pipeline.spread import spread_groups
 
+_MARK = (set_field("ct_mark", SERVICE.pair),)
+
 
 def compile_service(intent: ServicePortIntent) -> Program:
     """The same program for every switch. An address without endpoints of its family drops."""
     make = FlowMaker(intent.id)
     groups: dict[int, Group] = {}
     for address in intent.addresses:
-        endpoints = [e for e in intent.endpoints if e.ip.version == address.ip.version]
+        version = address.ip.version
+        endpoints = [e for e in intent.endpoints if e.ip.version == version]
         when = family_of(address.ip).to_port(address.ip, intent.protocol, intent.port)
         if not endpoints:
             make.add(Table.SERVICE_LB, Priority.EXACT, when)
@@ -32,5 +35,4 @@ def _groups(address: ServiceAddress, endpoints: list[ServiceEndpoint]) -> tuple[
 def _translate(endpoint: ServiceEndpoint) -> tuple[Action, ...]:
     """In the bucket itself: a new connection costs no upcall, and stays where it is."""
     nat = Nat("dst", endpoint.ip, endpoint.ip, endpoint.port, endpoint.port)
-    mark = (set_field("ct_mark", SERVICE.pair),)
-    return (Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, nat=nat, exec=mark),)
+    return (Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, nat=nat, exec=_MARK),)
