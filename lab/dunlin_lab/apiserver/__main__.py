@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dunlin_lab.apiserver")
 
+_KEEP_ALIVE_SECONDS = 300
+"""Longer than clients keep idle connections, so that no request meets a closing one."""
+
 
 class _Server(uvicorn.Server):
     """uvicorn, ending watches before it waits for its connections."""
@@ -102,7 +105,8 @@ def _configure(app: ApiServer, settings: Settings, port: int) -> uvicorn.Config:
         _write_private(settings.kubeconfig_out, text)
     return uvicorn.Config(
         app, lifespan="off", log_level="warning", access_log=False, http="httptools",
-        timeout_graceful_shutdown=3, server_header=False,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS, server_header=False,
         ssl_certfile=found.certificate if found is not None else None,
         ssl_keyfile=found.key if found is not None else None,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dunlin_lab.apiserver import errors
 from dunlin_lab.apiserver.deletion import DeleteOptions, delete
 from dunlin_lab.apiserver.registry import DEFAULT_OPTIONS, apply_patch
-from dunlin_lab.apiserver.resources import NAMESPACES, NODES, PODS, Resource
+from dunlin_lab.apiserver.resources import NAMESPACES, PODS, Resource
 from dunlin_lab.apiserver.selectors import from_object
 from dunlin_lab.apiserver.strategies.pod import copy_topology
 from dunlin_lab.apiserver.values import Obj, meta, thaw, timestamp
@@ -63,11 +63,6 @@ def bind_request(registry: Registry, namespace: str, name: str, body: Any) -> Ob
         raise errors.invalid("Binding", "", name, [cause])
     bind(registry, namespace, name, node)
     return errors.success(201)
-
-
-def known_node(registry: Registry, name: str) -> bool:
-    """Whether a node of this name is registered."""
-    return registry.store.of(NODES).get("", name) is not None
 
 
 def evict(registry: Registry, namespace: str, name: str, body: Any) -> Obj:
