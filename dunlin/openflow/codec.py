@@ -1,10 +1,11 @@
 """
 OpenFlow 1.5 as bytes and back; the only module that imports ryu.
 
-ryu writes the session's messages. Flows, groups and bundles, of which there are hundreds of thousands,
-and all that is read are structs beside this module (`wire_*.py`): ryu's objects write 15,000 flow
-modifications a second, its readers trust lengths from the network (a length of 0 loops for ever), and it
-knows none of ERICOXM, ct_nw_dst and NXT_CT_FLUSH. Tests hold what both can write to the same bytes.
+ryu writes the session's messages. Flows, groups and bundles, of which there are hundreds of
+thousands, and all that is read are structs beside this module (`wire_*.py`): ryu's objects write
+15,000 flow modifications a second, its readers trust lengths from the network (a length of 0 loops
+for ever), and it knows none of ERICOXM, ct_nw_dst and NXT_CT_FLUSH. Tests hold what both can write
+to the same bytes.
 """
 
 import struct
@@ -116,7 +117,7 @@ def encode_set_config(miss_send_len: int, xid: int) -> bytes:
 def encode_set_async(
     *, packet_in: bool, flow_removed: bool, port_status: bool = True, xid: int
 ) -> bytes:
-    """OFPT_SET_ASYNC: what a master, or equal, is sent unasked; a slave is sent port status at most."""
+    """OFPT_SET_ASYNC: what a master or equal is sent unasked; a slave: port status at most."""
     # A packet whose TTL ran out is the sender's affair: anyone could flood us with those.
     every_packet = 0b111111 & ~(1 << ofp.OFPR_INVALID_TTL)
     every_removal = 0b111111

@@ -1,8 +1,9 @@
 """
 Connection tracking as Open vSwitch's userspace datapath does it, for tracing: zones, NAT, marks.
 
-A connection is new until a packet of the reply direction has been seen: one-way UDP stays new for ever, as
-in OVS. Left out, and refused by the tracer: ICMP errors (+rel), fragments, time-outs, TCP's states.
+A connection is new until a packet of the reply direction has been seen: one-way UDP stays new for
+ever, as in OVS. Left out, and refused by the tracer: ICMP errors (+rel), fragments, time-outs,
+TCP's states.
 """
 
 from collections.abc import Callable
@@ -42,8 +43,8 @@ class Connection:
     """
     One entry.
 
-    `orig`: the first packet as it came; `reply`: an answer as it comes, before it is translated back.
-    `nat`: "src", "dst" or "".
+    `orig`: the first packet as it came; `reply`: an answer as it comes, before it is translated
+    back. `nat`: "src", "dst" or "".
     """
 
     zone: int

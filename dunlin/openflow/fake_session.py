@@ -1,7 +1,8 @@
 """
 The fake switch on the wire: OpenFlow 1.5 as ovs-vswitchd speaks it.
 
-`FakeSession` turns bytes received into bytes to send, without I/O; `FakeOpenFlowSwitch` puts it on TCP.
+`FakeSession` turns bytes received into bytes to send, without I/O; `FakeOpenFlowSwitch` puts it on
+TCP.
 """
 
 import asyncio
@@ -39,6 +40,8 @@ _SET_CONFIG, _PACKET_OUT, _FLOW_MOD, _GROUP_MOD, _MULTIPART_REQUEST = 9, 13, 14,
 _BARRIER_REQUEST, _ROLE_REQUEST, _SET_ASYNC = 20, 24, 28
 _BUNDLE_CONTROL, _BUNDLE_ADD = 33, 34
 _ROLES = ("nochange", "equal", "master", "slave")
+FlowCommands = Literal["add", "modify", "modify_strict", "delete", "delete_strict"]
+GroupCommands = Literal["add", "modify", "delete", "insert_bucket", "remove_bucket"]
 CAPABILITIES = 0x4F
 """FLOW_STATS, TABLE_STATS, PORT_STATS, GROUP_STATS, QUEUE_STATS: as OVS."""
 
@@ -56,6 +59,7 @@ class FakeSession:
         """Every OFPT_PACKET_OUT received, whole."""
         self._bundles: dict[int, list[tuple[int, bytes]]] = {}
         self._buffer = b""
+        self._read = self._answers()
 
     def hello(self) -> bytes:
         """What a switch says first."""
@@ -83,11 +87,11 @@ class FakeSession:
         return answers
 
     def _answer(self, data: bytes, kind: int, xid: int) -> list[bytes]:
+        read = self._read.get(kind)
+        if read is None:
+            return [self._error(xid, "OFPBRC_BAD_TYPE", data)]
         try:
-            read = _ANSWERS.get(kind)
-            if read is None:
-                raise Refused("OFPBRC_BAD_TYPE", f"type {kind}")
-            return read(self, data, xid)
+            return read(data, xid)
         except Refused as refused:
             return [self._error(xid, refused.name, data)]
         except OpenFlowError:
@@ -95,6 +99,25 @@ class FakeSession:
 
     def _error(self, xid: int, name: str, request: bytes) -> bytes:
         return wire_switch.error(xid, *ERRORS[name], request)
+
+    def _answers(self) -> dict[int, Callable[[bytes, int], list[bytes]]]:
+        return {
+            _HELLO: self._nothing,
+            _ECHO_REQUEST: self._echo,
+            _ECHO_REPLY: self._nothing,
+            _EXPERIMENTER: self._nothing,
+            _FEATURES_REQUEST: self._features,
+            _SET_CONFIG: self._nothing,
+            _PACKET_OUT: self._packet_out,
+            _FLOW_MOD: self._modification,
+            _GROUP_MOD: self._modification,
+            _MULTIPART_REQUEST: self._multipart,
+            _BARRIER_REQUEST: self._barrier,
+            _ROLE_REQUEST: self._role,
+            _SET_ASYNC: self._nothing,
+            _BUNDLE_CONTROL: self._bundle_control,
+            _BUNDLE_ADD: self._bundle_add,
+        }
 
     def _nothing(self, _data: bytes, _xid: int) -> list[bytes]:
         return []
@@ -152,7 +175,7 @@ class FakeSession:
         return self._bundles.pop(bundle_id) if remove else self._bundles[bundle_id]
 
     def _bundle_add(self, data: bytes, xid: int) -> list[bytes]:
-        """A message is read, and refused if malformed, now; what it names is looked up on commit."""
+        """Malformed is refused now; what a message names is looked up on commit."""
         bundle_id, message = decode_bundle_add(data)
         if message[4:8] != data[4:8]:
             raise Refused("OFPBFC_MSG_BAD_XID", f"bundle {bundle_id}")
@@ -198,36 +221,13 @@ class FakeSession:
         raise Refused("OFPBRC_BAD_MULTIPART", f"type {kind}")
 
 
-_ANSWERS: dict[int, Callable[[FakeSession, bytes, int], list[bytes]]] = {
-    _HELLO: FakeSession._nothing,
-    _ECHO_REQUEST: FakeSession._echo,
-    _ECHO_REPLY: FakeSession._nothing,
-    _EXPERIMENTER: FakeSession._nothing,
-    _FEATURES_REQUEST: FakeSession._features,
-    _SET_CONFIG: FakeSession._nothing,
-    _PACKET_OUT: FakeSession._packet_out,
-    _FLOW_MOD: FakeSession._modification,
-    _GROUP_MOD: FakeSession._modification,
-    _MULTIPART_REQUEST: FakeSession._multipart,
-    _BARRIER_REQUEST: FakeSession._barrier,
-    _ROLE_REQUEST: FakeSession._role,
-    _SET_ASYNC: FakeSession._nothing,
-    _BUNDLE_CONTROL: FakeSession._bundle_control,
-    _BUNDLE_ADD: FakeSession._bundle_add,
-}
-
-
 def _mod(data: bytes) -> Mod:
     if data[1] == _FLOW_MOD:
         command, flow, cookie_mask, flags = decode_flow_mod(data)
-        literal = cast(
-            Literal["add", "modify", "modify_strict", "delete", "delete_strict"], command
-        )
+        literal = cast("FlowCommands", command)
         return FlowMod(literal, flow, cookie_mask, flags)
     name, group = decode_group_mod(data)
-    return GroupMod(
-        cast(Literal["add", "modify", "delete", "insert_bucket", "remove_bucket"], name), group
-    )
+    return GroupMod(cast("GroupCommands", name), group)
 
 
 def _aggregate(count: int) -> bytes:
@@ -247,7 +247,8 @@ class FakeOpenFlowSwitch:
     """
     A `FakeSwitch` on TCP; one session at a time, `run` again after it ends.
 
-    `stuck` set: reads and says nothing, as a hanging switch. `inject` sends any bytes, also bad ones.
+    `stuck` set: reads and says nothing, as a hanging switch. `inject` sends any bytes, also bad
+    ones.
     """
 
     def __init__(self, switch: FakeSwitch | None = None) -> None:

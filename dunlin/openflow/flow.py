@@ -15,7 +15,7 @@ OFPP_LOCAL = 0xFFFFFFFE
 
 @dataclass(frozen=True, slots=True, order=True)
 class FieldMatch:
-    """`field` & `mask` == `value`; `mask` None: all bits. `value` has no bit outside of the mask."""
+    """`field` & `mask` == `value`; `mask` None: all bits. `value` has no bit beyond the mask."""
 
     field: str
     value: int
@@ -259,8 +259,8 @@ class Flow:
     """
     One flow entry. Identity on the switch: (table, priority, match).
 
-    `actions` are applied (apply_actions), then `goto` (None: the end; no actions and no goto: drop).
-    Time-outs in seconds, 0: none.
+    `actions` are applied (apply_actions), then `goto` (None: the end; no actions and no goto:
+    drop). Time-outs in seconds, 0: none.
     """
 
     table: int
@@ -290,8 +290,10 @@ class Bucket:
 @dataclass(frozen=True, slots=True)
 class Group:
     """
-    One group entry; identity is `group_id`. OpenFlow groups have no cookie: `cookie` is Dunlin's
-    own note of whose it is and never reaches the switch.
+    One group entry; identity is `group_id`.
+
+    OpenFlow groups have no cookie: `cookie` is Dunlin's own note of whose it is and never reaches
+    the switch.
 
     `selection_method` "" is OVS's default for select groups (dp_hash, basis 0); with "dp_hash",
     `hash_basis` (32 bits) makes the choice independent of other groups'.

@@ -14,7 +14,7 @@ class OpenFlowError(Exception):
 
 
 class CannotEncode(ValueError):
-    """A value that OpenFlow 1.5 has no bytes for; the message names the flow or group and the field."""
+    """A value that OpenFlow 1.5 has no bytes for; names the flow or group and the field."""
 
 
 class GroupTooLarge(CannotEncode):
@@ -61,7 +61,8 @@ class ErrorMessage:
     OFPT_ERROR. `xid` is the request's; of a bundled message, that message's.
 
     `name`: as OVS and the specification say it (`OFPBAC_BAD_OUT_GROUP`), or `type/code` in decimal.
-    `data`: at least the first 64 bytes of the request. `code` is the type of an experimenter's error.
+    `data`: at least the first 64 bytes of the request. `code` is the type of an experimenter's
+    error.
     """
 
     xid: int
@@ -257,7 +258,8 @@ class PacketIn:
     """
     A packet for the controller (OFPT_PACKET_IN or NXT_PACKET_IN2).
 
-    `match`: its metadata; `in_port` 0 when that says none. `userdata`: the action's, only in NXT_PACKET_IN2.
+    `match`: its metadata; `in_port` 0 when that says none. `userdata`: the action's, only in
+    NXT_PACKET_IN2.
     """
 
     xid: int

@@ -1,8 +1,8 @@
 """
 A packet as the values of its fields, for tracing.
 
-A field that is not given is 0, as in Open vSwitch. Registers are kept as `reg0` … `reg15`; the xxregs are
-views on them.
+A field that is not given is 0, as in Open vSwitch. Registers are kept as `reg0` … `reg15`; the
+xxregs are views on them.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
 """
 Flows and groups for people, in the syntax of ovs-ofctl(8).
 
-With numbers (no `Names`) ovs-ofctl reads the text as the same flow; with names it is for reading only:
-tables by name, cookies as the intent that they came from.
+With numbers (no `Names`) ovs-ofctl reads the text as the same flow; with names it is for reading
+only: tables by name, cookies as the intent that they came from.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 

@@ -13,7 +13,7 @@ _ORIG, _REPLY, _ZONE = range(3)
 
 @dataclass(frozen=True, slots=True)
 class CtTuple:
-    """One direction of connections; what is None or 0 matches any. Ports need `CtFlush.nw_proto`."""
+    """One direction of connections; None or 0 matches any. Ports need `CtFlush.nw_proto`."""
 
     src: IPAddress | None = None
     dst: IPAddress | None = None

@@ -1,10 +1,10 @@
 """
 Match fields as bytes: OXM and NXM headers, matches, field ids.
 
-OVS writes registers of a match as the 64-bit xregs of OpenFlow 1.5 (class 0x8001), reads them in any
-form, and forgets which form it read: decoding always gives `reg0` … `reg15`. What has no name here keeps
-its header as its name (`oxm_8000_12_4`), so that a flow that is not ours can still be deleted.
-Source: ovs-fields(7); nicira-ext.h's ERICOXM fields for the two of neighbour discovery.
+OVS writes registers of a match as the 64-bit xregs of OpenFlow 1.5 (class 0x8001), reads them in
+any form, and forgets which form it read: decoding always gives `reg0` … `reg15`. What has no name
+here keeps its header as its name (`oxm_8000_12_4`), so that a flow that is not ours can still be
+deleted. Source: ovs-fields(7); nicira-ext.h's ERICOXM fields for the two of neighbour discovery.
 """
 
 import struct
@@ -51,7 +51,7 @@ _NXM_1_ALIASES = {
 }  # fmt: skip
 
 
-def _header(oxm_class: int, number: int, length: int, masked: bool = False) -> int:
+def _header(oxm_class: int, number: int, length: int, *, masked: bool = False) -> int:
     """The 32-bit OXM header; `length` counts value and mask."""
     return oxm_class << 16 | number << 9 | masked << 8 | length
 
@@ -210,7 +210,7 @@ def _decode_oxm(data: bytes) -> tuple[FieldMatch, ...]:
     mask = int.from_bytes(data[4 + length :], "big") if masked else (1 << 8 * length) - 1
     if name is None or name.startswith("xxreg"):
         wide = _registers(header >> 16, header >> 9 & 0x7F, length)
-        return _split(wide, value, mask) if wide else (_unnamed(data, length, masked),)
+        return _split(wide, value, mask) if wide else (_unnamed(data, length, masked=masked),)
     return (_field_match(name, value, mask),) if mask else ()
 
 
@@ -250,7 +250,7 @@ def _field_match(name: str, value: int, mask: int) -> FieldMatch:
     return FieldMatch(name, value & mask, None if full else mask)
 
 
-def _unnamed(data: bytes, length: int, masked: bool) -> FieldMatch:
+def _unnamed(data: bytes, length: int, *, masked: bool) -> FieldMatch:
     """A field without name, called by its header; see `_encode_unnamed`."""
     oxm_class, number = int.from_bytes(data[:2], "big"), data[2] >> 1
     body, experimenter = data[4:], ""

@@ -127,9 +127,7 @@ def _is_canonical(item: FieldMatch) -> bool:
 
 
 def canonical_group(group: Group) -> Group:
-    """
-    The group as a dump gives it back: buckets of anything but select have no weight (here 100).
-    """
+    """The group as a dump gives it back: only select groups keep weights (else here 100)."""
     select = group.type == "select"
     buckets = tuple([_canonical_bucket(bucket, select=select) for bucket in group.buckets])
     return group if all(map(is_, buckets, group.buckets)) else replace(group, buckets=buckets)

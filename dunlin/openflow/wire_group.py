@@ -23,7 +23,7 @@ BUNDLE_ADD_LEN = 16
 GroupCommand = Literal["add", "modify", "delete"]
 _COMMANDS = {"add": 0, "modify": 1, "delete": 2}
 _TYPES = ("all", "select", "indirect", "fast_failover")
-_GROUP_MOD = struct.Struct("!BBHIHBxIHxxI")
+_GROUP_MOD = struct.Struct("!BBHIHBx4sHxxI")
 _BUCKET = struct.Struct("!HHI")
 _WEIGHT = struct.Struct("!HHHxx")
 _METHOD = struct.Struct("!HHII4x16sQ")
@@ -38,32 +38,33 @@ _HASH_ALG_SYM_L4 = 1
 
 def encode_group(group: Group, command: GroupCommand, xid: int = 0) -> bytes:
     """
-    OFPT_GROUP_MOD. "delete" needs only `group_id`, deletes the group's flows too, and does nothing
-    where there is no such group.
+    OFPT_GROUP_MOD.
+
+    "delete" needs only `group_id`, deletes the group's flows too, and does nothing where there is
+    no such group.
 
     Raises:
         GroupTooLarge: more than fits into one message, also one inside of a bundle.
         CannotEncode: a number too wide, an unknown type or field; the message names the group.
     """
+    name = f"group {group.group_id:#x}"
     try:
         buckets = properties = b""
         if command != "delete":
             select = group.type == "select"
             buckets = b"".join([_encode_bucket(b, select=select) for b in group.buckets])
             properties = _encode_method(group.selection_method, group.hash_basis)
-        length = _GROUP_MOD.size + len(buckets) + len(properties)
-        if length > MAX_LEN - BUNDLE_ADD_LEN:
-            raise GroupTooLarge(
-                f"group {group.group_id:#x}: {len(group.buckets)} buckets are {length} bytes"
-            )
-        head = _GROUP_MOD.pack(
-            VERSION, OFPT_GROUP_MOD, length, xid, _COMMANDS[command], _TYPES.index(group.type),
-            group.group_id, len(buckets), OFPG_BUCKET_ALL,
-        )  # fmt: skip
-    except GroupTooLarge:
-        raise
-    except (struct.error, ValueError) as error:
-        raise CannotEncode(f"group {group.group_id:#x}: {error}") from error
+        kind = _TYPES.index(group.type)
+        number = group.group_id.to_bytes(4, "big")
+    except (struct.error, ValueError, OverflowError) as error:
+        raise CannotEncode(f"{name}: {error}") from error
+    length = _GROUP_MOD.size + len(buckets) + len(properties)
+    if length > MAX_LEN - BUNDLE_ADD_LEN:
+        raise GroupTooLarge(f"{name}: {len(group.buckets)} buckets are {length} bytes")
+    head = _GROUP_MOD.pack(
+        VERSION, OFPT_GROUP_MOD, length, xid, _COMMANDS[command], kind, number, len(buckets),
+        OFPG_BUCKET_ALL,
+    )  # fmt: skip
     return head + buckets + properties
 
 
@@ -149,12 +150,11 @@ def decode_group_descs(data: bytes, offset: int) -> tuple[Group, ...]:
 
 
 def decode_group_mod(data: bytes) -> tuple[str, Group]:
-    """
-    What a switch reads from OFPT_GROUP_MOD: (command, group). Raises OpenFlowError: malformed.
-    """
+    """Read OFPT_GROUP_MOD: (command, group). Raises OpenFlowError: malformed."""
     if len(data) < _GROUP_MOD.size:
         raise OpenFlowError(f"OFPT_GROUP_MOD of {len(data)} bytes")
-    *_, code, kind, group_id, array_length, _bucket = _GROUP_MOD.unpack_from(data)
+    *_, code, kind, number, array_length, _bucket = _GROUP_MOD.unpack_from(data)
+    group_id = int.from_bytes(number, "big")
     names = ("add", "modify", "delete", "insert_bucket", "remove_bucket")
     after = _GROUP_MOD.size + array_length
     if code >= len(names) or after > len(data):

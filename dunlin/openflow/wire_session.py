@@ -1,8 +1,9 @@
 """
 What a switch says, from bytes: all messages but flows and groups, which have modules of their own.
 
-Each function gets one whole message, its header already checked. Lists are read by their own lengths,
-every length is checked, and every step goes forward: the work is bounded by the message's 64 KiB.
+Each function gets one whole message, its header already checked. Lists are read by their own
+lengths, every length is checked, and every step goes forward: the work is bounded by the message's
+64 KiB.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""A switch's side of OpenFlow 1.5 as bytes, for the fake one: what it answers and what it is asked."""
+"""A switch's side of OpenFlow 1.5 as bytes, for the fake one."""
 
 import struct
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The codec against real Open vSwitch: what it writes, OVS holds; what OVS dumps, it reads as equal."""
+"""The codec against real Open vSwitch, where only OVS can answer."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address

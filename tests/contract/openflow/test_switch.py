@@ -1,7 +1,8 @@
 """
 One suite on every switch there is: FakeSwitch, in memory, and real Open vSwitch, both over bytes.
 
-What FakeSwitch holds, refuses and says is what OVS holds, refuses and says: the same tests pass on both.
+What FakeSwitch holds, refuses and says is what OVS holds, refuses and says: the same tests pass on
+both.
 """
 
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ def test_groups_come_back_equal(session: Session) -> None:
 
 
 def test_all_flows_in_one_bundle(session: Session) -> None:
-    """A bundle of groups and flows is applied as a whole; modify and delete work in a bundle too."""
+    """A bundle of all sample groups and flows is applied as a whole."""
     flows = sample_flows()
     messages = [codec.encode_group(group, "add") for group in GROUPS.values()]
     messages += [codec.encode_flow(flow, "add") for flow in flows]
@@ -306,7 +307,7 @@ def test_refusals(session: Session, name: str) -> None:
 
 
 def test_add_replaces_and_modify_does_not_add(session: Session) -> None:
-    """An added flow replaces the one of its key, cookie and all; modify_strict of none adds none."""
+    """Add replaces the flow of its key, cookie and all; modify_strict of none adds none."""
     first = Flow(0, 1, match(in_port=1), (Output(1),), cookie=1, idle_timeout_s=9)
     second = replace(first, actions=(Output(2),), cookie=2, idle_timeout_s=0)
     other = replace(first, priority=2)

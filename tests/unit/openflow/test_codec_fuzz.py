@@ -225,6 +225,22 @@ def test_what_cannot_be_written_is_named(flow: Flow) -> None:
         codec.encode_flow(flow, "add")
 
 
+@pytest.mark.parametrize(
+    "group",
+    [
+        Group(2**32),
+        Group(1, "fanout"),
+        Group(1, buckets=(Bucket(1, (), 70000),)),
+        Group(1, buckets=(Bucket(1, (SetField("no_such", 1),)),)),
+        Group(1, selection_method="longer than fifteen"),
+    ],
+)
+def test_what_cannot_be_written_of_a_group_is_named(group: Group) -> None:
+    """A group without bytes raises CannotEncode with its id."""
+    with pytest.raises(CannotEncode, match=f"group {group.group_id:#x}: "):
+        codec.encode_group(group, "add")
+
+
 def test_large_group_is_refused() -> None:
     """A group beyond 64 KiB is GroupTooLarge; the largest that fits goes into a bundle."""
     action = (Ct(1, commit=True, table=3, nat=Nat("dst", IPv4Address("10.0.0.1"), port_min=80)),)

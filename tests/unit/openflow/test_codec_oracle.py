@@ -1,8 +1,9 @@
 """
 The hand-written bytes against two oracles: ryu and its maintained fork os-ken.
 
-Both build each sample from objects of their own. Where neither has a word (ERICOXM's nd_reserved and
-nd_options_type, the ct_nw_* fields, output in learn), the contract suite on real OVS is the oracle.
+Both build each sample from objects of their own. Where neither has a word (ERICOXM's nd_reserved
+and nd_options_type, the ct_nw_* fields, output in learn), the contract suite on real OVS is the
+oracle.
 """
 
 import importlib
@@ -40,7 +41,7 @@ from dunlin.openflow.wire_flow import FlowCommand
 from dunlin.openflow.wire_group import GroupCommand
 from tests.fixtures.openflow_samples import GROUPS, sample_flows
 
-NO_WORD = {name for name in FIELDS if name.startswith("ct_nw") or name.startswith("ct_tp")}
+NO_WORD = {name for name in FIELDS if name.startswith(("ct_nw", "ct_tp"))}
 NO_WORD |= {"ct_ipv6_src", "ct_ipv6_dst", "nd_reserved", "nd_options_type"}
 NAMES = {
     "nw_proto": "ip_proto", "nw_src": "ipv4_src", "nw_dst": "ipv4_dst", "icmp_type": "icmpv4_type",
@@ -136,7 +137,7 @@ class Oracle:
         raise LookupError(action)
 
     def set_field(self, field: str, value: int, mask: int | None) -> Any:
-        """ryu's set_field; it takes a mask only as a pair."""
+        """A set_field of the library, which takes a mask only as a pair."""
         name, size = NAMES.get(field, field), (FIELDS[field].bits + 7) // 8
         number = self.ofp.oxm_from_user_header(name)
         raw = None if mask is None else mask.to_bytes(size, "big")
@@ -144,7 +145,7 @@ class Oracle:
         return self.parser.OFPActionSetField(**{name: user})
 
     def ct(self, ct: Ct) -> Any:
-        """ct() with what is nested in it."""
+        """Connection tracking with what is nested in it."""
         nested = [] if ct.nat is None else [Padded(self.nat(ct.nat))]
         nested += [self.action(action) for action in ct.exec]
         return self.parser.NXActionCT(
@@ -153,7 +154,7 @@ class Oracle:
         )  # fmt: skip
 
     def nat(self, nat: Nat) -> Any:
-        """nat() in ct()."""
+        """Translation inside of connection tracking."""
         ranges: dict[str, Any] = {}
         if nat.address is not None:
             family = f"range_ipv{nat.address.version}"
@@ -168,14 +169,14 @@ class Oracle:
         return self.parser.NXActionNAT(flags, **ranges)
 
     def learn(self, learn: Learn) -> Any:
-        """learn()."""
+        """A learning action."""
         return self.parser.NXActionLearn(
             learn.table, [self.spec(spec) for spec in learn.specs], learn.idle_timeout_s,
             learn.hard_timeout_s, learn.priority, learn.cookie, learn.delete_learned << 1, 0, 0,
         )  # fmt: skip
 
     def spec(self, spec: LearnSpec) -> Any:
-        """A part of learn()."""
+        """A part of a learning action."""
         kinds = {"match": self.parser.NXFlowSpecMatch, "load": self.parser.NXFlowSpecLoad}
         src = (NAMES.get(spec.src_field, spec.src_field), 0) if spec.src_field else spec.value
         return kinds[spec.kind](src, (NAMES.get(spec.dst_field, spec.dst_field), 0), spec.bits)
@@ -381,7 +382,7 @@ def test_session_messages_are_the_libraries_bytes(oracle: Oracle, name: str) -> 
 
 
 def test_every_encoder_is_held_by_an_oracle() -> None:
-    """A new `encode_…` needs a sample here; NXT_CT_FLUSH, which no library knows, is held by OVS."""
+    """A new `encode_…` needs a sample here; NXT_CT_FLUSH is held by OVS alone."""
     here = {"encode_flow", "encode_group", "encode_bundle_add", "encode_group_delete_all"}
     encoders = {name for name in codec.__all__ if name.startswith("encode_")}
     assert len(encoders) == len(SESSION) + len(here | {"encode_ct_flush"})

@@ -78,9 +78,14 @@ class Controller:
             head + await self.reader.readexactly(codec.parse_header(head).length - 8)
         )
 
+    async def read_all(self) -> None:
+        """Until the session ends, which raises IncompleteReadError."""
+        while True:
+            await self.next()
+
 
 async def test_session_over_tcp() -> None:
-    """The fake switch connects, answers, announces, crashes, comes back empty, and hangs on request."""
+    """It connects, answers, announces, crashes, comes back empty, and hangs on request."""
     fake, controller = FakeOpenFlowSwitch(FakeSwitch(dpid=7)), Controller()
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -124,8 +129,7 @@ async def test_session_over_tcp() -> None:
     write(b"".join(codec.encode_bundle_add(1, one, 2) for one in messages))
     write(codec.encode_bundle_commit(1, 3))
     with pytest.raises(asyncio.IncompleteReadError):
-        while await controller.next():
-            continue
+        await controller.read_all()
     await asyncio.wait_for(running, 5)
     assert len(fake.crashes) == 1
     assert fake.switch.flows == {}

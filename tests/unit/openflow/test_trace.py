@@ -81,7 +81,7 @@ def test_ports() -> None:
 
 
 def test_fields_move_and_overlap() -> None:
-    """move copies whole fields; an xxreg is its four registers."""
+    """A move copies whole fields; an xxreg is its four registers."""
     actions = (
         SetField("xxreg0", 0x1_00000002_00000003_00000004),
         Move("reg3", "reg8"),
@@ -116,7 +116,7 @@ LATER = Flow(1, 1, match(reg0=5), (Output(9),))
 
 
 def test_select_groups() -> None:
-    """All ways or a chosen one; a bucket without weight is none; what a bucket sets is gone after."""
+    """All ways or a chosen one; no bucket without weight; what a bucket sets is gone after."""
     tracer = Tracer([Flow(0, 1, (), (ToGroup(1), Resubmit(1))), LATER], [Group(1, buckets=BUCKETS)])
     assert [trace.ports for trace in tracer.trace_all(UDP)] == [(2,), (4,)]
     assert [trace.buckets for trace in tracer.trace_all(UDP)] == [((1, 1),), ((1, 3),)]
@@ -157,7 +157,7 @@ SERVICE = [
 
 
 def test_a_connection_through_nat() -> None:
-    """New, answered, established: translated there and back, with its mark; the input stays as it was."""
+    """Translated there and back, with its mark; the conntrack given stays as it was."""
     tracer, empty = Tracer(SERVICE), Conntrack()
     first = tracer.trace(UDP, empty)
     (left,) = first.left
@@ -248,7 +248,7 @@ POLICY = [
 
 
 def test_conjunctions() -> None:
-    """All clauses: the conj_id's flow; one missing: the next lower priority; hard flows above win."""
+    """All clauses: the conj_id's flow; one missing: the next priority; hard flows above win."""
     assert Tracer(POLICY).trace(UDP).ports == (2,)
     assert Tracer(POLICY).trace({**UDP, "udp_dst": 81}).ports == (3,)
     assert Tracer(POLICY).trace({**UDP, "nw_src": 1}).ports == (3,)
@@ -274,7 +274,8 @@ def test_learned_flows() -> None:
     first = Tracer(flows).trace(UDP)
     assert first.learned == (
         Flow(
-            5, 9, match(**IP, nw_src=A), (SetField("reg1", 80, 0xFFFF),), cookie=0x77, idle_timeout_s=10
+            5, 9, match(**IP, nw_src=A), (SetField("reg1", 80, 0xFFFF),), cookie=0x77,
+            idle_timeout_s=10
         ),
     )  # fmt: skip
     second = Tracer(flows).trace(UDP, learned=first.learned)
@@ -318,7 +319,7 @@ def test_what_it_does_not_know_it_refuses(actions: tuple[Action, ...], words: st
 
 
 def test_undefined_programs_are_refused() -> None:
-    """Two matching flows of one priority, one key twice, one group twice, an unknown match field."""
+    """Two flows of one priority match, one key or group twice, an unknown match field."""
     two = [Flow(0, 1, match(in_port=1)), Flow(0, 1, match(**IP))]
     with pytest.raises(CannotTrace, match="one priority"):
         Tracer(two).trace(UDP)
