@@ -130,9 +130,9 @@ def explain(answer: dict[str, Any]) -> str:
     """What an unfinished wait lacks, a line a switch."""
     lines = [answer.get("error") or answer.get("reason") or "not everything is in force"]
     for switch in answer.get("switches", ()):
-        missing = switch.get("missing") or ()
+        missing = [item["object"] or item["intent"] for item in switch.get("missing") or ()]
         if missing or not switch.get("applied", True):
-            names = ", ".join(missing[:10]) or "its connection"
+            names = ", ".join(missing[:10]) or f"something: {switch.get('reason') or 'unknown'}"
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""  # noqa: PLR2004
             lines.append(f"  {switch.get('node')} lacks {names}{more}")
     return "\n".join(lines)

@@ -14,9 +14,7 @@ from dunlin_flowctl.state import State
 from dunlin_flowctl.wait import Waiter
 
 
-async def setup(
-    app: ServiceApp[FlowctlSettings], compiler: Compiler | None = None
-) -> Shell:
+async def setup(app: ServiceApp[FlowctlSettings], compiler: Compiler | None = None) -> Shell:
     """Connect, listen, follow. `compiler`: another one than the pipeline (tests)."""
     settings = app.settings
     bus = await app.connect_bus()

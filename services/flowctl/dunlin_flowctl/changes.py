@@ -1,4 +1,6 @@
-"""Writes to one switch: what is pending, or the difference from a dump; accounts for the outcome."""
+"""
+Writes to one switch: what is pending, or the difference from a dump; accounts for the outcome.
+"""
 
 import asyncio
 import random
@@ -172,9 +174,7 @@ class Changes:
                     if phase:
                         self._state.metrics.messages.labels(kind).inc(len(phase))
 
-    def _failed(
-        self, work: Work, bundle: Bundle, result: CommitResult, *, whole: bool
-    ) -> None:
+    def _failed(self, work: Work, bundle: Bundle, result: CommitResult, *, whole: bool) -> None:
         """Who is to blame? They leave the work; nothing of an atomic bundle is on the switch."""
         if any(error.name == "OFPBRC_IS_SLAVE" for error in result.errors):
             raise NotMaster("the switch says so")

@@ -7,7 +7,9 @@ from dunlin.service.settings import CommonSettings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class FlowctlSettings(CommonSettings):
-    """flowctl owns the OpenFlow sessions: compiles intents, writes them to switches, acknowledges."""
+    """
+    flowctl owns the OpenFlow sessions: compiles intents, writes them to switches, acknowledges.
+    """
 
     openflow_listen: tuple[str, ...] = setting(
         ("tcp:127.0.0.1:6653",),

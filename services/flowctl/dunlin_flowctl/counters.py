@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from dunlin.events.intents import EndpointIntent
 from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import CookieIndex
-from dunlin_flowctl import text
+from dunlin.openflow.flow import Action, Ct
+from dunlin.openflow.render import actions_text, match_text
 from dunlin_flowctl.adapters.session import Session
 from dunlin_flowctl.core.desired import Desired
-from dunlin_flowctl.views import object_of
 from dunlin_flowctl.models import (
     BucketCounters,
     Counters,
@@ -21,8 +21,11 @@ from dunlin_flowctl.models import (
     PortCountersModel,
 )
 from dunlin_flowctl.state import State, now_ms
+from dunlin_flowctl.views import NAMES, object_of
 
 UNCOUNTED = 2**64 - 1
+ONE_BY_ONE = ("route", "service")
+"""Kinds of intents whose flows are also shown one by one."""
 
 
 @dataclass
@@ -94,13 +97,13 @@ class _Flows:
             total.flows += 1
             total.packets += row.packets
             total.bytes += row.bytes
-            if intent_id.split("/", 2)[1] == "service":
+            if intent_id.split("/", 2)[1] in ONE_BY_ONE:
                 self.of_services.append(
                     FlowCounters(
                         intent=intent_id,
-                        table=row.flow.table,
-                        table_name=text.table_name(row.flow.table),
-                        match=text.match_text(row.flow.match),
+                        table=NAMES.table(row.flow.table),
+                        table_id=row.flow.table,
+                        match=match_text(row.flow.match),
                         packets=row.packets,
                         bytes=row.bytes,
                     )
@@ -138,6 +141,16 @@ def _ports(
     return models
 
 
+def _endpoint(actions: Sequence[Action]) -> str:
+    """Where a bucket sends connections: `10.0.1.5:80`, `[fd00::5]:80`; "" if it translates nothing."""
+    for action in actions:
+        nat = action.nat if isinstance(action, Ct) else None
+        if nat is not None and nat.direction == "dst" and nat.address is not None:
+            host = f"[{nat.address}]" if nat.address.version == 6 else str(nat.address)
+            return f"{host}:{nat.port_min}"
+    return ""
+
+
 def _group(desired: Desired, group: messages.GroupCounters) -> GroupCountersModel:
     owner = desired.shared.owner(group.group_id) or ""
     content = desired.shared.content(group.group_id)
@@ -153,7 +166,8 @@ def _group(desired: Desired, group: messages.GroupCounters) -> GroupCountersMode
         buckets=[
             BucketCounters(
                 bucket_id=bucket.bucket_id if bucket is not None else position,
-                actions=text.actions_text(bucket.actions) if bucket is not None else "",
+                actions=actions_text(bucket.actions, NAMES) if bucket is not None else "",
+                endpoint=_endpoint(bucket.actions) if bucket is not None else "",
                 packets=packets,
                 bytes=octets,
             )

@@ -54,7 +54,9 @@ class Bundle:
         return sum(len(segment.data) for segment in self.segments) + len(OPEN) + len(COMMIT)
 
     def intent_of(self, xid: int) -> IntentId | None:
-        """The intent of the message with this xid; None for what no intent explains or a foreign xid."""
+        """
+        The intent of the message with this xid; None for what no intent explains or a foreign xid.
+        """
         for segment in self.segments:
             if 0 <= xid - segment.first_xid < len(segment.intents):
                 return segment.intents[xid - segment.first_xid]

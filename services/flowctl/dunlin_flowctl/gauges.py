@@ -10,7 +10,9 @@ from dunlin_flowctl.state import State
 
 
 class SwitchCollector(Collector):
-    """Switches by state; flows, groups, pending and errors of each switch that this replica owns."""
+    """
+    Switches by state; flows, groups, pending and errors of each switch that this replica owns.
+    """
 
     def __init__(self, shell: Shell, state: State) -> None:
         self._shell = shell

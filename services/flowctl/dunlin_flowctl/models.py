@@ -41,8 +41,8 @@ class Switches(BaseModel):
 class FlowModel(BaseModel):
     """One flow on a switch, in the words of ovs-ofctl."""
 
-    table: int
-    table_name: str
+    table: str = Field(description="By its name in the pipeline.")
+    table_id: int
     priority: int
     match: str
     actions: str
@@ -172,8 +172,8 @@ class FlowCounters(BaseModel):
     """One flow of an intent."""
 
     intent: str
-    table: int
-    table_name: str
+    table: str
+    table_id: int
     match: str
     packets: int
     bytes: int
@@ -201,6 +201,7 @@ class BucketCounters(BaseModel):
 
     bucket_id: int
     actions: str
+    endpoint: str = Field(description="`address:port` that it translates to; or empty.")
     packets: int
     bytes: int
 
@@ -222,6 +223,6 @@ class Counters(BaseModel):
     node: str
     at_ms: int
     intents: list[IntentCounters]
-    flows: list[FlowCounters] = Field(description="Flows of service intents, one by one.")
+    flows: list[FlowCounters] = Field(description="Flows of route and service intents, one by one.")
     ports: list[PortCountersModel]
     groups: list[GroupCountersModel]

@@ -18,8 +18,8 @@ from dunlin_flowctl.models import (
     Groups,
     IntentDetail,
     Intents,
-    SwitchModel,
     Switches,
+    SwitchModel,
     WaitModel,
 )
 from dunlin_flowctl.state import State
@@ -95,15 +95,15 @@ def _add_live(routes: APIRouter, state: State) -> None:
         session = _session(state, node)
         found: list[Group] = []
         with _reachable(node):
-            async for part in session.replies(
-                codec.encode_group_dump_request, messages.GroupDump
-            ):
+            async for part in session.replies(codec.encode_group_dump_request, messages.GroupDump):
                 found.extend(part.groups)
         return Groups(items=views.group_models(state.desired, found))
 
     @routes.get("/switches/{node}/counters", tags=["switches"])
     async def counters(node: str) -> Counters:
-        """Packets and bytes, read from the switch now (at most once in DUNLIN_COUNTERS_INTERVAL_S)."""
+        """
+        Packets and bytes, read from the switch now (at most once in DUNLIN_COUNTERS_INTERVAL_S).
+        """
         session = _session(state, node)
         with _reachable(node):
             return await counters_of.read(node, session)
@@ -132,17 +132,15 @@ class _reachable:  # noqa: N801 - reads as a statement
 
 def _add_intents(routes: APIRouter, state: State) -> None:
     @routes.get("/intents", tags=["intents"])
-    async def intents(  # noqa: PLR0913 - one each for what may be asked
+    async def intents(
         *,
         scope: Annotated[str | None, Query(description='"all" or a node.')] = None,
-        kind: Annotated[
-            str | None, Query(description="switch, endpoint, route, service …")
-        ] = None,
+        kind: Annotated[str | None, Query(description="switch, endpoint, route, service …")] = None,
         object: Annotated[  # noqa: A002 - the name in the interface
             str | None, Query(description="<kind>/<namespace>/<name>, or <namespace>/<name>.")
         ] = None,
         applied: Annotated[bool, Query(description="With the revision of every switch.")] = True,
-        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 1000,
+        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 10_000,
         after: Annotated[str, Query(description="Only ids after this one.")] = "",
     ) -> Intents:
         """Intents by id, and where they are in force."""

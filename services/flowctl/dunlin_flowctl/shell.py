@@ -10,7 +10,8 @@ import structlog
 from dunlin import subjects, wire
 from dunlin.bus.base import Batch, Record
 from dunlin.events.facts import SwitchFact
-from dunlin.events.intents import AnyIntent, intent_id as make_id
+from dunlin.events.intents import AnyIntent
+from dunlin.events.intents import intent_id as make_id
 from dunlin.events.state import Applied, Progress
 from dunlin.model.ids import IntentId, format_dpid
 from dunlin.service.metrics import Metrics
@@ -84,7 +85,9 @@ class Shell:
             intent: AnyIntent = wire.decode(record.data, AnyIntent)  # type: ignore[arg-type]
         except BAD_INPUT as error:
             self._bad("intent", "parse", record, str(error))
-            desired.cannot_read(intent_id, record.seq, f"its newest version does not parse: {error}")
+            desired.cannot_read(
+                intent_id, record.seq, f"its newest version does not parse: {error}"
+            )
             return set()
         if intent.id != intent_id:
             self._bad("intent", "subject", record, f"holds intent {intent.id}")
@@ -193,7 +196,9 @@ class Shell:
                 )
 
     def _check_strangers(self) -> None:
-        """Raises SessionClosed when there are too many; before the intents are read nobody is one."""
+        """
+        Raises SessionClosed when there are too many; before the intents are read nobody is one.
+        """
         state = self._state
         strangers = sum(1 for dpid in state.sessions if state.desired.node_of(dpid) is None)
         if state.caught_up and strangers > state.settings.unknown_max:

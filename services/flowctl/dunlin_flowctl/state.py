@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from dunlin.bus.base import Bus
 from dunlin.events.facts import SwitchFact
 from dunlin.events.state import Applied
+from dunlin.watermarks import Epochs, Watermarks
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.desired import Desired
-from dunlin_flowctl.core.watermarks import Epochs, Watermarks
 from dunlin_flowctl.encode import ProgramCache
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.metrics import FlowctlMetrics

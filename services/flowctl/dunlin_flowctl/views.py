@@ -8,10 +8,11 @@ from dunlin.events.rpc import WaitReply
 from dunlin.events.state import Applied
 from dunlin.model.ids import IntentId, format_dpid
 from dunlin.openflow.cookie import CookieIndex, cookie_of, kind_of_cookie
-from dunlin.openflow.flow import Group
+from dunlin.openflow.flow import Flow, Group
 from dunlin.openflow.messages import InstalledFlow
+from dunlin.openflow.render import Names, actions_text, match_text
+from dunlin.pipeline.layout import Table
 from dunlin.subjects import ALL_SCOPE
-from dunlin_flowctl import text
 from dunlin_flowctl.core.desired import Desired, IntentVersion
 from dunlin_flowctl.models import (
     AppliedErrorModel,
@@ -29,6 +30,7 @@ from dunlin_flowctl.models import (
 from dunlin_flowctl.state import State
 
 LACKING_MAX = 100
+NAMES = Names({int(table): table.title for table in Table})
 
 
 def object_of(desired: Desired, intent_id: str) -> str:
@@ -119,9 +121,7 @@ class IntentView:
             return IntentOnSwitch(node=node, in_force=False, revision=0, error="not acknowledged")
         error = self._errors[node].get(version.intent.id, "")
         in_force = applied.revision >= version.revision and not error
-        return IntentOnSwitch(
-            node=node, in_force=in_force, revision=applied.revision, error=error
-        )
+        return IntentOnSwitch(node=node, in_force=in_force, revision=applied.revision, error=error)
 
     def detail(self, version: IntentVersion) -> IntentDetail:
         """One intent with its content."""
@@ -135,7 +135,9 @@ class IntentView:
 def select_intents(
     desired: Desired, *, scope: str | None, kind: str | None, object_: str | None
 ) -> list[IntentVersion]:
-    """Intents that fit every filter given, by id; `object_` also matches `<namespace>/<name>` alone."""
+    """
+    Intents that fit every filter given, by id; `object_` also matches `<namespace>/<name>` alone.
+    """
     found = []
     for intent_id in sorted(desired.intents):
         version = desired.intents[intent_id]
@@ -160,11 +162,11 @@ def flow_models(
         intent_id = index.lookup(flow.cookie) or ""
         models.append(
             FlowModel(
-                table=flow.table,
-                table_name=text.table_name(flow.table),
+                table=NAMES.table(flow.table),
+                table_id=flow.table,
                 priority=flow.priority,
-                match=text.match_text(flow.match),
-                actions=text.actions_text(flow.actions, flow.goto),
+                match=match_text(flow.match),
+                actions=flow_actions(flow),
                 cookie=f"{flow.cookie:#018x}",
                 intent=intent_id or _unknown(flow.cookie),
                 object=object_of(desired, intent_id),
@@ -176,6 +178,13 @@ def flow_models(
             )
         )
     return models
+
+
+def flow_actions(flow: Flow) -> str:
+    """Actions and goto, tables by name."""
+    goto = [] if flow.goto is None else [f"goto_table:{NAMES.table(flow.goto)}"]
+    actions = [actions_text(flow.actions, NAMES)] if flow.actions or not goto else []
+    return ",".join(actions + goto)
 
 
 def _unknown(cookie: int) -> str:
@@ -200,7 +209,7 @@ def group_models(desired: Desired, groups: Iterable[Group]) -> list[GroupModel]:
                     BucketModel(
                         bucket_id=bucket.bucket_id,
                         weight=bucket.weight,
-                        actions=text.actions_text(bucket.actions),
+                        actions=actions_text(bucket.actions, NAMES),
                     )
                     for bucket in group.buckets
                 ],

@@ -12,15 +12,15 @@ from dunlin.events.rpc import (
     BarrierRequest,
     Failure,
     MissingObject,
+    SwitchWait,
     Synced,
     SyncRequest,
-    SwitchWait,
     WaitReply,
     WaitRequest,
 )
 from dunlin.model.ids import IntentId
+from dunlin.watermarks import SERVICES
 from dunlin_flowctl.barrier import TIMEOUT_MAX_S, barrier
-from dunlin_flowctl.core.watermarks import SERVICES
 from dunlin_flowctl.state import State
 
 RETRY_S = 0.1
@@ -61,9 +61,7 @@ class Waiter:
         if revision is None:
             return self._behind(synced)
         nodes = sorted({*self._state.facts, *self._state.desired.nodes()})
-        switches = await asyncio.gather(
-            *(self._switch(node, revision, deadline) for node in nodes)
-        )
+        switches = await asyncio.gather(*(self._switch(node, revision, deadline) for node in nodes))
         applied = all(switch.applied for switch in switches)
         return WaitReply(
             applied=applied,
@@ -81,9 +79,7 @@ class Waiter:
         while (left := deadline - time.monotonic()) > 0:
             request = SyncRequest(timeout_ms=max(1, int(left * 1000)))
             try:
-                data = await self._state.bus.request(
-                    subject, wire.encode(request), timeout_s=left
-                )
+                data = await self._state.bus.request(subject, wire.encode(request), timeout_s=left)
                 reply: Synced | Failure = wire.decode(data, Synced | Failure)  # type: ignore[arg-type]
             except NoResponder:
                 reason = "no watcher answers"
@@ -126,9 +122,7 @@ class Waiter:
             reason = "; ".join(behind)
         else:
             reason = "ipam and planner have not claimed to be complete"
-        return WaitReply(
-            applied=False, stage="intents", reason=reason, fact_seq=synced.fact_seq
-        )
+        return WaitReply(applied=False, stage="intents", reason=reason, fact_seq=synced.fact_seq)
 
     async def _switch(self, node: str, revision: int, deadline: float) -> SwitchWait:
         """One switch, here or at another replica; asked again until time is over."""

@@ -17,7 +17,12 @@ class Ovs:
 
     def __init__(self) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="dunlin-fc-"))
-        self.env = {**os.environ, "OVS_RUNDIR": str(self.dir), "OVS_DBDIR": str(self.dir), "OVS_LOGDIR": str(self.dir)}
+        self.env = {
+            **os.environ,
+            "OVS_RUNDIR": str(self.dir),
+            "OVS_DBDIR": str(self.dir),
+            "OVS_LOGDIR": str(self.dir),
+        }
         self._processes: list[subprocess.Popen[bytes]] = []
         self._db = f"unix:{self.dir}/db.sock"
 
@@ -27,7 +32,9 @@ class Ovs:
         subprocess.run(["ovsdb-tool", "create", database, SCHEMA], check=True, env=self.env)
         self._run("ovsdb-server", str(database), f"--remote=p{self._db}", "--unixctl=ovsdb.ctl")
         self.vsctl("--no-wait", "init")
-        self._run("ovs-vswitchd", self._db, "--enable-dummy", "--unixctl=vswitchd.ctl", "-vconsole:off")
+        self._run(
+            "ovs-vswitchd", self._db, "--enable-dummy", "--unixctl=vswitchd.ctl", "-vconsole:off"
+        )
         return self
 
     def _run(self, name: str, *args: str) -> None:

@@ -1,7 +1,11 @@
-"""The real pipeline through flowctl into a real Open vSwitch: what is dumped equals what was meant."""
+"""
+The real pipeline through flowctl into a real Open vSwitch: what is dumped equals what was meant.
+"""
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
@@ -14,7 +18,7 @@ pytestmark = [pytest.mark.ovs]
 KINDS = ("groups_put", "flows_put", "flows_deleted", "groups_deleted")
 
 
-async def start(ovs: Ovs, cluster: Cluster, **settings: object) -> Flowctl:
+async def start(ovs: Ovs, cluster: Cluster, **settings: Any) -> Flowctl:
     """A replica with the real pipeline."""
     flowctl = await Flowctl(cluster, compiler=PipelineCompiler(), **settings).start()
     target = f"tcp:127.0.0.1:{flowctl.port}"
@@ -51,27 +55,32 @@ async def test_a_dump_equals_what_was_written(ovs: Ovs, cluster: Cluster) -> Non
 
 
 async def test_every_change_and_back_leaves_what_was(ovs: Ovs, cluster: Cluster) -> None:
-    """Endpoints grow, shrink and vanish, the switch intent changes: afterwards the flows are as before."""
+    """
+    Endpoints grow, shrink and vanish, the switch intent changes: afterwards the flows are as
+    before.
+    """
     await asyncio.to_thread(ovs.bridge, "br-n1", 0x11, "tcp:127.0.0.1:9")
     intents = everything()
     await cluster.intend(*intents)
     await cluster.claim()
     flowctl = await start(ovs, cluster)
-    before = await asyncio.to_thread(ovs.flows, "br-n1"), await asyncio.to_thread(ovs.groups, "br-n1")
+    before = (
+        await asyncio.to_thread(ovs.flows, "br-n1"),
+        await asyncio.to_thread(ovs.groups, "br-n1"),
+    )
     for count in (0, 2, 70, 300, 1, 0):
         seq = await cluster.intend(service(4, count), endpoint(1, 9))
         assert (await cluster.barrier("n1", seq, swept=True)).missing == ()
-    moved = switch(1, 0x11)
-    await cluster.intend(type(moved)(**{**_fields(moved), "gateway_port": 7}))
+    await cluster.intend(msgspec.structs.replace(switch(1, 0x11), gateway_port=7))
     for intent in intents[3:]:
         await cluster.withdraw(intent)
     await cluster.withdraw(endpoint(1, 9))
     seq = await cluster.intend(*intents)
     assert (await cluster.barrier("n1", seq, swept=True)).missing == ()
-    after = await asyncio.to_thread(ovs.flows, "br-n1"), await asyncio.to_thread(ovs.groups, "br-n1")
+    after = (
+        await asyncio.to_thread(ovs.flows, "br-n1"),
+        await asyncio.to_thread(ovs.groups, "br-n1"),
+    )
     assert after == before
     await flowctl.stop()
 
-
-def _fields(struct: object) -> dict[str, object]:
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """flowctl against a real Open vSwitch."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.unit.flowctl.programs import endpoint_intent, route_intent, service_i
 pytestmark = [pytest.mark.ovs]
 
 
-async def start(ovs: Ovs, cluster: Cluster, **settings: object) -> Flowctl:
+async def start(ovs: Ovs, cluster: Cluster, **settings: Any) -> Flowctl:
     """One replica, and node n1's bridge connected to it."""
     flowctl = await Flowctl(cluster, **settings).start()
     await asyncio.to_thread(ovs.bridge, "br-n1", 0x11, f"tcp:127.0.0.1:{flowctl.port}")
@@ -19,7 +20,10 @@ async def start(ovs: Ovs, cluster: Cluster, **settings: object) -> Flowctl:
 
 
 async def test_intents_become_flows_and_are_acknowledged(ovs: Ovs, cluster: Cluster) -> None:
-    """Flows and groups of every kind of intent stand after the barrier, changes are minimal, deletes follow."""
+    """
+    Flows and groups of every kind of intent stand after the barrier, changes are minimal, deletes
+    follow.
+    """
     await cluster.intend(switch_intent("n1"), route_intent("n2", 2))
     await cluster.claim()
     flowctl = await start(ovs, cluster)
@@ -40,10 +44,13 @@ async def test_intents_become_flows_and_are_acknowledged(ovs: Ovs, cluster: Clus
     assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 4
 
 
-async def populated(ovs: Ovs, cluster: Cluster, **settings: object) -> Flowctl:
+async def populated(ovs: Ovs, cluster: Cluster, **settings: Any) -> Flowctl:
     """Node n1 with an endpoint, a route and a service in force."""
     await cluster.intend(
-        switch_intent("n1"), route_intent("n2", 2), endpoint_intent("n1", "a", 1), service_intent("web", (1, 2))
+        switch_intent("n1"),
+        route_intent("n2", 2),
+        endpoint_intent("n1", "a", 1),
+        service_intent("web", (1, 2)),
     )
     await cluster.claim()
     flowctl = await start(ovs, cluster, **settings)
@@ -59,7 +66,9 @@ def durations(ovs: Ovs) -> list[float]:
 
 
 async def test_a_restart_changes_nothing(ovs: Ovs, cluster: Cluster) -> None:
-    """A new flowctl finds everything as it should be: not one modification, and flows keep their age."""
+    """
+    A new flowctl finds everything as it should be: not one modification, and flows keep their age.
+    """
     flowctl = await populated(ovs, cluster)
     before = await asyncio.to_thread(ovs.flows, "br-n1")
     ages = await asyncio.to_thread(durations, ovs)
@@ -76,7 +85,9 @@ async def test_a_restart_changes_nothing(ovs: Ovs, cluster: Cluster) -> None:
 
 
 async def test_a_lost_stream_changes_nothing(ovs: Ovs, cluster: Cluster) -> None:
-    """All streams deleted, everything published again by services that know less at first: same flows."""
+    """
+    All streams deleted, everything published again by services that know less at first: same flows.
+    """
     flowctl = await populated(ovs, cluster)
     before = await asyncio.to_thread(ovs.flows, "br-n1")
     for name in list(cluster.server.streams):
@@ -98,7 +109,9 @@ async def test_a_lost_stream_changes_nothing(ovs: Ovs, cluster: Cluster) -> None
     await flowctl.stop()
 
 
-async def test_nothing_is_deleted_before_the_claims_are_complete(ovs: Ovs, cluster: Cluster) -> None:
+async def test_nothing_is_deleted_before_the_claims_are_complete(
+    ovs: Ovs, cluster: Cluster
+) -> None:
     """A flow of an intent that is gone stays until ipam and planner are complete, then it goes."""
     flowctl = await populated(ovs, cluster)
     await flowctl.stop()
@@ -121,7 +134,9 @@ async def test_nothing_is_deleted_before_the_claims_are_complete(ovs: Ovs, clust
 
 
 async def test_a_refused_intent_stops_nobody(ovs: Ovs, cluster: Cluster) -> None:
-    """The switch refuses one of three: the others are in force, the error names it, a fix heals it."""
+    """
+    The switch refuses one of three: the others are in force, the error names it, a fix heals it.
+    """
     flowctl = await populated(ovs, cluster)
     seq = await cluster.intend(
         service_intent("x", (11,), port=81),
@@ -138,12 +153,16 @@ async def test_a_refused_intent_stops_nobody(ovs: Ovs, cluster: Cluster) -> None
     assert len(await asyncio.to_thread(ovs.groups, "br-n1")) == 3
     await until(lambda: len(flowctl.state.applied["n1"].errors) == 2, "errors published")
     refused = {error.intent: error for error in flowctl.state.applied["n1"].errors}
-    assert refused["all/service/default/bad:/TCP"].reason == "switch refused it: OFPBAC_BAD_OUT_GROUP"
+    assert (
+        refused["all/service/default/bad:/TCP"].reason == "switch refused it: OFPBAC_BAD_OUT_GROUP"
+    )
     assert refused["all/service/default/bad:/TCP"].revision == seq - 2
     assert "priority" in refused["all/service/default/worse:/TCP"].reason or "1048576" in (
         refused["all/service/default/worse:/TCP"].reason
     )
-    seq = await cluster.intend(service_intent("bad", (14,), port=82), service_intent("worse", (15,), port=83))
+    seq = await cluster.intend(
+        service_intent("bad", (14,), port=82), service_intent("worse", (15,), port=83)
+    )
     reply = await cluster.barrier("n1", seq, swept=True)
     assert (reply.applied, reply.missing) == (True, ())
     assert len(await asyncio.to_thread(ovs.groups, "br-n1")) == 5
@@ -170,7 +189,9 @@ async def test_drift_is_repaired_and_counted(ovs: Ovs, cluster: Cluster) -> None
 
 
 async def test_a_removed_flow_is_noticed_at_once(ovs: Ovs, cluster: Cluster) -> None:
-    """With audits an hour apart a flow that somebody deletes comes back because the switch says so."""
+    """
+    With audits an hour apart a flow that somebody deletes comes back because the switch says so.
+    """
     flowctl = await populated(ovs, cluster)
     before = await asyncio.to_thread(ovs.flows, "br-n1")
     await asyncio.to_thread(ovs.ofctl, "del-flows", "br-n1", "table=1")
@@ -199,7 +220,10 @@ async def test_large_changes_take_several_bundles(ovs: Ovs, cluster: Cluster) ->
 
 
 async def test_the_second_replica_takes_over(ovs: Ovs, cluster: Cluster) -> None:
-    """Two replicas: one owns, one is slave; when the owner stops the other one goes on, with no change."""
+    """
+    Two replicas: one owns, one is slave; when the owner stops the other one goes on, with no
+    change.
+    """
     first = await populated(ovs, cluster)
     second = await Flowctl(cluster, "flowctl-1").start()
     await asyncio.to_thread(
@@ -219,7 +243,10 @@ async def test_the_second_replica_takes_over(ovs: Ovs, cluster: Cluster) -> None
 
 
 async def test_a_newer_generation_than_the_leases_know(ovs: Ovs, cluster: Cluster) -> None:
-    """The lease bucket started over while the switch kept its generation: the holder takes the switch anyway."""
+    """
+    The lease bucket started over while the switch kept its generation: the holder takes the switch
+    anyway.
+    """
     for _ in range(5):
         flowctl = await populated(ovs, cluster)
         await flowctl.stop()

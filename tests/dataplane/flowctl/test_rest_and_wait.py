@@ -68,13 +68,13 @@ async def watcher(cluster: Cluster) -> None:
 
 def switch_fact(node: str) -> SwitchFact:
     """What the agent of a node says of its bridge."""
-    return SwitchFact(
-        name=node, dpid=DPIDS[node], router_mac=MAC, uplink_mac=MAC, gateway_port=1
-    )
+    return SwitchFact(name=node, dpid=DPIDS[node], router_mac=MAC, uplink_mac=MAC, gateway_port=1)
 
 
 async def test_switches_flows_and_groups(scene: Scene) -> None:
-    """The switch with its session, its flows with tables, objects and words, its groups with owners."""
+    """
+    The switch with its session, its flows with tables, objects and words, its groups with owners.
+    """
     (switch,) = (await scene.get("/v1/switches"))["items"]
     assert switch["node"] == "n1"
     assert switch["dpid"] == "0000000000000011"
@@ -83,12 +83,12 @@ async def test_switches_flows_and_groups(scene: Scene) -> None:
     flows = (await scene.get("/v1/switches/n1/flows"))["items"]
     assert len(flows) == 6
     only = (await scene.get("/v1/switches/n1/flows", intent="n1/endpoint/default/a/eth0"))["items"]
-    assert [(f["table"], f["priority"], f["object"]) for f in only] == [
+    assert [(f["table_id"], f["priority"], f["object"]) for f in only] == [
         (1, 10, "pod/default/a"),
         (2, 10, "pod/default/a"),
     ]
     assert only[0]["match"] == "in_port=1"
-    assert only[1]["match"] == "eth_type=0x800,nw_dst=10.0.0.2"
+    assert only[1]["match"] == "ip,nw_dst=10.0.0.2"
     assert only[1]["actions"] == "output:1"
     (group,) = (await scene.get("/v1/switches/n1/groups"))["items"]
     assert group["object"] == "service/default/web"
@@ -118,7 +118,7 @@ async def test_counters_name_what_they_count(scene: Scene) -> None:
     ports = {port["port"]: port["object"] for port in counters["ports"]}
     assert ports[1] == "pod/default/a"
     assert len(counters["groups"][0]["buckets"]) == 2
-    assert len([f for f in counters["flows"] if f["table"] == 1]) == 1
+    assert len([f for f in counters["flows"] if f["table_id"] == 1]) == 1
 
 
 async def test_unknown_names_are_errors_that_name_them(scene: Scene) -> None:
@@ -190,9 +190,7 @@ async def test_a_stuck_switch_holds_up_nobody(scene: Scene) -> None:
     try:
         await asyncio.to_thread(other.start)
         await scene.cluster.intend(switch_intent("n2"))
-        await asyncio.to_thread(
-            other.bridge, "br-n2", 0x12, f"tcp:127.0.0.1:{scene.flowctl.port}"
-        )
+        await asyncio.to_thread(other.bridge, "br-n2", 0x12, f"tcp:127.0.0.1:{scene.flowctl.port}")
         await scene.flowctl.synced("n2")
         other.pause(stopped=True)
         services = [service_intent(f"s{i}", (1000 + i,), port=2000 + i) for i in range(200)]

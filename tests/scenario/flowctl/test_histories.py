@@ -37,7 +37,9 @@ class World:
 
     async def start(self, name: str) -> None:
         """Start a replica and connect both switches to it."""
-        self.replicas[name] = await Flowctl(self.cluster, name, bundle_max=5, lease_ttl_s=1.0).start()
+        self.replicas[name] = await Flowctl(
+            self.cluster, name, bundle_max=5, lease_ttl_s=1.0
+        ).start()
         for node in NODES:
             self.connect(name, node)
 
@@ -73,14 +75,14 @@ class World:
         """Few names, few values: collisions are common, also intents that nobody can use."""
         pick = self.random.choice
         ports = tuple(sorted(self.random.sample([1, 2, 3, 666], self.random.randint(0, 3))))
-        return pick(
-            [
-                switch_intent(pick(NODES), gateway_port=pick([1, 2])),
-                endpoint_intent(pick(NODES), pick("abc"), pick([4, 5, 6]), ip=pick(["10.0.0.2", "10.0.0.3"])),
-                route_intent(pick(NODES), pick([1, 2])),
-                service_intent(pick("xyz"), ports, port=pick([80, 81, 82])),
-            ]
-        )
+        ip = pick(["10.0.0.2", "10.0.0.3"])
+        choices: list[AnyIntent] = [
+            switch_intent(pick(NODES), gateway_port=pick([1, 2])),
+            endpoint_intent(pick(NODES), pick("abc"), pick([4, 5, 6]), ip=ip),
+            route_intent(pick(NODES), pick([1, 2])),
+            service_intent(pick("xyz"), ports, port=pick([80, 81, 82])),
+        ]
+        return pick(choices)
 
     async def publish(self) -> int:
         """One more message of the intent stream."""
@@ -92,13 +94,16 @@ class World:
     def holding(self, node: str) -> dict[Key, Any]:
         """What a switch holds."""
         fake = self.switches[node]
-        return {**{key: entry.flow for key, entry in fake.flows.items()}, **fake.groups}
+        held: dict[Key, Any] = {key: entry.flow for key, entry in fake.flows.items()}
+        held.update(fake.groups.items())
+        return held
 
     async def settled(self, seq: int) -> None:
         """Both switches hold everything, and nothing else."""
         await self.cluster.claim()
         await until(
-            lambda: {n for r in self.replicas.values() for n in r.state.runners} == set(NODES), "owned"
+            lambda: {n for r in self.replicas.values() for n in r.state.runners} == set(NODES),
+            "owned",
         )
         for node in NODES:
             reply = await self.cluster.barrier(node, seq, swept=True, timeout_ms=15_000)
@@ -127,7 +132,9 @@ class World:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_switches_end_with_what_the_newest_intents_say(seed: int) -> None:
-    """Lost sessions, restarted replicas and emptied switches in between: the end is the recompute."""
+    """
+    Lost sessions, restarted replicas and emptied switches in between: the end is the recompute.
+    """
     world = World(await Cluster().start(), seed)
     for node in NODES:
         world.history.append(Change(switch_intent(node), gone=False))

@@ -35,7 +35,9 @@ FAST: dict[str, Any] = {
 }
 
 
-async def until(condition: Callable[[], Any], what: str = "", timeout_s: float = DEADLINE_S) -> None:
+async def until(
+    condition: Callable[[], Any], what: str = "", timeout_s: float = DEADLINE_S
+) -> None:
     """Wait for a level; fails the test after `timeout_s` seconds."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -73,11 +75,11 @@ class Cluster:
         return await self.bus.publish(Message(fact.subject, wire.encode(fact)))
 
     async def claim(self, *, complete: bool = True, fact_seq: int | None = None) -> None:
-        """ipam and planner have read everything there is now."""
+        """Ipam and planner have read everything there is now."""
         facts, intents = subjects.FACTS_STREAM, subjects.INTENTS_STREAM
         for service in ("ipam", "planner"):
             progress = Progress(
-                service=service,  # type: ignore[arg-type]
+                service=service,
                 replica=f"{service}-0",
                 fact_epoch=await self.bus.epoch(facts),
                 fact_seq=await self.bus.last_seq(facts) if fact_seq is None else fact_seq,
@@ -92,7 +94,9 @@ class Cluster:
         record = await self.bus.get_last(subjects.applied(node))
         return wire.decode(record.data, Applied) if record else None
 
-    async def barrier(self, node: str, revision: int, *, timeout_ms: int = 10_000, swept: bool = False) -> BarrierReply:
+    async def barrier(
+        self, node: str, revision: int, *, timeout_ms: int = 10_000, swept: bool = False
+    ) -> BarrierReply:
         """Ask over the bus, as the agent does."""
         request = BarrierRequest(
             node=node,
@@ -111,11 +115,17 @@ class Flowctl:
     """One replica."""
 
     def __init__(
-        self, cluster: Cluster, replica: str = "flowctl-0", compiler: Compiler | None = None, **settings: Any
+        self,
+        cluster: Cluster,
+        replica: str = "flowctl-0",
+        compiler: Compiler | None = None,
+        **settings: Any,
     ) -> None:
         self.cluster = cluster
         self.bus = MemoryBus(cluster.server)
-        self.settings = dataclasses.replace(FlowctlSettings(), replica=replica, **{**FAST, **settings})
+        self.settings = dataclasses.replace(
+            FlowctlSettings(), replica=replica, **{**FAST, **settings}
+        )
         self.registry = CollectorRegistry()
         self.metrics = FlowctlMetrics(self.registry)
         ownership = Ownership(leases(self.bus), replica, self.settings.lease_ttl_s)

@@ -108,7 +108,10 @@ class FakeCompiler:
                 when = match(in_port=intent.ofport)
                 where = match(eth_type=0x0800, nw_dst=intent.ips[0])
                 return Program(
-                    (Flow(1, 10, when, goto=2, cookie=cookie), Flow(2, 10, where, to_port, None, cookie))
+                    (
+                        Flow(1, 10, when, goto=2, cookie=cookie),
+                        Flow(2, 10, where, to_port, None, cookie),
+                    )
                 )
             case RouteIntent():
                 if intent.key == context.scope:

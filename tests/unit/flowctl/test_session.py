@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ FEATURES_REPLY = 6
 
 
 @contextlib.asynccontextmanager
-async def flowctl(**options: object) -> AsyncIterator[Flowctl]:
+async def flowctl(**options: Any) -> AsyncIterator[Flowctl]:
     """One replica on an empty bus."""
     replica = await Flowctl(await Cluster().start(), **options).start()
     try:
@@ -72,11 +73,16 @@ class Peer:
         (b"\x06\x00\x00\x04\x00\x00\x00\x01" + bytes(8), "malformed"),
         (b"\x01\x00\x00\x08\x00\x00\x00\x01", "version"),
         (codec.encode_echo_request(1), "no_hello"),
-        (codec.encode_hello(1) + b"\x06\x13\x00\x10\x00\x00\x00\x02\x00\x01\x00\x00" + bytes(4), ""),
+        (
+            codec.encode_hello(1) + b"\x06\x13\x00\x10\x00\x00\x00\x02\x00\x01\x00\x00" + bytes(4),
+            "",
+        ),
     ],
 )
 async def test_garbage_closes_only_that_session(data: bytes, reason: str) -> None:
-    """Bytes that are no OpenFlow 1.5 handshake: closed, counted by reason; the next peer is served."""
+    """
+    Bytes that are no OpenFlow 1.5 handshake: closed, counted by reason; the next peer is served.
+    """
     async with flowctl() as replica:
         bad = await Peer.connect(replica)
         bad.writer.write(data)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dunlin.events.state import Progress
-from dunlin_flowctl.core.watermarks import Epochs, Watermarks
+from dunlin.watermarks import Epochs, Watermarks
 
 NOW = Epochs("facts-2", "intents-2")
 
@@ -32,7 +32,7 @@ def marks(*claims: Progress) -> Watermarks:
 
 
 def both(**fields: Any) -> list[Progress]:
-    """ipam and planner claim the same."""
+    """Ipam and planner claim the same."""
     return [claim("ipam", "i", **fields), claim("planner", "p", **fields)]
 
 
@@ -72,7 +72,9 @@ def test_not_complete(claims: list[Progress]) -> None:
 
 
 def test_every_shard_by_whoever() -> None:
-    """Shards may be claimed by several replicas, also twice; the least that covers all is enough."""
+    """
+    Shards may be claimed by several replicas, also twice; the least that covers all is enough.
+    """
     found = marks(
         claim("ipam", "i"),
         claim("planner", "p", shards=(0, 1), shard_count=3, intent_seq=200),

@@ -6,9 +6,7 @@ from dunlin_flowctl.adapters.session import Session, SessionClosed
 from dunlin_flowctl.core.program import FlowKey
 
 
-async def dump(
-    session: Session, at_most: int
-) -> tuple[dict[FlowKey, Flow], dict[int, Group]]:
+async def dump(session: Session, at_most: int) -> tuple[dict[FlowKey, Flow], dict[int, Group]]:
     """
     Everything that the switch holds.
 

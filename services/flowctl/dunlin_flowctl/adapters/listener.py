@@ -78,7 +78,9 @@ def tls_context(settings: FlowctlSettings, *, server: bool) -> ssl.SSLContext:
 
 
 class Listener:
-    """Gives every connection that has shaken hands to `serve`; a bad peer costs only its connection."""
+    """
+    Gives every connection that has shaken hands to `serve`; a bad peer costs only its connection.
+    """
 
     def __init__(self, settings: FlowctlSettings, metrics: FlowctlMetrics, serve: Serve) -> None:
         self._settings = settings
@@ -176,7 +178,7 @@ class Listener:
 
     def _report(self, session: Session, error: SessionClosed) -> None:
         self._metrics.openflow_errors.labels(error.reason).inc()
-        log.error("OpenFlow session failed", peer=session.peer, reason=str(error))  # noqa: TRY400
+        log.error("OpenFlow session failed", peer=session.peer, reason=str(error))
 
     def report_end(self, session: Session, end: SessionClosed) -> None:
         """Log the end of a session; count it unless somebody just hung up."""

@@ -1,10 +1,13 @@
-"""Every intent, compiled: what every managed switch should hold. Order and repetition do not matter."""
+"""
+Every intent, compiled: what every managed switch should hold. Order and repetition do not matter.
+"""
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dunlin.events.intents import AnyIntent, SwitchIntent, intent_id as make_id
+from dunlin.events.intents import AnyIntent, SwitchIntent
+from dunlin.events.intents import intent_id as make_id
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
@@ -110,7 +113,9 @@ class Desired:
         return self._put_own(intent_id, nodes, moment)
 
     def cannot_read(self, intent_id: IntentId, revision: int, reason: str) -> None:
-        """Its newest version does not parse: what stands of it stays as it is, and is never deleted."""
+        """
+        Its newest version does not parse: what stands of it stays as it is, and is never deleted.
+        """
         if revision > self.revision:
             self.revision = revision
             self.unreadable[intent_id] = reason
@@ -135,7 +140,9 @@ class Desired:
         return sorted(node for nodes in self._nodes_of_dpid.values() for node in nodes)
 
     def manage(self, node: str) -> Switch | None:
-        """Compile for the switch of `node`; None: it has no switch intent. Everything is unknown yet."""
+        """
+        Compile for the switch of `node`; None: it has no switch intent. Everything is unknown yet.
+        """
         intent = self.switch_intent(node)
         if intent is None:
             return None
@@ -170,7 +177,9 @@ class Desired:
         yield from self.switches[node].own.effective.values()
 
     def errors(self, node: str) -> list[tuple[IntentId, int, str]]:
-        """(intent, its revision, reason) of everything of this switch that is not as asked, by id."""
+        """
+        (intent, its revision, reason) of everything of this switch that is not as asked, by id.
+        """
         switch = self.switches[node]
         reasons: dict[IntentId, str] = {**self.failures, **switch.failures}
         for layer in (self.shared, switch.own):
@@ -203,7 +212,9 @@ class Desired:
         self._nodes_of_dpid.setdefault(intent.dpid, set()).add(intent.scope)
 
     def _new_context(self, node: str, moment: Moment) -> set[str]:
-        """The switch intent of `node` is new: so is everything that was compiled for that switch."""
+        """
+        The switch intent of `node` is new: so is everything that was compiled for that switch.
+        """
         if node not in self.switches:
             return set()
         intent = self.switch_intent(node)
@@ -239,15 +250,15 @@ class Desired:
         return program
 
     def _try(self, intent: AnyIntent, context: Any) -> tuple[Program, str]:
-        """Its program and no reason; or the empty program and why: one intent never stops the others."""
+        """
+        Its program and no reason; or the empty program and why: one intent never stops the others.
+        """
         try:
             return self._compiler.compile(intent, context), ""
         except Exception as error:  # noqa: BLE001 - the reason goes into Applied.errors and a metric
             return Program(), f"does not compile: {type(error).__name__}: {error}"
 
-    def _put_shared(
-        self, intent_id: IntentId, program: Program | None, moment: Moment
-    ) -> set[str]:
+    def _put_shared(self, intent_id: IntentId, program: Program | None, moment: Moment) -> set[str]:
         changes = self.shared.put(intent_id, program)
         if not changes:
             return set()

@@ -1,4 +1,6 @@
-"""Programs of many intents side by side: which intent owns which key. Incremental, O(changed intent)."""
+"""
+Programs of many intents side by side: which intent owns which key. Incremental, O(changed intent).
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -80,7 +82,9 @@ class Layer:
         return part.groups.get(key) if isinstance(key, int) else part.flows.get(key)
 
     def put(self, intent_id: IntentId, program: Program | None) -> Changes:
-        """Replace the program of one intent (None: it is gone); returns every intent that changed."""
+        """
+        Replace the program of one intent (None: it is gone); returns every intent that changed.
+        """
         before = self._programs.get(intent_id)
         if before == program:
             return {}
@@ -165,9 +169,7 @@ class Layer:
 def _same(old: Compiled, new: Compiled) -> bool:
     """A rebuild that gave the same part again."""
     return old is new or (
-        old.conflicts == new.conflicts
-        and old.flows == new.flows
-        and old.groups == new.groups
+        old.conflicts == new.conflicts and old.flows == new.flows and old.groups == new.groups
     )
 
 

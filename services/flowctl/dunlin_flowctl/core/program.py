@@ -105,9 +105,7 @@ class Workshop:
             made = self._made[(intent_id, program)] = self._build(intent_id, program, ())
         return made
 
-    def _build(
-        self, intent_id: IntentId, program: Program, lost: tuple[Conflict, ...]
-    ) -> Compiled:
+    def _build(self, intent_id: IntentId, program: Program, lost: tuple[Conflict, ...]) -> Compiled:
         without = {conflict.key for conflict in lost}
         flows: dict[FlowKey, Flow] = {}
         groups: dict[int, Group] = {}
