@@ -22,6 +22,9 @@ BENCHES = {
 """In this order; each is a module here with `run(options) -> list[Table]`."""
 
 
+WIDTH = 120
+
+
 def main() -> int:
     """Run, print, and write the JSON; 1 when a bench that was asked for by name cannot run."""
     names = "\n".join(f"  {name:16} {what}" for name, what in BENCHES.items())
@@ -37,7 +40,7 @@ def main() -> int:
     unknown = sorted(set(arguments.names) - set(BENCHES))
     if unknown:
         parser.error(f"no bench {', '.join(unknown)}; there are: {', '.join(BENCHES)}")
-    console, progress = Console(), Console(stderr=True)
+    console, progress = _console(), Console(stderr=True)
     about = machine.describe()
     console.print(machine.line(about), highlight=False)
     options = Options(
@@ -61,6 +64,12 @@ def main() -> int:
         found = {"machine": about, "quick": arguments.quick, "benches": results}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
     return int(missing)
+
+
+def _console() -> Console:
+    """Wide enough for the tables also in a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def run(name: str, options: Options) -> list[Table]:

@@ -161,7 +161,7 @@ def show(table: Table, console: Console) -> None:
 
 def _across(table: Table, shown: RichTable) -> None:
     """A line a way."""
-    shown.add_column("way")
+    shown.add_column("way", no_wrap=True)
     for metric in table.metrics:
         shown.add_column(_head(metric), justify="right")
         shown.add_column("ratio", justify="right")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.measure import Unavailable
-from dunlin_lab import netns
+from dunlin_lab import links, netns
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 TIMEOUT_S = 30.0
@@ -20,9 +20,9 @@ TIMEOUT_S = 30.0
 class Ovs:
     """One ovsdb-server and one ovs-vswitchd; `directory` is their OVS_RUNDIR."""
 
-    def __init__(self, directory: Path, namespace: str) -> None:
+    def __init__(self, directory: Path, namespace: Path) -> None:
         self.directory = directory
-        self._namespace = namespace
+        self.namespace = namespace
         names = ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR")
         self._env = os.environ | dict.fromkeys(names, str(directory))
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -44,7 +44,7 @@ class Ovs:
         rest = ("--no-chdir", f"--log-file={self.directory}/{command[0]}.log", "--pidfile")
         self._processes.append(
             netns.run_in(
-                netns.path_of(self._namespace),
+                self.namespace,
                 lambda: subprocess.Popen(
                     [*command, *rest, "-vconsole:off", "-vsyslog:off"],
                     env=self._env, cwd=self.directory, stderr=subprocess.DEVNULL,
@@ -96,7 +96,7 @@ class Ovs:
 @contextmanager
 def running() -> Iterator[Ovs]:
     """
-    An Open vSwitch, gone afterwards.
+    An Open vSwitch, gone afterwards; `namespace` has a loopback and nothing else.
 
     Raises:
         Unavailable: it is not installed, or we are not root.
@@ -107,12 +107,17 @@ def running() -> Iterator[Ovs]:
         raise Unavailable("no ovs-vswitchd (Debian: openvswitch-switch)")
     directory = Path(tempfile.mkdtemp(prefix="dunlin-bench-"))
     namespace = f"dunlin-bench-{os.getpid()}"
-    ovs = Ovs(directory, namespace)
+    ovs = Ovs(directory, netns.create(namespace))
     try:
-        netns.create(namespace)
+        netns.run_in(ovs.namespace, _loopback)
         ovs.start()
         yield ovs
     finally:
         ovs.stop()
         netns.delete(namespace)
         shutil.rmtree(directory)
+
+
+def _loopback() -> None:
+    with links.route() as ipr:
+        links.up(ipr, "lo")
