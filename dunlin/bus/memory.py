@@ -314,7 +314,8 @@ class MemoryBus:
             raise NoResponder(f"{subject}: nobody serves it")
         chosen = serving[next(self._turns) % len(serving)]
         try:
-            return await asyncio.wait_for(answer(chosen.handler, subject, data), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await answer(chosen.handler, subject, data)
         except TimeoutError:
             raise BusUnavailable(f"{subject}: no reply within {timeout_s} s") from None
 

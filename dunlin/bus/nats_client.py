@@ -142,6 +142,20 @@ class FastClient(Client):
         else:
             sink(subject, reply, data, headers)
 
+    async def request(self, *args: Any, **options: Any) -> Msg:
+        """
+        As nats-py's, but a cancellation that comes together with the reply is not lost.
+
+        nats-py waits by asyncio.wait_for, which swallows it before Python 3.12 (gh-86296): the task would go on
+        for ever.
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        reply = await super().request(*args, **options)
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return reply
+
     async def start(self, options: Options, wait_s: float | None) -> None:
         """
         Connect; goes on trying, now and after each loss, until closed.

@@ -54,13 +54,18 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Who writes: `shard_of(subject)` says in which share of the work an intent is."""
+    """
+    Who writes: `shard_of(subject)` says in which share of the work an intent is.
+
+    `may_withdraw(subject)`: enough is known to say that this one is not wanted any more.
+    """
 
     service: Literal["ipam", "planner"]
     replica: str
     shard_count: int
     shard_of: Callable[[str], int]
     owned: Callable[[], frozenset[int]]
+    may_withdraw: Callable[[str], bool] = lambda _subject: True
 
 
 def digest_of(intent: AnyIntent) -> bytes:
@@ -239,7 +244,7 @@ class IntentWriter:
             standing = self.standing.get(subject)
             if digest == (standing.digest if standing else None):
                 self.pending.discard(subject)
-            elif intent is not None or complete:
+            elif intent is not None or (complete and self._role.may_withdraw(subject)):
                 data = wire.encode(intent) if intent else TOMBSTONE
                 todo.append((Message(subject, data, expected_seq=self._seq_of(subject)), digest))
         return todo

@@ -19,7 +19,7 @@ class ShardLeases:
     much gives up the highest. `on_change` is called whenever `owned()` may have changed.
     """
 
-    def __init__(  # noqa: PLR0913 - keyword-only from the fifth on
+    def __init__(
         self,
         leases: Leases,
         service: str,

@@ -1,6 +1,5 @@
 """What ipam knows: its ledger, the evidence of Kubernetes and the nodes, and indexes over both."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
@@ -22,7 +21,7 @@ from dunlin.events.facts import (
     kind_of,
 )
 from dunlin.model.addresses import IPAddress, IPNetwork
-from dunlin_ipam.core.blocks import block_around, network_order, offset_of
+from dunlin_ipam.core.blocks import network_order, offset_of
 
 KINDS: dict[str, type[Fact]] = {
     kind_of(fact_type): fact_type
@@ -170,7 +169,10 @@ class State:
     lines_of_pod: Index = field(default_factory=dict)
     nodes_with_cidr: Index = field(default_factory=dict)
     buckets: Index = field(default_factory=dict)
-    prefixes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    use_at: dict[tuple[int, int, int], BlockUse] = field(default_factory=dict)
+    """By version, length of the prefix, and the prefix as a number."""
+    prefixes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """By version, the lengths of all blocks' prefixes; long ones first."""
 
     # --- queries ---------------------------------------------------------------------------------
 
@@ -197,9 +199,9 @@ class State:
 
     def block_with(self, ip: IPAddress) -> BlockUse | None:
         """The block that an address is in; the narrowest, should several overlap."""
-        lengths = [p for (version, p), count in self.prefixes.items() if count and version == ip.version]
-        for prefixlen in sorted(lengths, reverse=True):
-            use = self.uses.get(block_around(ip, prefixlen))
+        version, number, bits = ip.version, int(ip), ip.max_prefixlen
+        for prefixlen in self.prefixes.get(version, ()):
+            use = self.use_at.get((version, prefixlen, number >> (bits - prefixlen)))
             if use is not None:
                 return use
         return None
@@ -306,11 +308,15 @@ class State:
         if old is not None:
             _move(self.blocks_of_node, (old.node,), (), old.cidr)
             self.uses.pop(old.cidr, None)
-            self.prefixes[old.cidr.version, old.cidr.prefixlen] -= 1
+            self.use_at.pop(_prefix(old.cidr), None)
         if new is not None:
             _move(self.blocks_of_node, (), (new.node,), new.cidr)
-            self.prefixes[new.cidr.version, new.cidr.prefixlen] += 1
-            self.uses[new.cidr] = BlockUse(new)
+            self.uses[new.cidr] = self.use_at[_prefix(new.cidr)] = BlockUse(new)
+            known = self.prefixes.get(new.cidr.version, ())
+            if new.cidr.prefixlen not in known:
+                self.prefixes[new.cidr.version] = tuple(
+                    sorted((*known, new.cidr.prefixlen), reverse=True)
+                )
         for ip in self._lines_in(subject.cidr):
             touched.add(self.lines[ip].fact.node)
             self._note(ip)
@@ -385,6 +391,11 @@ class State:
 
 
 BUCKET_BITS = 8
+
+
+def _prefix(block: IPNetwork) -> tuple[int, int, int]:
+    number = int(block.network_address) >> (block.max_prefixlen - block.prefixlen)
+    return block.version, block.prefixlen, number
 
 
 def _bucket(ip: IPAddress) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from dunlin.events.facts import AddressFact, AttachmentFact, NodeFact
+from dunlin.events.facts import AddressFact, AttachmentFact, BlockFact, NodeFact
 from dunlin.events.rpc import (
     Allocated,
     AllocateRequest,
@@ -17,7 +17,7 @@ from dunlin.events.rpc import (
 from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_ipam.core.blocks import can_be_given, gateway_of, network_order
 from dunlin_ipam.core.choose import block_of, free_address, rank_own
-from dunlin_ipam.core.claims import carve_write, families, pod_cidr_claims
+from dunlin_ipam.core.claims import carve_write, families, pod_cidr_claims, reclaims
 from dunlin_ipam.core.events import Write
 from dunlin_ipam.state import Line, Owner, State
 
@@ -27,6 +27,11 @@ class Need:
     """Write these and ask again; one that is refused has been overtaken, so ask again too."""
 
     writes: tuple[Write, ...]
+
+    @property
+    def claims_blocks(self) -> bool:
+        """Compare-and-set does not see that two different blocks overlap, or that one is enough."""
+        return any(isinstance(write.fact, BlockFact) for write in self.writes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ def _place(line: Line) -> tuple[str, IPAddress]:
 
 def _missing_blocks(state: State, node: NodeFact, context: Context) -> Need | Refused | None:
     """What the node must be given before anything of its blocks can; None if it has them."""
-    claims = tuple(pod_cidr_claims(state, node))
+    claims = (*pod_cidr_claims(state, node), *reclaims(state, node.name))
     if claims:
         return Need(claims)
     have = {cidr.version for cidr in state.blocks(node.name)}
