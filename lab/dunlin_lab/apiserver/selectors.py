@@ -115,15 +115,16 @@ _OPERATORS: dict[str, Operator] = {
 
 
 def from_object(selector: Obj | None) -> LabelSelector:
-    """Read a metav1.LabelSelector that validation has accepted."""
+    """Read a metav1.LabelSelector; a term that validation would refuse selects nothing."""
     found = selector or {}
     terms = [
         Requirement(key, "in", frozenset((value,)))
         for key, value in sorted((found.get("matchLabels") or {}).items())
     ]
     for term in found.get("matchExpressions") or ():
-        operator = _OPERATORS[term["operator"]]
-        terms.append(Requirement(term["key"], operator, frozenset(term.get("values") or ())))
+        operator = _OPERATORS.get(term.get("operator", ""))
+        values = frozenset(term.get("values") or ()) if operator is not None else frozenset()
+        terms.append(Requirement(term.get("key", ""), operator or "in", values))
     return LabelSelector(tuple(terms))
 
 

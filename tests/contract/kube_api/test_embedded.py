@@ -278,3 +278,52 @@ def test_namespace_goes_with_its_content(client: httpx.Client) -> None:
     )
     client.delete(f"{pods}/p?gracePeriodSeconds=0").raise_for_status()
     eventually("gone", lambda: client.get("/api/v1/namespaces/t").status_code == 404)
+
+
+def test_dual_stack_service_there_and_back(tmp_path: Path) -> None:
+    """A Service gains its second address with PreferDualStack and gives it up with SingleStack."""
+    arguments = ("--service-cidr", "10.96.0.0/16,fd00:96::/112")
+    with kube_api.embedded(tmp_path, *arguments) as server, server.client() as client:
+        body = {"metadata": {"name": "s"}, "spec": {"ports": [{"port": 1}]}}
+        first = client.post(SERVICES, json=body).json()["spec"]
+        assert first["ipFamilies"] == ["IPv4"]
+        shown = []
+        for policy in ("PreferDualStack", "SingleStack"):
+            patch = {"spec": {"ipFamilyPolicy": policy}}
+            answer = client.patch(f"{SERVICES}/s", json=patch, headers=MERGE)
+            assert answer.is_success, answer.text
+            shown.append(answer.json()["spec"])
+        assert shown[0]["ipFamilies"] == ["IPv4", "IPv6"]
+        assert shown[0]["clusterIPs"][0] == first["clusterIP"]
+        assert shown[0]["clusterIPs"][1].startswith("fd00:96::")
+        assert (shown[1]["clusterIPs"], shown[1]["ipFamilies"]) == (first["clusterIPs"], ["IPv4"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (SERVICES, {"spec": {"ports": [{"protocol": "UDP"}], "selector": {"app": "odd"}}}),
+        (SERVICES, {"spec": {"clusterIP": "10.96.0.999", "ports": [{"port": 99999}]}}),
+        (PODS, {"spec": {"containers": [{"ports": [{"name": "http"}]}], "nodeName": "gone"}}),
+        (
+            "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+            {"spec": {"podSelector": {"matchExpressions": [{"operator": "Odd"}]}}},
+        ),
+    ],
+)
+def test_injected_objects_break_nothing(
+    client: httpx.Client, path: str, body: dict[str, Any]
+) -> None:
+    """Whatever is stored unchecked can be listed, shown as a Table, changed and deleted."""
+    query = {"dunlin-validate": "false"}
+    body = {"metadata": {"name": "odd", "labels": {"app": "odd"}}, **body}
+    made = client.post(path, json=body, params=query)
+    assert made.status_code == 201, made.text
+    table = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    assert client.get(path, headers=table).is_success
+    assert client.get(path).is_success
+    patch = {"metadata": {"labels": {"more": "1"}}}
+    answer = client.patch(f"{path}/odd", json=patch, headers=MERGE)
+    assert answer.is_success, answer.text
+    client.delete(f"{path}/odd?gracePeriodSeconds=0").raise_for_status()
+    assert client.get(f"{path}/odd").status_code == 404

@@ -95,13 +95,13 @@ def ports_of(service: Obj, pod: Obj) -> list[Obj]:
 
 def target_port(port: Obj, pod: Obj) -> int | None:
     """Return the number a Service port's targetPort has in a Pod."""
-    target = port.get("targetPort", port["port"])
+    target = port.get("targetPort", port.get("port"))
     if isinstance(target, int):
         return target
     for container in pod["spec"].get("containers") or ():
         for item in container.get("ports") or ():
             if item.get("name") == target and item.get("protocol") == port["protocol"]:
-                number: int = item["containerPort"]
+                number: int | None = item.get("containerPort")
                 return number
     return None
 

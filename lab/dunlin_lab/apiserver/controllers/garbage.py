@@ -14,7 +14,14 @@ from dunlin_lab.apiserver.deletion import (
     delete,
     remove_finalizer,
 )
-from dunlin_lab.apiserver.resources import BY_QUALIFIED, EVENTS, LEASES, RESOURCES, Resource
+from dunlin_lab.apiserver.resources import (
+    BY_KIND,
+    BY_QUALIFIED,
+    EVENTS,
+    LEASES,
+    RESOURCES,
+    Resource,
+)
 from dunlin_lab.apiserver.values import Obj, meta, thaw
 
 if TYPE_CHECKING:
@@ -71,11 +78,16 @@ class GarbageCollector(Controller):
                 self._finish_orphan(resource, found)
             return
         references = metadata.get("ownerReferences") or []
-        present = [item for item in references if self._owners.exists(item["uid"])]
+        present = [item for item in references if self._is_there(item)]
         if references and not present:
             delete(self.registry, resource, found.namespace, found.name)
         elif len(present) < len(references):
             self._keep_owners(resource, found, present)
+
+    def _is_there(self, reference: Obj) -> bool:
+        """Tell whether an owner exists; one of a kind that is not watched counts as there."""
+        resource = BY_KIND.get((reference["apiVersion"], reference["kind"]))
+        return resource not in _WATCHED or self._owners.exists(reference["uid"])
 
     def _finish_foreground(self, resource: Resource, owner: Stored) -> None:
         waiting = False

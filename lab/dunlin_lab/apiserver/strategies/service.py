@@ -104,6 +104,10 @@ def _inherit(spec: Obj, old: Obj) -> None:
         for name in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
             if name in old and not spec.get(name):
                 spec[name] = old[name]
+    single = spec.get("ipFamilyPolicy") == "SingleStack" != old.get("ipFamilyPolicy")
+    if single and spec.get("ipFamilies") == old.get("ipFamilies"):
+        for name in ("clusterIPs", "ipFamilies"):  # the second family is given up
+            spec[name] = (spec.get(name) or [])[:1]
     before = {(p.get("protocol"), p.get("port")): p.get("nodePort") for p in old.get("ports", ())}
     for port in spec.get("ports") or ():
         allocated = before.get((port.get("protocol", "TCP"), port.get("port")))
@@ -164,8 +168,6 @@ def _default_families(spec: Obj, available: list[str]) -> None:
         other = next(item for item in _FAMILIES if item != families[0])
         if other in available or bare:
             families.append(other)
-    if policy == "SingleStack" and len(families) == _DUAL and not dual:
-        families = families[:1]
     spec["ipFamilies"] = families
 
 

@@ -7,7 +7,7 @@ Members not named here are kept as they are, unchecked.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -16,6 +16,15 @@ from dunlin_lab.apiserver.values import Obj
 
 _Labels = dict[str, str]
 _IntOrString = int | str
+
+
+class _Owner(TypedDict):
+    apiVersion: str
+    kind: str
+    name: str
+    uid: str
+    controller: NotRequired[bool]
+    blockOwnerDeletion: NotRequired[bool]
 
 
 class _Meta(TypedDict, total=False):
@@ -30,7 +39,7 @@ class _Meta(TypedDict, total=False):
     labels: _Labels
     annotations: _Labels
     finalizers: list[str]
-    ownerReferences: list[dict[str, Any]]
+    ownerReferences: list[_Owner]
     managedFields: list[dict[str, Any]]
 
 
