@@ -67,6 +67,20 @@ _NAT = struct.Struct("!2xHH")
 _NAT_FLAGS = {"": 0, "src": NAT_SRC, "dst": NAT_DST}
 
 
+_NAT_RANGES = {
+    addresses | ports
+    for addresses in (
+        0,
+        RANGE_IPV4_MIN,
+        RANGE_IPV4_MIN | RANGE_IPV4_MAX,
+        RANGE_IPV6_MIN,
+        RANGE_IPV6_MIN | RANGE_IPV6_MAX,
+    )
+    for ports in (0, RANGE_PORT_MIN, RANGE_PORT_MIN | RANGE_PORT_MAX)
+}
+"""What `Nat` can say: no maximum without its minimum, one family."""
+
+
 class _Unsupported(Exception):
     """A form of a known action that `flow.py` has no word for."""
 
@@ -245,10 +259,10 @@ def _says_all(action: Action, data: bytes) -> bool:
     """
     No bit of the bytes is lost in the action: better unknown than wrong.
 
-    Output's max_len says nothing to a port, a SetField is read whole or not at all; learn() names
-    its fields in older classes.
+    Output's max_len says nothing to a port, SetField and Ct are read whole or not at all; learn()
+    names its fields in older classes.
     """
-    if isinstance(action, (Output, OutputReg, SetField)):
+    if isinstance(action, (Output, OutputReg, SetField, Ct)):
         return True
     try:
         again = _encode_action(action)
@@ -377,7 +391,7 @@ def _nested(data: bytes) -> list[Action | Nat]:
 def _decode_nat(data: bytes) -> Nat:
     flags, present = struct.unpack_from("!HH", data, 12)
     direction = {0: "", NAT_SRC: "src", NAT_DST: "dst"}.get(flags & 3)
-    if direction is None or flags & ~(NAT_SRC | NAT_DST | NAT_RANDOM) or present > 0x3F:
+    if direction is None or flags & ~(NAT_SRC | NAT_DST | NAT_RANDOM) or present not in _NAT_RANGES:
         raise _Unsupported
     offset, addresses, ports = 16, [], []
     for bit, length in ((1, 4), (2, 4), (4, 16), (8, 16)):
@@ -391,7 +405,7 @@ def _decode_nat(data: bytes) -> Nat:
         if present & bit:
             ports.append(struct.unpack_from("!H", data, offset)[0])
             offset += 2
-    if len(addresses) > 2:
+    if 0 in ports:
         raise _Unsupported
     low, high = (*addresses, None, None)[:2]
     port_min, port_max = (*ports, 0, 0)[:2]

@@ -9,7 +9,6 @@ deleted. Source: ovs-fields(7); nicira-ext.h's ERICOXM fields for the two of nei
 
 import struct
 from functools import lru_cache
-from operator import attrgetter
 
 from dunlin.openflow.fields import FIELDS
 from dunlin.openflow.flow import FieldMatch, Match
@@ -93,7 +92,6 @@ _EXACT = {
     for header, name in _NAMES.items()
     if not name.startswith("xxreg")
 }
-_BY_FIELD = attrgetter("field")
 
 
 # --- out ------------------------------------------------------------------------------------------
@@ -179,19 +177,19 @@ def decode_match(data: bytes, offset: int, end: int) -> tuple[Match, int]:
 
 def decode_oxms(data: bytes) -> Match:
     """A sequence of OXMs without padding. Raises OpenFlowError: cut off, or a field twice."""
-    items: list[FieldMatch] = []
-    offset, end = 0, len(data)
+    found: dict[str, FieldMatch] = {}
+    offset, end, count = 0, len(data), 0
     while offset < end:
         after = offset + 4 + data[offset + 3] if offset + 4 <= end else end + 1
         if after > end:
             raise OpenFlowError(f"a match field at byte {offset} of {end} is cut off")
-        items += _decode_oxm(data[offset:after])
+        for item in _decode_oxm(data[offset:after]):
+            found[item.field] = item
+            count += 1
         offset = after
-    if len(items) > 1:
-        items.sort(key=_BY_FIELD)
-        if len(set(map(_BY_FIELD, items))) != len(items):
-            raise OpenFlowError("a match has one field twice")
-    return tuple(items)
+    if len(found) != count:
+        raise OpenFlowError("a match has one field twice")
+    return tuple([found[name] for name in sorted(found)])
 
 
 @lru_cache(maxsize=1 << 16)
