@@ -34,6 +34,8 @@ SHARD_COUNT = 16
 FILTERS = (f"{subjects.PREFIX}.intent.*.endpoint.*",)
 ROUNDS_MAX = 32
 RETRY_S = 0.2
+LATER_MS = 200
+"""How long duties that no intent waits for are put off, so that a burst of requests is not slowed."""
 
 
 def shard_of_node(node: str) -> int:
@@ -139,17 +141,19 @@ class Shell:
         # What is claimed is what was read when the touched nodes were taken.
         mark = Watermark(self.view.epoch, self.view.seq, complete=True)
         now = self.view.now_ms()
-        nodes = self.view.touched | {node for node, due in self.due_ms.items() if due <= now}
-        self.view.touched = set()
+        touched, self.view.touched = self.view.touched, set()
+        for node in self.view.state.later:
+            self.due_ms[node] = min(self.due_ms.get(node, now + LATER_MS), now + LATER_MS)
+        self.view.state.later.clear()
+        due = {node for node, at in self.due_ms.items() if at <= now}
         try:
-            for node in sorted(nodes):
+            for node in sorted(touched | due):
+                self.due_ms.pop(node, None)
                 if shard_of_node(node) in self.working:
-                    await self._work_on(node)
-                else:
-                    self.due_ms.pop(node, None)
+                    await self._work_on(node, dutiful=node in due)
         except BusUnavailable as error:
             log.warning("duties not done", error=str(error))
-            self.view.touched |= nodes
+            self.view.touched |= touched | due
             await asyncio.sleep(RETRY_S)
             self.nudge.set()
             return
@@ -166,11 +170,26 @@ class Shell:
         for node in [node for node in self.planned if shard_of_node(node) in lost]:
             del self.planned[node]
         self.working = owned
-        self.view.touched |= self.view.state.known_nodes()
+        for node in self.view.state.known_nodes():
+            if shard_of_node(node) in gained:
+                self.view.touched.add(node)
+                self.due_ms[node] = 0
         self.writer.review(gained)
         self._claimed = ("", -1)
 
-    async def _work_on(self, node: str) -> None:
+    async def _work_on(self, node: str, *, dutiful: bool) -> None:
+        """Plan; duties at once only where the plan waits for them, else a little later, many together."""
+        if not dutiful:
+            self._plan(node)
+            dutiful = any(f.severity == "waiting" for f in self._found(node))
+        if dutiful:
+            await self._do_duties(node)
+            self._plan(node)
+        else:
+            self.due_ms[node] = self.view.now_ms() + LATER_MS
+        await asyncio.sleep(0)
+
+    async def _do_duties(self, node: str) -> None:
         async with self.locks.hold(node):
             for _ in range(ROUNDS_MAX):
                 found = duties(self.view.state, node, self.view.now_ms())
@@ -179,15 +198,20 @@ class Shell:
                 for write in found.writes:
                     kind = kind_of(type(write.fact))
                     self._observer.duties.labels(kind).inc()
-                    log.info("ledger", line=str(write.fact.name), node=node, gone=write.gone)
+                    log.info(
+                        "ledger",
+                        line=write.fact.name,
+                        node=node,
+                        change="forgotten" if write.gone else getattr(write.fact, "state", "claimed"),
+                    )
                 await self.view.write(found.writes)
-        if found.writes:
-            self.view.touched.add(node)
-        self.due_ms.pop(node, None)
         if found.again_ms is not None:
             self.due_ms[node] = found.again_ms
-        self._plan(node)
-        await asyncio.sleep(0)
+        if found.writes:
+            self.due_ms[node] = self.view.now_ms()
+
+    def _found(self, node: str) -> tuple[Finding, ...]:
+        return self.planned.get(node, Plan()).findings
 
     def _plan(self, node: str) -> None:
         old, new = self.planned.get(node, Plan()), plan_node(self.view.state, node)

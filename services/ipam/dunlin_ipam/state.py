@@ -146,7 +146,8 @@ class State:
     """
     The newest fact of each object, with indexes; changed only by `put` and `drop`.
 
-    Both return the nodes whose duties or intents may change by that. `seqs`: last sequence on each ledger
+    Both return the nodes whose intents may change by that; nodes of which only duties may have changed
+    are put into `later`, for the caller to empty. `seqs`: last sequence on each ledger
     subject, tombstones too: what compare-and-set has to expect.
     """
 
@@ -158,6 +159,7 @@ class State:
     attachment_seqs: dict[Name, int] = field(default_factory=dict)
     gone_since: dict[str, int] = field(default_factory=dict)
     """Node -> when (Unix ms) it was found that the Kubernetes API does not have it."""
+    later: set[str] = field(default_factory=set)
     lines_of_owner: Index = field(default_factory=dict)
     lines_of_node: Index = field(default_factory=dict)
     blocks_of_node: Index = field(default_factory=dict)
@@ -340,7 +342,8 @@ class State:
         self._note(subject.ip)
         claimants = {name.namespace for name in self.attachments_with.get(subject.ip, ())}
         claimants |= {self.facts["pod"][name].node for name in self.pods_with.get(subject.ip, ())}
-        return claimants | {fact.node for fact in (old, new) if fact}
+        self.later |= {fact.node for fact in (old, new) if fact}
+        return claimants
 
     @_index.register
     def _(self, subject: PodFact, old: PodFact | None, new: PodFact | None) -> set[str]:
