@@ -96,11 +96,13 @@ class LabCluster:
                 return str(item["url"])
         raise AssertionError(f"no {service}/{replica}")
 
-    def ready(self, *services: str) -> None:
-        """Until these answer that they are ready."""
-        for service in services:
-            url = self.url(service)
-            eventually(f"{service} is ready", lambda url=url: _is_ready(url))
+    def ready(self) -> None:
+        """Until every service of Dunlin answers that it is ready."""
+        for item in self.status()["services"]:
+            if item["url"] and item["service"] != "apiserver":
+                url = str(item["url"])
+                what = f"{item['service']}/{item['replica']} is ready"
+                eventually(what, lambda url=url: _is_ready(url))
 
     def kubectl(self, *arguments: str) -> str:
         """kubectl on this cluster, with a home of its own."""

@@ -13,7 +13,7 @@ from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
-SERVICES = ["watcher", "ipam", "planner", "flowctl", "metrics", "agent", "nats"]
+SERVICES = ["watcher", "ipam", "planner", "flowctl", "agent", "nats"]
 
 
 class Traffic:
@@ -97,7 +97,7 @@ def test_kill_and_restart(
         "ipam",
     )
     cluster.start(service)
-    cluster.ready("watcher", "ipam", "planner", "flowctl", "metrics")
+    cluster.ready()
     cluster.endpoints_ready(namespace, f"new-{service}", 2)
     cluster.wait(60)
     for address in meanwhile:
@@ -115,14 +115,14 @@ def test_delete_jetstream(
     cluster: LabCluster, pods: tuple[str, list[dict[str, Any]], str], traffic: Traffic
 ) -> None:
     """All JetStream data gone and every service restarted: same flows, no packet lost."""
-    names = ["watcher", "ipam", "planner", "flowctl", "metrics", "agent"]
+    names = [name for name in SERVICES if name != "nats"]
     before = [cluster.flows(node) for node in cluster.nodes]
     for service in ("nats", *names):
         cluster.kill(service)
     cluster.wipe_jetstream()
     for service in ("nats", *names):
         cluster.start(service)
-    cluster.ready("watcher", "ipam", "planner", "flowctl", "metrics")
+    cluster.ready()
     cluster.wait(60)
     traffic.stop()
     assert [cluster.flows(node) for node in cluster.nodes] == before
