@@ -1,4 +1,4 @@
-"""rpc.flowctl.barrier.<node>: is it in force there?"""
+"""rpc.flowctl.barrier.<node>: whether it is in force there."""
 
 import time
 from typing import TYPE_CHECKING

@@ -1,6 +1,4 @@
-"""
-Writes to one switch: what is pending, or the difference from a dump; accounts for the outcome.
-"""
+"""Writes to one switch: what is pending, or the difference from a dump."""
 
 import asyncio
 import random
@@ -38,7 +36,7 @@ class Changes:
     """
     One switch while this replica owns it; one piece of work at a time.
 
-    `swept`: the last comparison was allowed to delete. `not_before`, `next_audit`: monotonic seconds.
+    `swept`: the last comparison might delete. `not_before`, `next_audit`: monotonic seconds.
     `expected`: flows whose removal the switch will announce because it was asked for.
     """
 
@@ -142,8 +140,9 @@ class Changes:
 
     async def _write(self, work: Work, plan: Plan) -> bool:
         """
-        Write a plan; true once all of it is on the switch. Otherwise the work is pending again,
-        but for the intents that were refused.
+        Write a plan; true once all of it is on the switch.
+
+        Otherwise the work is pending again, but for the intents that were refused.
         """
         written = 0
         self.expected.update(plan.deleted_flows())

@@ -7,9 +7,7 @@ from dunlin.service.settings import CommonSettings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class FlowctlSettings(CommonSettings):
-    """
-    flowctl owns the OpenFlow sessions: compiles intents, writes them to switches, acknowledges.
-    """
+    """Settings of flowctl: it compiles intents, writes them to switches, acknowledges."""
 
     openflow_listen: tuple[str, ...] = setting(
         ("tcp:127.0.0.1:6653",),

@@ -142,7 +142,7 @@ def _ports(
 
 
 def _endpoint(actions: Sequence[Action]) -> str:
-    """Where a bucket sends connections: `10.0.1.5:80`, `[fd00::5]:80`; "" if it translates nothing."""
+    """Where a bucket sends connections: `10.0.1.5:80`, `[fd00::5]:80`; "" for nowhere."""
     for action in actions:
         nat = action.nat if isinstance(action, Ct) else None
         if nat is not None and nat.direction == "dst" and nat.address is not None:
@@ -155,7 +155,7 @@ def _group(desired: Desired, group: messages.GroupCounters) -> GroupCountersMode
     owner = desired.shared.owner(group.group_id) or ""
     content = desired.shared.content(group.group_id)
     buckets = getattr(content, "buckets", ())
-    # Statistics come in the order of the buckets; while a change is under way the numbers may differ.
+    # Statistics come in the order of the buckets; during a change their number may differ.
     known = buckets if len(buckets) == len(group.buckets) else (None,) * len(group.buckets)
     return GroupCountersModel(
         group_id=group.group_id,

@@ -9,8 +9,8 @@ from dunlin.openflow import codec
 from dunlin.openflow.flow import Group
 from dunlin_flowctl.core.delta import ChangeSet, Step
 
-# Every bundle of every session has the same ids, so that its bytes can be shared: a session writes one
-# bundle at a time and waits for its commit.
+# Every bundle of every session has the same ids, so that its bytes can be shared: a session writes
+# one bundle at a time and waits for its commit.
 BUNDLE_ID = 1
 SHARED_XID = 0x1000_0000
 OWN_XID = 0x2000_0000
@@ -54,9 +54,7 @@ class Bundle:
         return sum(len(segment.data) for segment in self.segments) + len(OPEN) + len(COMMIT)
 
     def intent_of(self, xid: int) -> IntentId | None:
-        """
-        The intent of the message with this xid; None for what no intent explains or a foreign xid.
-        """
+        """The intent of the message with this xid; None for what no intent explains."""
         for segment in self.segments:
             if 0 <= xid - segment.first_xid < len(segment.intents):
                 return segment.intents[xid - segment.first_xid]
@@ -71,8 +69,8 @@ class ProgramCache:
     """
     Messages of compiled intents and whole shared change sets, as bytes; the least used go first.
 
-    `messages_max`, `changes_max`: how many of each are kept. `shared_used`, `shared_made`: shared change
-    sets asked for and encoded so far.
+    `messages_max`, `changes_max`: how many of each are kept. `shared_used`, `shared_made`: shared
+    change sets asked for and encoded so far.
     """
 
     messages_max: int = 400_000

@@ -10,9 +10,7 @@ from dunlin_flowctl.state import State
 
 
 class SwitchCollector(Collector):
-    """
-    Switches by state; flows, groups, pending and errors of each switch that this replica owns.
-    """
+    """Switches by state; flows, groups, pending and errors of each that this replica owns."""
 
     def __init__(self, shell: Shell, state: State) -> None:
         self._shell = shell
@@ -36,7 +34,7 @@ class SwitchCollector(Collector):
             "groups": "Groups that a switch holds of its intents.",
             "pending": "Intents that a switch lacks.",
             "errors": "Intents that are not in force as asked.",
-            "revision": "Every intent up to this sequence is in force there, but those with errors.",
+            "revision": "Intents up to this sequence are in force there, but those with errors.",
         }
         families = {
             name: GaugeMetricFamily(f"dunlin_flowctl_{name}", text, labels=["node"])

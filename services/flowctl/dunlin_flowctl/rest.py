@@ -45,7 +45,7 @@ def _known(state: State, node: str) -> None:
 
 
 def _session(state: State, node: str) -> Session:
-    """This replica's session with the switch of a node."""
+    """The session of this replica with the switch of a node."""
     _known(state, node)
     intent, fact = state.desired.switch_intent(node), state.facts.get(node)
     dpid = intent.dpid if intent else fact.dpid if fact else 0
@@ -101,9 +101,7 @@ def _add_live(routes: APIRouter, state: State) -> None:
 
     @routes.get("/switches/{node}/counters", tags=["switches"])
     async def counters(node: str) -> Counters:
-        """
-        Packets and bytes, read from the switch now (at most once in DUNLIN_COUNTERS_INTERVAL_S).
-        """
+        """Packets and bytes, read now (at most once in DUNLIN_COUNTERS_INTERVAL_S)."""
         session = _session(state, node)
         with _reachable(node):
             return await counters_of.read(node, session)

@@ -4,6 +4,7 @@ import time
 
 import structlog
 
+from dunlin.bus.base import BusError
 from dunlin.events.state import Applied, AppliedError
 from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import is_ours
@@ -18,6 +19,9 @@ from dunlin_flowctl.state import State, now_ms
 log = structlog.get_logger(__name__)
 
 ERRORS_MAX = 100
+PAUSE_S = 1.0
+"""Before trying to own a switch again after it did not work."""
+
 LOOK_S = 5.0
 """The longest sleep of a runner that has nothing to do."""
 
@@ -41,7 +45,7 @@ class SwitchRunner:
     # --- owning -----------------------------------------------------------------------------------
 
     def wanted(self) -> bool:
-        """This session is still the one of this node's switch."""
+        """The session is still the one of the switch of `node`."""
         desired, sessions = self.state.desired, self.state.sessions
         return (
             not self.session.closed
@@ -52,20 +56,22 @@ class SwitchRunner:
     async def run(self) -> None:
         """Until the session ends or its dpid means another node. Raises SessionClosed."""
         self.session.on_closed(self.signal.notify)
-        await self.session.become_slave()
-        name = f"switch/{self.session.dpid:016x}"
         while self.wanted():
-            async with self.state.ownership.hold(name, self.wanted, self.signal) as held:
-                if held is None:
-                    return
-                try:
-                    await self._become_master(held)
-                    await self._own(held)
-                except NotMaster as error:
-                    self.state.metrics.openflow_errors.labels("not_master").inc()
-                    self._log.warning("lost the switch to another master", error=str(error))
-            if not self.session.closed:
+            try:
                 await self.session.become_slave()
+                await self._hold()
+            except (NotMaster, Refusal, BusError) as error:
+                reason = type(error).__name__.lower()
+                self.state.metrics.openflow_errors.labels(reason).inc()
+                self._log.warning("cannot own the switch now", error=str(error))
+                await self.signal.wait_for(lambda: not self.wanted(), PAUSE_S)
+
+    async def _hold(self) -> None:
+        name = f"switch/{self.session.dpid:016x}"
+        async with self.state.ownership.hold(name, self.wanted, self.signal) as held:
+            if held is not None:
+                await self._become_master(held)
+                await self._own(held)
 
     async def _become_master(self, held: Held) -> None:
         try:
@@ -73,7 +79,7 @@ class SwitchRunner:
         except Refusal as refusal:
             if not held.valid:
                 raise NotMaster(str(refusal)) from refusal
-            # The lease is ours beyond doubt: the switch remembers a life of the lease bucket that is over.
+            # The lease is ours beyond doubt: the switch remembers a bucket's life that is over.
             await self._outbid(held)
 
     async def _outbid(self, held: Held) -> None:
@@ -203,7 +209,7 @@ class SwitchRunner:
         return changes is not None and changes.swept and not changes.switch.leftovers
 
     def applied(self, *, connected: bool = True) -> Applied:
-        """This switch's acknowledgement, as of now."""
+        """The acknowledgement of the switch, as of now."""
         switch, desired = self.switch, self.state.desired
         errors = desired.errors(self.node) if self._current() else []
         return Applied(

@@ -196,9 +196,7 @@ class Shell:
                 )
 
     def _check_strangers(self) -> None:
-        """
-        Raises SessionClosed when there are too many; before the intents are read nobody is one.
-        """
+        """Raises SessionClosed when too many; before the intents are read nobody is one."""
         state = self._state
         strangers = sum(1 for dpid in state.sessions if state.desired.node_of(dpid) is None)
         if state.caught_up and strangers > state.settings.unknown_max:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 @dataclass
 class State:
     """
-    `caught_up`: the intents' initial state has been read, in this epoch: switches may be written to.
+    `caught_up`: the intents' initial state has been read, in this epoch: switches may be written.
 
-    `sessions` by dpid, `runners` by node (switches that this replica owns now), `applied` by node (of
-    all replicas), `facts`: switch facts by node. `moved` is notified when anything but a switch's
-    own progress changes.
+    `sessions` by dpid, `runners` by node (switches that this replica owns now), `applied` by node
+    (of all replicas), `facts`: switch facts by node. `moved` is notified when anything but
+    a switch's own progress changes.
     """
 
     settings: FlowctlSettings
@@ -55,9 +55,7 @@ class State:
 
     @property
     def may_delete(self) -> bool:
-        """
-        What no intent explains does not exist: see "When may flowctl delete?" in the contracts.
-        """
+        """What no intent explains does not exist: see the contracts, "When may flowctl delete?"."""
         if not (self.caught_up and self.facts_epoch and self.intents_epoch):
             return False
         needed = self.watermarks.complete(self.epochs)

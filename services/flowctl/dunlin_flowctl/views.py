@@ -135,9 +135,7 @@ class IntentView:
 def select_intents(
     desired: Desired, *, scope: str | None, kind: str | None, object_: str | None
 ) -> list[IntentVersion]:
-    """
-    Intents that fit every filter given, by id; `object_` also matches `<namespace>/<name>` alone.
-    """
+    """Intents that fit every filter, by id; `object_` also fits `<namespace>/<name>` alone."""
     found = []
     for intent_id in sorted(desired.intents):
         version = desired.intents[intent_id]

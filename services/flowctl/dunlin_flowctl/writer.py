@@ -22,7 +22,7 @@ class Plan:
     """
     What one piece of work changes on one switch.
 
-    `shared`: the part that any switch with the same `key` needs, byte by byte; None: all is in `own`.
+    `shared`: what any switch with the same `key` needs, byte by byte; None: all is in `own`.
     """
 
     own: ChangeSet

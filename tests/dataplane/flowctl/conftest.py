@@ -1,6 +1,6 @@
 """One real OVS for each test."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,6 +21,6 @@ def ovs() -> Iterator[Ovs]:
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
+async def cluster() -> Cluster:
     """An empty bus."""
-    yield await Cluster().start()
+    return await Cluster().start()

@@ -1,6 +1,5 @@
 """A real ovs-vswitchd with dummy datapath in a directory of its own: no root, no system OVS."""
 
-import asyncio
 import os
 import shutil
 import signal
@@ -121,8 +120,3 @@ class Ovs:
             process.kill()
             process.wait()
         shutil.rmtree(self.dir)
-
-
-async def in_thread(call, *args: str) -> str:  # type: ignore[no-untyped-def]
-    """An ovs-* command while the loop serves the switch."""
-    return await asyncio.to_thread(call, *args)

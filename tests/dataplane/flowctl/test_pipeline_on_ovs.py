@@ -1,6 +1,4 @@
-"""
-The real pipeline through flowctl into a real Open vSwitch: what is dumped equals what was meant.
-"""
+"""The real pipeline in a real Open vSwitch: what is dumped equals what was meant."""
 
 import asyncio
 from typing import Any
@@ -55,10 +53,7 @@ async def test_a_dump_equals_what_was_written(ovs: Ovs, cluster: Cluster) -> Non
 
 
 async def test_every_change_and_back_leaves_what_was(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    Endpoints grow, shrink and vanish, the switch intent changes: afterwards the flows are as
-    before.
-    """
+    """Endpoints and the switch intent change and change back: the flows are as before."""
     await asyncio.to_thread(ovs.bridge, "br-n1", 0x11, "tcp:127.0.0.1:9")
     intents = everything()
     await cluster.intend(*intents)
@@ -83,4 +78,3 @@ async def test_every_change_and_back_leaves_what_was(ovs: Ovs, cluster: Cluster)
     )
     assert after == before
     await flowctl.stop()
-

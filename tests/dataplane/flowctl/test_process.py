@@ -1,4 +1,4 @@
-"""The real process on a real nats-server and a real Open vSwitch: SIGTERM, kill -9, a lost store."""
+"""The process on real NATS and Open vSwitch: SIGTERM, kill -9, a lost store."""
 
 import asyncio
 import os
@@ -51,7 +51,7 @@ class Process:
     def start(self) -> None:
         """Run it."""
         command = [sys.executable, "-W", "ignore", "-m", "dunlin_flowctl"]
-        self._process = subprocess.Popen(command, env=self._env, stderr=self._log)  # noqa: S603
+        self._process = subprocess.Popen(command, env=self._env, stderr=self._log)
 
     def end(self, number: int) -> int:
         """Send a signal and wait; its exit code."""

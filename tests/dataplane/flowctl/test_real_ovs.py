@@ -20,10 +20,7 @@ async def start(ovs: Ovs, cluster: Cluster, **settings: Any) -> Flowctl:
 
 
 async def test_intents_become_flows_and_are_acknowledged(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    Flows and groups of every kind of intent stand after the barrier, changes are minimal, deletes
-    follow.
-    """
+    """Every kind of intent stands after the barrier; what is withdrawn goes."""
     await cluster.intend(switch_intent("n1"), route_intent("n2", 2))
     await cluster.claim()
     flowctl = await start(ovs, cluster)
@@ -66,9 +63,7 @@ def durations(ovs: Ovs) -> list[float]:
 
 
 async def test_a_restart_changes_nothing(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    A new flowctl finds everything as it should be: not one modification, and flows keep their age.
-    """
+    """A new flowctl finds all as it should be: no modification, flows keep their age."""
     flowctl = await populated(ovs, cluster)
     before = await asyncio.to_thread(ovs.flows, "br-n1")
     ages = await asyncio.to_thread(durations, ovs)
@@ -85,9 +80,7 @@ async def test_a_restart_changes_nothing(ovs: Ovs, cluster: Cluster) -> None:
 
 
 async def test_a_lost_stream_changes_nothing(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    All streams deleted, everything published again by services that know less at first: same flows.
-    """
+    """All streams deleted, all published again, little by little: same flows."""
     flowctl = await populated(ovs, cluster)
     before = await asyncio.to_thread(ovs.flows, "br-n1")
     for name in list(cluster.server.streams):
@@ -134,9 +127,7 @@ async def test_nothing_is_deleted_before_the_claims_are_complete(
 
 
 async def test_a_refused_intent_stops_nobody(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    The switch refuses one of three: the others are in force, the error names it, a fix heals it.
-    """
+    """The others are in force, the error names it, a fix heals it."""
     flowctl = await populated(ovs, cluster)
     seq = await cluster.intend(
         service_intent("x", (11,), port=81),
@@ -189,9 +180,7 @@ async def test_drift_is_repaired_and_counted(ovs: Ovs, cluster: Cluster) -> None
 
 
 async def test_a_removed_flow_is_noticed_at_once(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    With audits an hour apart a flow that somebody deletes comes back because the switch says so.
-    """
+    """With audits an hour apart a deleted flow comes back: the switch says that it went."""
     flowctl = await populated(ovs, cluster)
     before = await asyncio.to_thread(ovs.flows, "br-n1")
     await asyncio.to_thread(ovs.ofctl, "del-flows", "br-n1", "table=1")
@@ -220,10 +209,7 @@ async def test_large_changes_take_several_bundles(ovs: Ovs, cluster: Cluster) ->
 
 
 async def test_the_second_replica_takes_over(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    Two replicas: one owns, one is slave; when the owner stops the other one goes on, with no
-    change.
-    """
+    """One owns, one is slave; when the owner stops the other goes on, with no change."""
     first = await populated(ovs, cluster)
     second = await Flowctl(cluster, "flowctl-1").start()
     await asyncio.to_thread(
@@ -243,10 +229,7 @@ async def test_the_second_replica_takes_over(ovs: Ovs, cluster: Cluster) -> None
 
 
 async def test_a_newer_generation_than_the_leases_know(ovs: Ovs, cluster: Cluster) -> None:
-    """
-    The lease bucket started over while the switch kept its generation: the holder takes the switch
-    anyway.
-    """
+    """The switch remembers a generation of a lost bucket: the holder takes it anyway."""
     for _ in range(5):
         flowctl = await populated(ovs, cluster)
         await flowctl.stop()

@@ -72,9 +72,7 @@ def switch_fact(node: str) -> SwitchFact:
 
 
 async def test_switches_flows_and_groups(scene: Scene) -> None:
-    """
-    The switch with its session, its flows with tables, objects and words, its groups with owners.
-    """
+    """The switch with its session, its flows with objects, its groups with owners."""
     (switch,) = (await scene.get("/v1/switches"))["items"]
     assert switch["node"] == "n1"
     assert switch["dpid"] == "0000000000000011"

@@ -132,9 +132,7 @@ class World:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_switches_end_with_what_the_newest_intents_say(seed: int) -> None:
-    """
-    Lost sessions, restarted replicas and emptied switches in between: the end is the recompute.
-    """
+    """Lost sessions, restarts, emptied switches in between: the end is the recompute."""
     world = World(await Cluster().start(), seed)
     for node in NODES:
         world.history.append(Change(switch_intent(node), gone=False))

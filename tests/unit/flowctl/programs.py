@@ -83,7 +83,7 @@ def service_intent(
 @dataclass(frozen=True)
 class FakeCompiler:
     """
-    A pipeline of three tables. Two services with one `port`, or two Pods with one `ofport`, collide.
+    A pipeline of three tables. Two services with one `port`, two Pods with one `ofport`, collide.
 
     A service with an endpoint port of 666 does not compile, one with 667 is refused by the switch
     (its flow names a group that nobody makes), one with 668 cannot be encoded.

@@ -62,9 +62,7 @@ def wanted(desired: Desired, node: str) -> Holding:
 
 
 def from_scratch(history: list[Change], node: str) -> Holding:
-    """
-    The oracle: the newest version of each intent, compiled, shared ones first, smaller ids first.
-    """
+    """The oracle: newest versions, compiled, shared ones first, smaller ids first."""
     latest = {change.intent.id: change for change in history}
     live = [change.intent for change in latest.values() if not change.gone]
     compiler = FakeCompiler()
@@ -94,10 +92,7 @@ def manage_all(desired: Desired) -> None:
 @given(histories())
 @settings(max_examples=300, deadline=None)
 def test_layers_equal_recompute(history: list[Change]) -> None:
-    """
-    After any history every switch should hold exactly what a recompute of the newest versions
-    gives.
-    """
+    """After any history a switch should hold what a recompute gives."""
     desired = Desired(FakeCompiler())
     for revision, change in enumerate(history, 1):
         play(desired, [change], revision)
@@ -111,10 +106,7 @@ def test_layers_equal_recompute(history: list[Change]) -> None:
 def test_incremental_writes_reach_the_recomputed_state(
     history: list[Change], data: st.DataObject
 ) -> None:
-    """
-    Whatever the batches, writing the differences gives the recomputed state, never breaking before
-    making.
-    """
+    """Whatever the batches, writing differences gives the recompute, made before broken."""
     desired = Desired(FakeCompiler())
     holdings: dict[str, Holding] = {}
     for node in NODES:
@@ -173,9 +165,7 @@ def test_order_does_not_matter(history: list[Change], random: object) -> None:
 
 
 def test_the_smaller_id_wins_and_the_other_is_reported() -> None:
-    """
-    Two services on one port: the first by id gets it, the second is told, also in reverse order.
-    """
+    """Two services on one port: the first by id gets it, the second is told."""
     for order in (("a", "b"), ("b", "a")):
         desired = Desired(FakeCompiler())
         desired.upsert(version(switch_intent("n1"), 1))
@@ -223,9 +213,7 @@ def test_an_intent_that_does_not_compile_is_reported_and_stops_nobody() -> None:
 
 
 def test_a_shared_program_is_one_object_for_all_switches() -> None:
-    """
-    Every switch refers to the same compiled object, also for equal programs that need a context.
-    """
+    """Every switch refers to the same compiled object."""
     desired = Desired(FakeCompiler())
     for revision, node in enumerate(NODES, 1):
         desired.upsert(version(switch_intent(node), revision))

@@ -80,9 +80,7 @@ class Peer:
     ],
 )
 async def test_garbage_closes_only_that_session(data: bytes, reason: str) -> None:
-    """
-    Bytes that are no OpenFlow 1.5 handshake: closed, counted by reason; the next peer is served.
-    """
+    """Bytes that are no handshake: closed, counted by reason; the next peer is served."""
     async with flowctl() as replica:
         bad = await Peer.connect(replica)
         bad.writer.write(data)

@@ -101,9 +101,7 @@ def test_unexplained_things_go_flows_before_groups() -> None:
 
 
 def test_without_permission_nothing_goes_but_it_is_remembered() -> None:
-    """
-    Without permission nothing is deleted, foreign or ours; adds go through; the rest is counted.
-    """
+    """Without permission nothing is deleted; adds go through; the rest is counted."""
     found = plan([part(flow(1))], [flow(2), flow(3, FOREIGN)], [group(5, 1)], NONE)
     assert steps(found) == [("add", flow(1))]
     assert found.changes.deferred == 3
@@ -111,9 +109,7 @@ def test_without_permission_nothing_goes_but_it_is_remembered() -> None:
 
 
 def test_foreign_flows_stay_where_that_is_set() -> None:
-    """
-    With remove_foreign off, foreign flows stay and are reported, and nothing is left to be done.
-    """
+    """With remove_foreign off, foreign flows stay, reported, and nothing is left to do."""
     found = plan([], [flow(3, FOREIGN)], rules=Rules(may_delete=True, remove_foreign=False))
     assert steps(found) == []
     assert found.changes.deferred == 0
@@ -139,9 +135,7 @@ def test_protected_cookies_stay() -> None:
 
 
 def test_learned_flows_stay_while_their_intent_does() -> None:
-    """
-    A flow that a learn action of the same cookie makes is explained; others of that cookie are not.
-    """
+    """A flow that a learn action of its cookie makes is explained; others are not."""
     learn = Learn(table=3, priority=7, cookie=OURS, specs=(), idle_timeout_s=60)
     teacher = Flow(1, 10, match(in_port=1), (learn,), None, OURS)
     learned = Flow(3, 7, match(eth_type=0x800, nw_src=5), (), None, OURS, idle_timeout_s=60)
@@ -191,10 +185,7 @@ def test_a_second_look_finds_nothing_to_do(rules: Rules) -> None:
 def test_deletes_only_what_may_go(
     held: list[tuple[int, int, int]], wanted: set[int], may_delete: bool, remove_foreign: bool
 ) -> None:
-    """
-    Whatever stands there: a wanted key is never deleted, nothing goes without permission, foreign
-    as set.
-    """
+    """A wanted key is never deleted, nothing goes without permission, foreign as set."""
     rules = Rules(may_delete=may_delete, remove_foreign=remove_foreign)
     flows = [flow(port, cookie, to=to) for port, to, cookie in held]
     found = plan([part(*(flow(port) for port in sorted(wanted)))], flows, rules=rules)

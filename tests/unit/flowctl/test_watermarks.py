@@ -72,9 +72,7 @@ def test_not_complete(claims: list[Progress]) -> None:
 
 
 def test_every_shard_by_whoever() -> None:
-    """
-    Shards may be claimed by several replicas, also twice; the least that covers all is enough.
-    """
+    """Shards may be claimed by several replicas, also twice; the least is enough."""
     found = marks(
         claim("ipam", "i"),
         claim("planner", "p", shards=(0, 1), shard_count=3, intent_seq=200),

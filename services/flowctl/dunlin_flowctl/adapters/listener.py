@@ -78,9 +78,7 @@ def tls_context(settings: FlowctlSettings, *, server: bool) -> ssl.SSLContext:
 
 
 class Listener:
-    """
-    Gives every connection that has shaken hands to `serve`; a bad peer costs only its connection.
-    """
+    """Gives every connection that has shaken hands to `serve`; a bad peer costs only its own."""
 
     def __init__(self, settings: FlowctlSettings, metrics: FlowctlMetrics, serve: Serve) -> None:
         self._settings = settings
@@ -161,20 +159,27 @@ class Listener:
         """One connection from hello to end."""
         session = Session(*pair, peer, self._settings, self._metrics)
         try:
-            if self._handshaking >= self._settings.handshaking_max:
-                raise SessionClosed("too_many", f"{self._handshaking} peers are shaking hands")
-            self._handshaking += 1
-            try:
-                await session.handshake()
-            finally:
-                self._handshaking -= 1
+            await self._handshake(session)
             await self._serve(session)
         except TimeoutError:
             self._report(session, SessionClosed("handshake_timeout", "no handshake in time"))
         except SessionClosed as error:
             self._report(session, error)
+        except Exception:
+            # A bug costs one session: the others are served on, and the switch connects again.
+            self._metrics.openflow_errors.labels("internal").inc()
+            log.exception("OpenFlow session failed", peer=session.peer)
         finally:
             session.close("done")
+
+    async def _handshake(self, session: Session) -> None:
+        if self._handshaking >= self._settings.handshaking_max:
+            raise SessionClosed("too_many", f"{self._handshaking} peers are shaking hands")
+        self._handshaking += 1
+        try:
+            await session.handshake()
+        finally:
+            self._handshaking -= 1
 
     def _report(self, session: Session, error: SessionClosed) -> None:
         self._metrics.openflow_errors.labels(error.reason).inc()

@@ -32,9 +32,9 @@ class ChangeSet:
     """
     Steps in four phases, to be written in this order.
 
-    A group comes before the flows that name it and goes after them: OVS refuses a flow whose group is missing,
-    and deletes the flows of a group that goes. `deferred`: deletes left out, not allowed yet;
-    `stray_groups`: ids of the groups among them.
+    A group comes before the flows that name it and goes after them: OVS refuses a flow whose group
+    is missing, and deletes the flows of a group that goes. `deferred`: deletes left out, not
+    allowed yet; `stray_groups`: ids of the groups among them.
     """
 
     groups_put: list[Step] = field(default_factory=list)
@@ -52,7 +52,7 @@ class ChangeSet:
     def __len__(self) -> int:
         return sum(len(phase) for phase in self.phases)
 
-    def put(self, content: Content, held: bool, who: IntentId, source: int) -> None:
+    def put(self, content: Content, *, held: bool, who: IntentId, source: int) -> None:
         """Add or replace one; `held`: the switch has something at its key."""
         if isinstance(content, Group):
             command: Command = "modify" if held else "add"
@@ -104,7 +104,9 @@ def diff(
     for key, (who, serial, content) in new.items():
         held = old.get(key)
         if held is None or held[2] != content:
-            changes.put(content, held is not None or key in stray_groups, who, serial)
+            changes.put(
+                content, held=held is not None or key in stray_groups, who=who, source=serial
+            )
     for key, (who, _, content) in old.items():
         if key in new or owned(key) is not None:
             continue

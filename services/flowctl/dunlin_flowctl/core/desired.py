@@ -1,6 +1,4 @@
-"""
-Every intent, compiled: what every managed switch should hold. Order and repetition do not matter.
-"""
+"""Every intent, compiled: what every managed switch should hold."""
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -113,9 +111,7 @@ class Desired:
         return self._put_own(intent_id, nodes, moment)
 
     def cannot_read(self, intent_id: IntentId, revision: int, reason: str) -> None:
-        """
-        Its newest version does not parse: what stands of it stays as it is, and is never deleted.
-        """
+        """Its newest version does not parse: what stands of it stays, and is never deleted."""
         if revision > self.revision:
             self.revision = revision
             self.unreadable[intent_id] = reason
@@ -140,9 +136,7 @@ class Desired:
         return sorted(node for nodes in self._nodes_of_dpid.values() for node in nodes)
 
     def manage(self, node: str) -> Switch | None:
-        """
-        Compile for the switch of `node`; None: it has no switch intent. Everything is unknown yet.
-        """
+        """Compile for the switch of `node`; None: it has no switch intent."""
         intent = self.switch_intent(node)
         if intent is None:
             return None
@@ -177,17 +171,17 @@ class Desired:
         yield from self.switches[node].own.effective.values()
 
     def errors(self, node: str) -> list[tuple[IntentId, int, str]]:
-        """
-        (intent, its revision, reason) of everything of this switch that is not as asked, by id.
-        """
+        """(intent, revision, reason) of everything that is not as asked there, by id."""
         switch = self.switches[node]
         reasons: dict[IntentId, str] = {**self.failures, **switch.failures}
         for layer in (self.shared, switch.own):
             for intent_id in layer.conflicted:
                 reasons[intent_id] = "; ".join(map(str, layer.effective[intent_id].conflicts[:3]))
-        for intent_id, reason in self.unreadable.items():
-            if intent_id.split("/", 1)[0] in {ALL_SCOPE, node}:
-                reasons[intent_id] = reason
+        reasons |= {
+            intent_id: reason
+            for intent_id, reason in self.unreadable.items()
+            if intent_id.split("/", 1)[0] in {ALL_SCOPE, node}
+        }
         reasons |= {intent_id: refusal.reason for intent_id, refusal in switch.refused.items()}
         return [(item, self._revision_of(item), reasons[item]) for item in sorted(reasons)]
 
@@ -212,9 +206,7 @@ class Desired:
         self._nodes_of_dpid.setdefault(intent.dpid, set()).add(intent.scope)
 
     def _new_context(self, node: str, moment: Moment) -> set[str]:
-        """
-        The switch intent of `node` is new: so is everything that was compiled for that switch.
-        """
+        """The switch intent of `node` is new: so is all that was compiled for that switch."""
         if node not in self.switches:
             return set()
         intent = self.switch_intent(node)
@@ -250,9 +242,7 @@ class Desired:
         return program
 
     def _try(self, intent: AnyIntent, context: Any) -> tuple[Program, str]:
-        """
-        Its program and no reason; or the empty program and why: one intent never stops the others.
-        """
+        """Its program, and no reason; or the empty program, and why."""
         try:
             return self._compiler.compile(intent, context), ""
         except Exception as error:  # noqa: BLE001 - the reason goes into Applied.errors and a metric
@@ -277,7 +267,7 @@ class Desired:
             for part in changes.values()
             for compiled in (part.old, part.new)
             if compiled is not None
-            for key in compiled.keys()
+            for key, _ in compiled.items()
             if own.tables.get(table_of(key))
         }
         return own.refresh(keys) if keys else {}

@@ -1,6 +1,4 @@
-"""
-Programs of many intents side by side: which intent owns which key. Incremental, O(changed intent).
-"""
+"""Programs of many intents side by side: which intent owns which key."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -40,7 +38,7 @@ class Layer:
     At any moment no two intents of a layer own one key: the smallest id that claims it does.
 
     `taken` names the owner of a key in a layer that comes before this one: that owner wins.
-    `tables`: how many keys are claimed in each table; `conflicted`: intents that do not get all they claim.
+    `tables`: how many keys are claimed in each table; `conflicted`: intents that do not get all.
     """
 
     def __init__(
@@ -82,9 +80,7 @@ class Layer:
         return part.groups.get(key) if isinstance(key, int) else part.flows.get(key)
 
     def put(self, intent_id: IntentId, program: Program | None) -> Changes:
-        """
-        Replace the program of one intent (None: it is gone); returns every intent that changed.
-        """
+        """Replace the program of one intent (None: it is gone); every intent that changed."""
         before = self._programs.get(intent_id)
         if before == program:
             return {}

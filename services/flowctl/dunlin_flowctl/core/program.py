@@ -106,15 +106,18 @@ class Workshop:
         return made
 
     def _build(self, intent_id: IntentId, program: Program, lost: tuple[Conflict, ...]) -> Compiled:
-        without = {conflict.key for conflict in lost}
-        flows: dict[FlowKey, Flow] = {}
         groups: dict[int, Group] = {}
-        twice: list[Conflict] = []
         for group in program.groups:
-            if group.group_id not in without and groups.setdefault(group.group_id, group) != group:
-                twice.append(Conflict(group.group_id, intent_id))
+            groups.setdefault(group.group_id, group)
+        flows: dict[FlowKey, Flow] = {}
         for flow in program.flows:
-            key = flow.key
-            if key not in without and flows.setdefault(key, flow) != flow:
-                twice.append(Conflict(key, intent_id))
-        return Compiled(intent_id, next(self._serials), flows, groups, (*lost, *twice))
+            flows.setdefault(flow.key, flow)
+        twice: list[Key] = [g.group_id for g in program.groups if groups[g.group_id] != g]
+        twice += [f.key for f in program.flows if flows[f.key] != f]
+        for conflict in lost:
+            if isinstance(conflict.key, int):
+                groups.pop(conflict.key, None)
+            else:
+                flows.pop(conflict.key, None)
+        conflicts = (*lost, *(Conflict(key, intent_id) for key in twice))
+        return Compiled(intent_id, next(self._serials), flows, groups, conflicts)

@@ -105,10 +105,7 @@ class Switch:
         return refused.installed
 
     def revision(self, read: int) -> int:
-        """
-        The switch holds every intent up to here (but refused ones); `read`: the stream is read so
-        far.
-        """
+        """The switch holds all up to here (but refused ones); the stream is read up to `read`."""
         if not self.synced:
             return 0
         first = next((item.since.revision for item in self.pending.values()), read + 1)
@@ -169,9 +166,7 @@ class Switch:
             self.pending[intent_id] = item
 
     def refuse(self, work: Work, reasons: dict[IntentId, str], now: float) -> None:
-        """
-        The switch refused these intents of the work: they leave it, the rest is pending again.
-        """
+        """The switch refused these: they leave the work, the rest is pending again."""
         for intent_id, reason in reasons.items():
             part = work.parts.get(intent_id)
             before = self.refused.get(intent_id)
@@ -188,9 +183,7 @@ class Switch:
         self.back(work)
 
     def next_retry(self) -> float | None:
-        """
-        When (monotonic seconds) the first refused intent may be asked again; None: there is none.
-        """
+        """When (monotonic seconds) the first refused intent may be asked again; None: none."""
         return min((refusal.retry_at for refusal in self.refused.values()), default=None)
 
 

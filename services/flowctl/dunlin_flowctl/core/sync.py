@@ -86,12 +86,14 @@ def _put_part(
         held_group = groups.get(group_id)
         if held_group != group:
             drift["group_missing" if held_group is None else "group_modified"] += 1
-            plan.changes.put(group, held_group is not None, part.intent_id, part.serial)
+            plan.changes.put(
+                group, held=held_group is not None, who=part.intent_id, source=part.serial
+            )
     for key, flow in part.flows.items():
         held = flows.get(key)
         if held != flow:
             drift["flow_missing" if held is None else "flow_modified"] += 1
-            plan.changes.put(flow, held is not None, part.intent_id, part.serial)
+            plan.changes.put(flow, held=held is not None, who=part.intent_id, source=part.serial)
 
 
 def _drop_flows(
