@@ -80,7 +80,7 @@ async def test_intents_of_a_later_version_are_left_out() -> None:
 
 
 async def test_a_stuck_session_ends_and_its_successor_is_served() -> None:
-    """A switch that hangs in the middle of a bundle is given up after its time; it comes back whole."""
+    """A switch that hangs in a bundle is given up after its time; it comes back whole."""
     cluster = await Cluster().start()
     await cluster.intend(switch_intent("n1"))
     await cluster.claim()

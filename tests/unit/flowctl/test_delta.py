@@ -1,5 +1,6 @@
 """The core of flowctl against its oracle: incremental equals recompute, whatever the history."""
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,6 +211,20 @@ def test_an_intent_that_does_not_compile_is_reported_and_stops_nobody() -> None:
         )
     ]
     assert len(wanted(desired, "n1")) == 4
+
+
+def test_two_nodes_with_one_dpid() -> None:
+    """The first node by name has the switch, the other is reported until one of them changes."""
+    desired = Desired(FakeCompiler())
+    twin = msgspec.structs.replace(switch_intent("n2"), dpid=0x11)
+    desired.upsert(version(twin, 1))
+    assert desired.node_of(0x11) == "n2"
+    desired.upsert(version(switch_intent("n1"), 2))
+    assert desired.node_of(0x11) == "n1"
+    assert desired.failures == {twin.id: "dpid 0000000000000011 belongs to node n1"}
+    desired.delete(switch_intent("n1").id, Moment(3))
+    assert desired.node_of(0x11) == "n2"
+    assert desired.failures == {}
 
 
 def test_a_shared_program_is_one_object_for_all_switches() -> None:

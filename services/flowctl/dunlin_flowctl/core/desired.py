@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from dunlin.events.intents import AnyIntent, SwitchIntent
 from dunlin.events.intents import intent_id as make_id
-from dunlin.model.ids import IntentId
+from dunlin.model.ids import IntentId, format_dpid
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
 from dunlin_flowctl.core.layer import Changes, Layer
@@ -100,7 +100,8 @@ class Desired:
         intent = version.intent
         self.failures.pop(intent_id, None)
         if isinstance(intent, SwitchIntent):
-            self._nodes_of_dpid[intent.dpid].discard(intent.scope)
+            self._scoped.get(intent.scope, set()).discard(intent_id)
+            self._release_dpid(intent)
             self.unmanage(intent.scope)
             return set()
         if self._compiler.is_shared(intent):
@@ -200,10 +201,26 @@ class Desired:
     def _index_switch(self, before: IntentVersion | None, intent: SwitchIntent) -> None:
         self._index(intent)
         if before is not None and isinstance(before.intent, SwitchIntent):
-            self._nodes_of_dpid[before.intent.dpid].discard(intent.scope)
+            self._release_dpid(before.intent)
             if before.intent.dpid != intent.dpid:
                 self.unmanage(intent.scope)
         self._nodes_of_dpid.setdefault(intent.dpid, set()).add(intent.scope)
+        self._check_dpid(intent.dpid)
+
+    def _release_dpid(self, intent: SwitchIntent) -> None:
+        self._nodes_of_dpid[intent.dpid].discard(intent.scope)
+        self.failures.pop(intent.id, None)
+        self._check_dpid(intent.dpid)
+
+    def _check_dpid(self, dpid: int) -> None:
+        """Two nodes with one dpid: the first by name has the switch, the others are reported."""
+        owner = self.node_of(dpid)
+        for node in self._nodes_of_dpid[dpid]:
+            intent_id = make_id(node, "switch", "pipeline")
+            self.failures.pop(intent_id, None)
+            if node != owner:
+                self.failures[intent_id] = f"dpid {format_dpid(dpid)} belongs to node {owner}"
+                self.unmanage(node)
 
     def _new_context(self, node: str, moment: Moment) -> set[str]:
         """The switch intent of `node` is new: so is all that was compiled for that switch."""
