@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.fixtures.kube_api import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,6 +27,8 @@ CONTAINER = {"name": "c", "image": "x"}
 @pytest.fixture(autouse=True)
 def _namespace(client: httpx.Client) -> None:
     client.post("/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}})
+    account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"
+    wait_until(account, lambda: client.get(account).is_success)
 
 
 def configmap(name: str, **data: str) -> dict[str, Any]:

@@ -222,6 +222,24 @@ def test_deployment_rolls_over(client: httpx.Client) -> None:
     }  # fmt: skip
 
 
+def test_pod_without_a_node_says_so_until_one_comes(tmp_path: Path) -> None:
+    """A Pod that fits nowhere is Unschedulable; it is bound when a node can take it."""
+    with kube_api.embedded(tmp_path) as server, server.client() as client:
+        body = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+        client.post(PODS, json=body).raise_for_status()
+
+        def reasons() -> list[str]:
+            conditions = client.get(f"{PODS}/p").json()["status"].get("conditions", ())
+            return [found.get("reason") for found in conditions]
+
+        eventually("Unschedulable", lambda: reasons() == ["Unschedulable"])
+        client.post("/api/v1/nodes", json={"metadata": {"name": "n"}}).raise_for_status()
+        ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        client.patch("/api/v1/nodes/n/status", json=ready, headers=MERGE).raise_for_status()
+        eventually("bound", lambda: client.get(f"{PODS}/p").json()["spec"].get("nodeName") == "n")
+        assert reasons() == [None]
+
+
 def test_nodes_get_pod_cidrs(tmp_path: Path) -> None:
     """With a cluster CIDR every node gets a block of each family, none twice."""
     arguments = ("--cluster-cidr", "10.200.0.0/16,fd00:200::/48", "--node-cidr-mask", "24/64")
