@@ -1,0 +1,1 @@
+"""The outside worlds of the metrics service, one file each."""

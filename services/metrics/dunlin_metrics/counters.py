@@ -1,0 +1,67 @@
+"""What flowctl's `GET /v1/switches[/{node}/counters]` answers, as far as it is used."""
+
+import msgspec
+
+
+class Switch(msgspec.Struct, frozen=True):
+    """One switch as one replica sees it; `peer` is "" where that replica has no session with it."""
+
+    node: str
+    peer: str = ""
+    role: str = ""
+
+
+class Switches(msgspec.Struct, frozen=True):
+    """`GET /v1/switches`."""
+
+    items: tuple[Switch, ...] = ()
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """One flow; flowctl shows those of routes and Services."""
+
+    intent: str
+    table_id: int
+    match: str
+    packets: int
+    bytes: int
+
+
+class Port(msgspec.Struct, frozen=True):
+    """One port, seen from the switch: rx is what it received. None: not counted."""
+
+    port: int
+    name: str = ""
+    intent: str = ""
+    rx_packets: int | None = None
+    tx_packets: int | None = None
+    rx_bytes: int | None = None
+    tx_bytes: int | None = None
+    rx_dropped: int | None = None
+    tx_dropped: int | None = None
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """One bucket; `endpoint`: `10.0.1.5:80`, "" where unknown or if it leads to a group."""
+
+    bucket_id: int
+    packets: int
+    bytes: int
+    endpoint: str = ""
+
+
+class Group(msgspec.Struct, frozen=True):
+    """One select group."""
+
+    group_id: int
+    intent: str = ""
+    buckets: tuple[Bucket, ...] = ()
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """Everything of one switch."""
+
+    node: str
+    flows: tuple[Flow, ...] = ()
+    ports: tuple[Port, ...] = ()
+    groups: tuple[Group, ...] = ()
