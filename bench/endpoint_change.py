@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from dunlin_lab import netns
 
 from bench import ovs, world
 from bench.measure import Metric, Options, Row, Table, percentile
-from bench.openflow import session_with
+from bench.openflow import TimedSession, session_with
 from bench.programming import Clock, Flowctl
 from dunlin import subjects, wire
 from dunlin.bus import connect
@@ -34,7 +34,6 @@ from dunlin.events.intents import AnyIntent
 from dunlin.events.rpc import BarrierReply, BarrierRequest
 from dunlin.events.state import Applied, Progress
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
-from dunlin_flowctl.adapters.session import Session
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.delta import ChangeSet
 from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache
@@ -44,6 +43,7 @@ DEADLINE_S = 60.0
 PAUSE_S = 0.05
 """Between changes: each finds everything at rest."""
 BARE = "bare bundle, one bridge"
+BARE_ALL = f"bare bundles, {SWITCHES} bridges at once"
 APPLIED = f"fact -> applied by {SWITCHES}"
 BARRIER = f"fact -> barrier of {SWITCHES}"
 STAGES = ("fact stored", "intent read", "watermark read", "first applied", "last applied")
@@ -99,7 +99,7 @@ class Seen:
 class Bench:
     """A running control plane. `changes`: how many so far."""
 
-    def __init__(self, bus: Bus, bare: Session, services: int) -> None:
+    def __init__(self, bus: Bus, bare: list[TimedSession], services: int) -> None:
         self._bus = bus
         self._bare = bare
         self._services = services
@@ -149,8 +149,7 @@ class Bench:
         assert self.seen.progress is not None
         revision = self.seen.progress.intent_seq
         await self.seen.until(
-            lambda: self.seen.revision() >= revision
-            and self.seen.intents[subject][0] <= revision
+            lambda: self.seen.revision() >= revision and self.seen.intents[subject][0] <= revision
         )
         times = [at for _, at in self.seen.applied.values()]
         read = self.seen.intents[subject][1]
@@ -176,11 +175,12 @@ class Bench:
         )
         assert wire.decode(data, BarrierReply).applied, data
 
-    async def bare_bundle(self) -> float:
-        """Milliseconds of one group's change, its bytes ready."""
+    async def bare_bundles(self, count: int) -> float:
+        """Milliseconds of one group's change on so many bridges, its bytes ready."""
         start = time.perf_counter()
-        result = await self._bare.commit(self._bundle)
-        assert result.applied, result.errors
+        commits = (session.commit(self._bundle) for session in self._bare[:count])
+        for result in await asyncio.gather(*commits):
+            assert result.applied, result.errors
         return (time.perf_counter() - start) * 1000
 
 
@@ -215,11 +215,9 @@ async def control_plane(switch: ovs.Ovs, services: int) -> AsyncIterator[Bench]:
             _process("dunlin_flowctl", switch.directory, **common),
         ]
         for number in range(1, SWITCHES + 1):
-            await asyncio.to_thread(
-                switch.add_bridge, f"br{number}", number, "tcp:127.0.0.1:6653"
-            )
-        await _load_bare(switch, services)
-        async with session_with(switch.management("bare")) as bare:
+            await asyncio.to_thread(switch.add_bridge, f"br{number}", number, "tcp:127.0.0.1:6653")
+        async with AsyncExitStack() as stack:
+            bare = await _bare_sessions(stack, switch, services)
             bench = Bench(bus, bare, services)
             tasks += [
                 asyncio.create_task(bench.seen.follow_intents(bus)),
@@ -238,12 +236,20 @@ async def control_plane(switch: ovs.Ovs, services: int) -> AsyncIterator[Bench]:
         nats.stop()
 
 
-async def _load_bare(switch: ovs.Ovs, services: int) -> None:
-    await asyncio.to_thread(switch.add_bridge, "bare", 1)
+async def _bare_sessions(
+    stack: AsyncExitStack, switch: ovs.Ovs, services: int
+) -> list[TimedSession]:
+    """Bridges that hold the same tables and that flowctl knows nothing of."""
     known, clock = Flowctl(), Clock()
     intents: list[AnyIntent] = world.intents(services, ENDPOINTS)
     known.read([wire.encode(intent) for intent in intents], clock)
-    await known.program("n1", switch.management("bare"), clock)
+    sessions = []
+    for number in range(1, SWITCHES + 1):
+        name = f"bare{number}"
+        await asyncio.to_thread(switch.add_bridge, name, 1000 + number)
+        await known.program("n1", switch.management(name), clock)
+        sessions.append(await stack.enter_async_context(session_with(switch.management(name))))
+    return sessions
 
 
 async def measure(
@@ -254,10 +260,11 @@ async def measure(
     async with control_plane(switch, services) as bench:
         for number in range(options.rounds(5)):
             options.progress(f"{table.title}: round {number + 1}")
-            samples: dict[str, list[float]] = {BARE: [], APPLIED: [], BARRIER: []}
+            samples: dict[str, list[float]] = {BARE: [], BARE_ALL: [], BARRIER: [], APPLIED: []}
             points: list[list[float]] = []
             for _ in range(changes):
-                samples[BARE].append(await bench.bare_bundle())
+                samples[BARE].append(await bench.bare_bundles(1))
+                samples[BARE_ALL].append(await bench.bare_bundles(SWITCHES))
                 points.append(await bench.change_until_applied())
                 samples[APPLIED].append(points[-1][-1])
                 await asyncio.sleep(PAUSE_S)

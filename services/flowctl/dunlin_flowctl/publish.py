@@ -15,13 +15,18 @@ log = structlog.get_logger(__name__)
 
 
 class Publisher:
-    """Publishes the newest state of each switch that changed; many changes, one message."""
+    """
+    Publishes the newest state of each switch that changed; many changes of one switch, one message.
+
+    `_not_before`: monotonic seconds, by node.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._marked: set[str] = set()
         self._wake = asyncio.Event()
         self._published: dict[str, Applied] = {}
+        self._not_before: dict[str, float] = {}
         state.publisher = self
 
     def mark(self, node: str) -> None:
@@ -40,21 +45,37 @@ class Publisher:
         settings = self._state.settings
         refreshed = time.monotonic()
         while True:
-            wait_s = max(0.0, refreshed + settings.applied_refresh_s - time.monotonic())
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                refreshed = time.monotonic()
+            now = time.monotonic()
+            if now >= refreshed + settings.applied_refresh_s:
+                refreshed = now
                 self._marked.update(self._state.runners)
-            self._wake.clear()
-            await self._flush()
-            await asyncio.sleep(settings.applied_interval_s)
+            due = {node for node in self._marked if self._not_before.get(node, now) <= now}
+            if due:
+                await self._flush(due)
+                continue
+            later = [self._not_before[node] for node in self._marked]
+            await self._woken(min([refreshed + settings.applied_refresh_s, *later]) - now)
 
-    async def _flush(self) -> None:
-        marked, self._marked = self._marked, set()
+    async def _woken(self, timeout_s: float) -> None:
+        """Until something is marked, at most so long."""
+        try:
+            async with asyncio.timeout(max(0.0, timeout_s)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    async def _flush(self, due: set[str]) -> None:
+        """Only a switch that has just spoken waits: others need not."""
+        self._marked -= due
         runners = self._state.runners
-        await self._publish([runners[node].applied() for node in marked if node in runners])
+        live = [node for node in due if node in runners]
+        again_at = time.monotonic() + self._state.settings.applied_interval_s
+        self._not_before = {
+            **{node: at for node, at in self._not_before.items() if node in runners},
+            **dict.fromkeys(live, again_at),
+        }
+        await self._publish([runners[node].applied() for node in live])
 
     async def goodbye(self, applied: Applied) -> None:
         """The last word of a switch that is not ours any more."""
@@ -74,6 +95,9 @@ class Publisher:
         for item, result in zip(news, results, strict=True):
             if isinstance(result, BusError):
                 self._marked.add(item.node)
+                self._not_before[item.node] = (
+                    time.monotonic() + self._state.settings.applied_refresh_s
+                )
                 log.warning("not published", node=item.node, error=str(result))
             else:
                 self._published[item.node] = item

@@ -124,16 +124,22 @@ class Shell:
         state = self._state
         epoch = ""
         async for batch in state.bus.follow(subjects.STATE_STREAM):
-            if batch.reset or batch.epoch != epoch:
+            claimed = batch.reset or batch.epoch != epoch
+            if claimed:
                 epoch = batch.epoch
                 state.watermarks.forget()
                 state.applied.clear()
                 self.publisher.forget()
             for record in batch.records:
-                self._status(record)
-            state.wake()
+                claimed |= self._status(record)
+            # Acknowledgements change nothing for the switches: all of them would look at each one's.
+            if claimed:
+                state.wake()
+            else:
+                state.moved.notify()
 
-    def _status(self, record: Record) -> None:
+    def _status(self, record: Record) -> bool:
+        """Returns whether it was a claim."""
         state = self._state
         what, *rest = subjects.split(record.subject)
         try:
@@ -145,6 +151,7 @@ class Shell:
                 state.watermarks.claim(wire.decode(record.data, Progress))
         except BAD_INPUT as error:
             self._bad(what, "parse", record, str(error))
+        return what != "applied"
 
     def _applied(self, node: str, record: Record) -> None:
         if record.is_tombstone:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -212,11 +212,13 @@ class Session:
         Raises:
             SessionClosed: it is over, or the switch took nothing for `write_timeout_s`.
         """
-        for part in parts:
+        for part in together(parts):
             if self.closed:
                 raise self._closed.result()
             self._writer.write(part)
             self._metrics.written.inc(len(part))
+            if not self._writer.transport.get_write_buffer_size():
+                continue
             try:
                 async with asyncio.timeout(self._settings.write_timeout_s):
                     await self._writer.drain()
@@ -309,3 +311,17 @@ class Session:
         unset = 0xFFFF_FFFF_FFFF_FFFF
         generation = 0 if reply.generation_id == unset else reply.generation_id
         await self.set_role("slave", generation)
+
+
+def together(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Small neighbours as one: a system call and a packet of its own cost more than the copy."""
+    waiting: list[bytes] = []
+    size = 0
+    for part in parts:
+        if waiting and size + len(part) > WRITE_BUFFER_MAX:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+        waiting.append(part)
+        size += len(part)
+    if waiting:
+        yield b"".join(waiting)
