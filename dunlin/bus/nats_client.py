@@ -146,8 +146,8 @@ class FastClient(Client):
         """
         As nats-py's, but a cancellation that comes together with the reply is not lost.
 
-        nats-py waits by asyncio.wait_for, which swallows it before Python 3.12 (gh-86296): the task would go on
-        for ever.
+        nats-py waits by asyncio.wait_for, which swallows it before Python 3.12 (gh-86296): the task
+        would go on for ever.
         """
         task = asyncio.current_task()
         before = task.cancelling() if task else 0

@@ -1,4 +1,4 @@
-"""Why a plan is not all that the objects ask for: findings, instead of log lines, from a pure core."""
+"""Why a plan is not all that objects ask for: findings from a pure core, not log lines."""
 
 from typing import Literal, TypeAlias
 

@@ -28,7 +28,11 @@ PREFIX = f"{subjects.PREFIX}.fact."
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One object: its newest state, or None where it is gone. `time_ms`: Unix, stored by the server."""
+    """
+    One object: its newest state, or None where it is gone.
+
+    `time_ms`: Unix, stored by the server.
+    """
 
     kind: str
     namespace: str
@@ -95,7 +99,11 @@ class FactReader:
                     await asyncio.sleep(0)
 
     async def read(self, record: Record) -> Read | None:
-        """One record; None for kinds that nobody asked for and objects that never had a good fact."""
+        """
+        One record.
+
+        None for kinds that nobody asked for and objects that never had a good fact.
+        """
         kind = record.subject[len(PREFIX) :].partition(".")[0]
         if kind not in self._kinds:
             return None

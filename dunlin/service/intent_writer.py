@@ -1,8 +1,9 @@
 """
 Desired intents -> the intent stream: only differences, by compare-and-set, tombstones last.
 
-Used by ipam and planner. What stands in the stream is read all the time, so a restart, another replica's write
-or a new stream all come down to the same thing: a difference between desired and standing.
+Used by ipam and planner. What stands in the stream is read all the time, so a restart, another
+replica's write or a new stream all come down to the same thing: a difference between desired and
+standing.
 """
 
 import asyncio
@@ -45,7 +46,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """The facts that desired follows from. `complete`: they are all there is, so tombstones may go."""
+    """
+    The facts that desired follows from.
+
+    `complete`: they are all there is, so tombstones may go.
+    """
 
     epoch: str
     seq: int
@@ -81,17 +86,17 @@ def digest_of_record(record: Record) -> bytes | None:
     try:
         intent: AnyIntent = wire.decode(record.data, AnyIntent)  # type: ignore[arg-type]
     except (msgspec.DecodeError, ValueError) as error:
-        log.error("bad intent in the stream", subject=record.subject, reason=str(error))
+        log.error("bad intent in the stream", subject=record.subject, reason=str(error))  # noqa: TRY400
         return b""
     return digest_of(intent)
 
 
 class IntentWriter:
     """
-    Keeps the intents of one service in the stream equal to `desired`, for the shards that are owned.
+    Keeps the intents of one service in the stream equal to `desired`, in the owned shards.
 
-    Callers change `desired` by `want` and then `flush`; one caller at a time. `on_foreign` is called when somebody
-    else changed what stands, so that the caller flushes.
+    Callers change `desired` by `want` and then `flush`; one caller at a time. `on_foreign` is
+    called when somebody else changed what stands, so that the caller flushes.
     """
 
     def __init__(
@@ -118,9 +123,7 @@ class IntentWriter:
 
     async def follow(self) -> None:
         """Read what stands, for ever."""
-        async with aclosing(
-            self._bus.follow(subjects.INTENTS_STREAM, self._filters)
-        ) as batches:
+        async with aclosing(self._bus.follow(subjects.INTENTS_STREAM, self._filters)) as batches:
             async for batch in batches:
                 if batch.reset:
                     self._known.clear()
@@ -175,7 +178,7 @@ class IntentWriter:
             self.pending.add(subject)
 
     def review(self, shards: frozenset[int]) -> None:
-        """Compare everything in these shards with what stands: they are newly ours, or the stream is new."""
+        """Compare these shards with what stands: they are newly ours, or the stream is new."""
         for subject in (*self.standing, *self.desired):
             if self._role.shard_of(subject) in shards:
                 self.pending.add(subject)
@@ -196,7 +199,7 @@ class IntentWriter:
 
     async def flush(self, mark: Watermark, shards: frozenset[int]) -> None:
         """
-        Write every pending difference (tombstones only if `mark.complete`), then claim the watermark.
+        Write every pending difference, tombstones only if `mark.complete`; then claim `mark`.
 
         `shards`: those that `desired` was computed for. Waits for as long as the bus is away.
         """
@@ -285,4 +288,3 @@ class IntentWriter:
             at_ms=time.time_ns() // 1_000_000,
         )
         await self._bus.publish(Message(progress.subject, wire.encode(progress)))
-

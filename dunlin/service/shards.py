@@ -13,10 +13,13 @@ log = structlog.get_logger(__name__)
 
 class ShardLeases:
     """
-    Leases `<service>/<shard>` for shards 0 ... count-1, and `<service>-member/<replica>` to be counted.
+    Leases `<service>/<shard>` for shards 0 ...
 
-    Every replica takes its fair share: the members in the order of their names, the first ones one more. Who has too
-    much gives up the highest. `on_change` is called whenever `owned()` may have changed.
+    count-1, and `<service>-member/<replica>` to be counted.
+
+    Every replica takes its fair share: the members in the order of their names, the first ones one
+    more. Who has too much gives up the highest. `on_change` is called whenever `owned()` may have
+    changed.
     """
 
     def __init__(
@@ -81,9 +84,7 @@ class ShardLeases:
     async def _renew(self) -> None:
         name = f"{self._service}-member/{self._replica}"
         member = self._member and await self._leases.renew(self._member, ttl_s=self._ttl_s)
-        self._member = member or await self._leases.acquire(
-            name, self._replica, ttl_s=self._ttl_s
-        )
+        self._member = member or await self._leases.acquire(name, self._replica, ttl_s=self._ttl_s)
         shards = sorted(self._held)
         found = await asyncio.gather(
             *(self._leases.renew(self._held[shard], ttl_s=self._ttl_s) for shard in shards),

@@ -38,8 +38,7 @@ class IpamSettings(CommonSettings):
     )
     agents_grace_s: float = setting(
         5.0,
-        "In a new stream, blocks are carved only when the agents of ready nodes have said what they have, "
-        "or after this.",
+        "In a new stream, no block is carved before all agents have spoken, or this.",
         unit="seconds",
         low=0,
     )

@@ -21,7 +21,9 @@ class StateCollector(Collector):
         view = self._shell.view
         now_ms = view.now_ms()
         blocks = GaugeMetricFamily(
-            "dunlin_ipam_block_addresses", "Addresses of a block.", labels=["block", "node", "state"]
+            "dunlin_ipam_block_addresses",
+            "Addresses of a block.",
+            labels=["block", "node", "state"],
         )
         for use in block_usage(view.state, now_ms):
             for state in ("allocated", "cooling", "free"):

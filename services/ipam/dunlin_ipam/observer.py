@@ -18,7 +18,10 @@ class Observer:
             registry=registry,
         )
         self.replies = Counter(
-            "dunlin_ipam_replies_total", "Replies by result.", ["operation", "result"], registry=registry
+            "dunlin_ipam_replies_total",
+            "Replies by result.",
+            ["operation", "result"],
+            registry=registry,
         )
         self.duties = Counter(
             "dunlin_ipam_duty_writes_total",

@@ -1,6 +1,6 @@
 """GET /v1/ipam/pools, blocks, addresses, violations; /v1/report."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
@@ -12,10 +12,11 @@ from dunlin_ipam.shell import Shell
 from dunlin_ipam.usage import block_usage, pool_usage
 
 LIMIT_MAX = 100_000
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
 
 
 def router(shell: Shell) -> APIRouter:
-    """ipam's REST API; every replica knows the whole ledger."""
+    """Ipam's REST API; every replica knows the whole ledger."""
     api = APIRouter(prefix="/v1", tags=["ipam"])
     view = shell.view
 
@@ -33,9 +34,9 @@ def router(shell: Shell) -> APIRouter:
     @api.get("/ipam/addresses")
     async def addresses(
         node: str = "",
-        pod: str = Query("", description="namespace/name"),
+        pod: Annotated[str, Query(description="namespace/name")] = "",
         state: Literal["", "allocated", "released"] = "allocated",
-        limit: int = Query(1000, ge=1, le=LIMIT_MAX),
+        limit: Limit = 1000,
     ) -> dict[str, Any]:
         """Lines of the ledger, by address; `state=` gives all of them."""
         found = [

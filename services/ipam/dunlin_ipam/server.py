@@ -1,8 +1,9 @@
 """
 Requests of agents: `rpc.ipam.allocate|release|blocks`, answered by any replica.
 
-Two replicas may serve the same interface at once (an agent that asks again). Each writes its choice by compare-and-
-set, reads the stream up to its own line, and decides again: both then see both lines, and keep the first.
+Two replicas may serve the same interface at once (an agent that asks again). Each writes its choice
+by compare-and- set, reads the stream up to its own line, and decides again: both then see both
+lines, and keep the first.
 """
 
 import asyncio
@@ -63,7 +64,7 @@ class NodeLocks:
 class Server:
     """Answers; all knowledge is in `view`."""
 
-    def __init__(  # noqa: PLR0913 - wiring
+    def __init__(
         self,
         bus: Bus,
         view: View,
@@ -162,10 +163,10 @@ class Server:
 
     async def _settle(self, decide: Decide, node: str) -> Any:
         """
-        Decide, write, decide again, until a decision needs no writing and stands on all that is known.
+        Decide, write, decide again, until a decision needs no writing and knows all there is.
 
-        An answer (a refusal, too) counts only if the view has been read up to this request's own last line, or, if it
-        wrote none, up to the stream's end.
+        An answer (a refusal, too) counts only if the view has been read up to this request's own
+        last line, or, if it wrote none, up to the stream's end.
         """
         view = self._view
         last = 0
@@ -201,7 +202,10 @@ class Server:
                     if released:
                         ips = [str(ip) for ip in released]
                         log.info(
-                            "released", node=request.node, container_id=request.container_id, ips=ips
+                            "released",
+                            node=request.node,
+                            container_id=request.container_id,
+                            ips=ips,
                         )
                     return Released(ips=tuple(released))
                 before = {line.fact.ip for line in view.state.owned(requests.owner_of(request))}

@@ -1,8 +1,8 @@
 """
-ipam's loops: one reads facts, one does duties and writes endpoint intents for the nodes of its shards.
+ipam's loops: one reads facts, one does duties and writes endpoint intents for its nodes.
 
-Reading never waits for writing, because requests wait for reading. A new fact stream is taken in under the
-lock of the writing loop: what was desired before must not be withdrawn by mistake.
+Reading never waits for writing, because requests wait for reading. A new fact stream is taken in
+under the lock of the writing loop: what was desired before must not be withdrawn by mistake.
 """
 
 import asyncio
@@ -35,7 +35,9 @@ FILTERS = (f"{subjects.PREFIX}.intent.*.endpoint.*",)
 ROUNDS_MAX = 32
 RETRY_S = 0.2
 LATER_MS = 200
-"""How long duties that no intent waits for are put off, so that a burst of requests is not slowed."""
+"""
+How long duties that no intent waits for are put off, so that a burst of requests is not slowed.
+"""
 
 
 def shard_of_node(node: str) -> int:
@@ -50,7 +52,7 @@ def _node_of(subject: str) -> str:
 class Shell:
     """One replica."""
 
-    def __init__(  # noqa: PLR0913 - wiring
+    def __init__(
         self,
         bus: Bus,
         shards: ShardLeases,
@@ -178,7 +180,11 @@ class Shell:
         self._claimed = ("", -1)
 
     async def _work_on(self, node: str, *, dutiful: bool) -> None:
-        """Plan; duties at once only where the plan waits for them, else a little later, many together."""
+        """
+        Plan.
+
+        Duties at once only where the plan waits for them, else a little later, many together.
+        """
         if not dutiful:
             self._plan(node)
             dutiful = any(f.severity == "waiting" for f in self._found(node))
@@ -202,7 +208,9 @@ class Shell:
                         "ledger",
                         line=write.fact.name,
                         node=node,
-                        change="forgotten" if write.gone else getattr(write.fact, "state", "claimed"),
+                        change="forgotten"
+                        if write.gone
+                        else getattr(write.fact, "state", "claimed"),
                     )
                 await self.view.write(found.writes)
         if found.again_ms is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import singledispatchmethod
+from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
 from msgspec import structs
@@ -44,10 +44,10 @@ class Rules:
     """
     Settings of the installation.
 
-    `pools`: where blocks of nodes without spec.podCIDRs come from. `cooldown_ms`: how long a released
-    address rests at least. `grace_ms`: how old an allocation must be before a missing Pod makes it an
-    orphan; also how long a deleted Node keeps what it had. `reuse_window`: of a large block, so many
-    addresses are used before released ones are used again.
+    `pools`: where blocks of nodes without spec.podCIDRs come from. `cooldown_ms`: how long a
+    released address rests at least. `grace_ms`: how old an allocation must be before a missing Pod
+    makes it an orphan; also how long a deleted Node keeps what it had. `reuse_window`: of a large
+    block, so many addresses are used before released ones are used again.
     """
 
     pools: tuple[IPNetwork, ...] = ()
@@ -71,7 +71,7 @@ class Name(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Who holds addresses: `name` is `<container id>/<ifname>`, "" for a Pod known only by its status."""
+    """Who holds addresses: `name` is `<container id>/<ifname>`, "" where only the Pod is known."""
 
     node: str
     name: str
@@ -146,9 +146,9 @@ class State:
     """
     The newest fact of each object, with indexes; changed only by `put` and `drop`.
 
-    Both return the nodes whose intents may change by that; nodes of which only duties may have changed
-    are put into `later`, for the caller to empty. `seqs`: last sequence on each ledger
-    subject, tombstones too: what compare-and-set has to expect.
+    Both return the nodes whose intents may change by that. `later`: nodes of which only the duties
+    may change; for the caller to empty. `seqs`: the last sequence on each subject of the ledger,
+    tombstones too: what compare-and-set has to expect.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -193,7 +193,7 @@ class State:
         return found
 
     def blocks(self, node: str) -> list[IPNetwork]:
-        """The node's blocks by the ledger: spec.podCIDRs in their order, then those carved for it."""
+        """The node's blocks by the ledger: spec.podCIDRs in their order, then the carved ones."""
         fact = self.node(node)
         ranks = {cidr: rank for rank, cidr in enumerate(fact.pod_cidrs if fact else ())}
         found = self.blocks_of_node.get(node, set())
@@ -225,7 +225,12 @@ class State:
     def known_nodes(self) -> set[str]:
         """Every node that Kubernetes, the ledger or an agent speaks of."""
         named = {name for kind in ("node", "switch") for _, name in self.facts[kind]}
-        return named | set(self.blocks_of_node) | set(self.lines_of_node) | set(self.attachments_of_node)
+        return (
+            named
+            | set(self.blocks_of_node)
+            | set(self.lines_of_node)
+            | set(self.attachments_of_node)
+        )
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ class State:
             # 150,000 Pods: only what ipam needs is kept.
             fact = structs.replace(fact, labels={}, annotations={}, ports=())
             self.facts[kind][name] = fact
-        return self._index(fact, old, fact)
+        return self._index(kind, name, old, fact)
 
     def drop(self, kind: str, namespace: str, name: str, seq: int) -> set[str]:
         """Forget an object; `seq` of its tombstone, 0 where the subject itself is gone."""
@@ -252,7 +257,7 @@ class State:
         old = self.facts[kind].pop(Name(namespace, name), None)
         if kind == "attachment":
             self.attachment_seqs.pop(Name(namespace, name), None)
-        return set() if old is None else self._index(old, old, None)
+        return set() if old is None else self._index(kind, Name(namespace, name), old, None)
 
     def ledger_seq(self, fact: AddressFact | BlockFact) -> int:
         """What compare-and-set on this fact's subject has to expect."""
@@ -271,27 +276,43 @@ class State:
             self.seqs.pop(subject, None)
         return True
 
-    @singledispatchmethod
-    def _index(self, subject: Any, old: Any, new: Any) -> set[str]:
-        """Bring the indexes from `old` to `new` (None: not there); `subject` is either, for its type."""
-        raise NotImplementedError(type(subject).__name__)
+    def _index(self, kind: str, name: Name, old: Any, new: Any) -> set[str]:
+        """Bring the indexes from `old` to `new` (None: not there)."""
+        match kind:
+            case "sync":
+                return self._index_sync(name, old, new)
+            case "servicecidr":
+                return self._index_servicecidr(name, old, new)
+            case "switch":
+                return self._index_switch(name, old, new)
+            case "node":
+                return self._index_node(name, old, new)
+            case "block":
+                return self._index_block(name, old, new)
+            case "address":
+                return self._index_address(name, old, new)
+            case "pod":
+                return self._index_pod(name, old, new)
+            case "attachment":
+                return self._index_attachment(name, old, new)
+        raise ValueError(f"no index of {kind}")
 
-    @_index.register
-    def _(self, subject: SyncFact, old: SyncFact | None, new: SyncFact | None) -> set[str]:
+    def _index_sync(self, _name: Name, _old: SyncFact | None, _new: SyncFact | None) -> set[str]:
         return self.known_nodes()
 
-    @_index.register
-    def _(self, subject: ServiceCIDRFact, old: Any, new: Any) -> set[str]:
+    def _index_servicecidr(
+        self, _name: Name, _old: ServiceCIDRFact | None, _new: ServiceCIDRFact | None
+    ) -> set[str]:
         return set()
 
-    @_index.register
-    def _(self, subject: SwitchFact, old: SwitchFact | None, new: SwitchFact | None) -> set[str]:
-        return {subject.name}
+    def _index_switch(
+        self, name: Name, _old: SwitchFact | None, _new: SwitchFact | None
+    ) -> set[str]:
+        return {name.name}
 
-    @_index.register
-    def _(self, subject: NodeFact, old: NodeFact | None, new: NodeFact | None) -> set[str]:
+    def _index_node(self, name: Name, old: NodeFact | None, new: NodeFact | None) -> set[str]:
         if new is not None:
-            self.gone_since.pop(subject.name, None)
+            self.gone_since.pop(name.name, None)
         # A podCIDR may wait for the node that had it before.
         cidrs = {cidr for fact in (old, new) if fact for cidr in fact.pod_cidrs}
         owners = {self.uses[cidr].fact.node for cidr in cidrs if cidr in self.uses}
@@ -299,13 +320,12 @@ class State:
             self.nodes_with_cidr,
             old.pod_cidrs if old else (),
             new.pod_cidrs if new else (),
-            subject.name,
+            name.name,
         )
         rivals: set[str] = set().union(*(self.nodes_with_cidr.get(cidr, ()) for cidr in cidrs))
-        return {subject.name} | owners | rivals
+        return {name.name} | owners | rivals
 
-    @_index.register
-    def _(self, subject: BlockFact, old: BlockFact | None, new: BlockFact | None) -> set[str]:
+    def _index_block(self, name: Name, old: BlockFact | None, new: BlockFact | None) -> set[str]:
         touched = {block.node for block in (old, new) if block}
         if old is not None:
             _move(self.blocks_of_node, (old.node,), (), old.cidr)
@@ -319,13 +339,16 @@ class State:
                 self.prefixes[new.cidr.version] = tuple(
                     sorted((*known, new.cidr.prefixlen), reverse=True)
                 )
-        for ip in self._lines_in(subject.cidr):
+        cidr = ip_network(name.name)
+        for ip in self._lines_in(cidr):
             touched.add(self.lines[ip].fact.node)
             self._note(ip)
-        return touched | self.nodes_with_cidr.get(subject.cidr, set())
+        return touched | self.nodes_with_cidr.get(cidr, set())
 
-    @_index.register
-    def _(self, subject: AddressFact, old: AddressFact | None, new: AddressFact | None) -> set[str]:
+    def _index_address(
+        self, name: Name, old: AddressFact | None, new: AddressFact | None
+    ) -> set[str]:
+        ip = ip_address(name.name)
         for fact, before in ((old, True), (new, False)):
             if fact is not None:
                 for index, key in (
@@ -336,29 +359,27 @@ class State:
                 ):
                     _move(index, (key,) if before else (), () if before else (key,), fact.ip)
         if new is None:
-            self.lines.pop(subject.ip, None)
+            self.lines.pop(ip, None)
         else:
             self.lines[new.ip] = Line(new, self.seqs.get(new.subject, 0))
-        self._note(subject.ip)
-        claimants = {name.namespace for name in self.attachments_with.get(subject.ip, ())}
-        claimants |= {self.facts["pod"][name].node for name in self.pods_with.get(subject.ip, ())}
+        self._note(ip)
+        claimants = {other.namespace for other in self.attachments_with.get(ip, ())}
+        claimants |= {self.facts["pod"][other].node for other in self.pods_with.get(ip, ())}
         self.later |= {fact.node for fact in (old, new) if fact}
         return claimants
 
-    @_index.register
-    def _(self, subject: PodFact, old: PodFact | None, new: PodFact | None) -> set[str]:
-        name = Name(subject.namespace, subject.name)
+    def _index_pod(self, name: Name, old: PodFact | None, new: PodFact | None) -> set[str]:
+        name = Name(name.namespace, name.name)
         _move(self.pods_of_node, _bound(old), _bound(new), name)
         _move(self.pods_with, evidence_of(old), evidence_of(new), name)
         touched = {*_bound(old), *_bound(new)}
         touched |= {attachment.namespace for attachment in self.attachments_of_pod.get(name, ())}
         return touched | {self.lines[ip].fact.node for ip in self.lines_of_pod.get(name, ())}
 
-    @_index.register
-    def _(
-        self, subject: AttachmentFact, old: AttachmentFact | None, new: AttachmentFact | None
+    def _index_attachment(
+        self, name: Name, old: AttachmentFact | None, new: AttachmentFact | None
     ) -> set[str]:
-        name = Name(subject.namespace, subject.name)
+        name = Name(name.namespace, name.name)
         for fact, before in ((old, True), (new, False)):
             if fact is not None:
                 pod = Name(fact.pod_namespace, fact.pod_name)
@@ -368,7 +389,7 @@ class State:
                     (self.attachments_with, fact.ips),
                 ):
                     _move(index, keys if before else (), () if before else keys, name)
-        return {subject.node}
+        return {name.namespace}
 
     def _note(self, ip: IPAddress) -> None:
         """Bring the block that an address is in up to date with its line."""

@@ -1,4 +1,4 @@
-"""What this replica has read, and its writes to the ledger: the part that requests and duties share."""
+"""What this replica has read, and its writes to the ledger: requests and duties share it."""
 
 import asyncio
 import time
@@ -29,8 +29,8 @@ class View:
     """
     The state of one replica and how far it has been read.
 
-    `touched`: nodes to look at again; whoever takes them empties it. Every change is made between two
-    awaits, so readers of `state` see it whole.
+    `touched`: nodes to look at again; whoever takes them empties it. Every change is made between
+    two awaits, so readers of `state` see it whole.
     """
 
     def __init__(

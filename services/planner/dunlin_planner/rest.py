@@ -1,7 +1,7 @@
 """GET /v1/intents, /v1/facts, /v1/report."""
 
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 
@@ -15,6 +15,7 @@ from dunlin_planner.shell import Shell
 from dunlin_planner.state import KINDS
 
 LIMIT_MAX = 10_000
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
 
 FACT_TYPES: dict[str, type[Fact]] = {kind_of(t): t for t in AnyFact.__args__}
 
@@ -28,10 +29,12 @@ def router(shell: Shell, bus: Bus) -> APIRouter:
         scope: str = "",
         kind: str = "",
         object: str = "",  # noqa: A002 - the query's name
-        limit: int = Query(1000, ge=1, le=LIMIT_MAX),
+        limit: Limit = 1000,
     ) -> dict[str, Any]:
         """
-        What this replica wants, sorted by id; `revision` is what stands in the stream (0: nothing yet).
+        What this replica wants, sorted by id.
+
+        `revision` is what stands in the stream (0: nothing yet).
 
         `object` is `service/default/web` or any part of it.
         """
@@ -58,7 +61,7 @@ def router(shell: Shell, bus: Bus) -> APIRouter:
         return _shown(shell, subject, shell.writer.desired[subject])
 
     @api.get("/facts/{kind}")
-    async def facts(kind: str, limit: int = Query(1000, ge=1, le=LIMIT_MAX)) -> dict[str, Any]:
+    async def facts(kind: str, limit: Limit = 1000) -> dict[str, Any]:
         """The newest facts of one kind, by name: as planned with, else from the log."""
         if kind in KINDS:
             known = shell.state.facts[kind]

@@ -1,9 +1,9 @@
 """
 The planner's loop: read facts, step, write what changed, claim the watermark.
 
-Nothing is written before the facts are read to their end and the watcher has said that they are all: a
-Service whose EndpointSlices are not read yet would lose its endpoints on every switch. All changes of `state`
-and all writes happen under one lock.
+Nothing is written before the facts are read to their end and the watcher has said that they are
+all: a Service whose EndpointSlices are not read yet would lose its endpoints on every switch. All
+changes of `state` and all writes happen under one lock.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def unit_of(subject: str) -> Unit:
 class Shell:
     """One replica."""
 
-    def __init__(  # noqa: PLR0913 - wiring
+    def __init__(
         self,
         bus: Bus,
         shards: ShardLeases,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import singledispatchmethod
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
@@ -21,12 +20,12 @@ from dunlin.events.facts import (
     SyncFact,
     kind_of,
 )
+from dunlin.events.findings import Finding
 from dunlin.events.intents import RouteIntent, ServicePortIntent, SwitchIntent
 from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_planner.core.claims import Claims
 from dunlin_planner.core.events import Unit
 from dunlin_planner.core.groups import GroupIds, GroupKey
-from dunlin.events.findings import Finding
 
 SHARD_COUNT = 16
 ALL_SHARDS = frozenset(range(SHARD_COUNT))
@@ -51,7 +50,11 @@ PlannerIntent = SwitchIntent | RouteIntent | ServicePortIntent
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Settings of the installation. `pod_cidrs`: the pools; `service_cidrs`: unless ServiceCIDR objects exist."""
+    """
+    Settings of the installation.
+
+    `pod_cidrs`: the pools; `service_cidrs`: unless ServiceCIDR objects exist.
+    """
 
     pod_cidrs: tuple[IPNetwork, ...] = ()
     service_cidrs: tuple[IPNetwork, ...] = ()
@@ -179,47 +182,65 @@ class State:
     # --- changes ---------------------------------------------------------------------------------
 
     def put(self, fact: Fact) -> set[Unit]:
-        """Take in the newest state of an object; kinds that the planner does not use change nothing."""
+        """
+        Take in the newest state of an object.
+
+        Kinds that the planner does not use change nothing.
+        """
         kind = kind_of(type(fact))
         if kind not in self.facts:
             return set()
         name = Name(fact.namespace, fact.name)
         old = self.facts[kind].get(name)
         self.facts[kind][name] = fact
-        return self._index(fact, old, fact)
+        return self._index(kind, name, old, fact)
 
     def drop(self, kind: str, namespace: str, name: str) -> set[Unit]:
         """Forget an object."""
         old = self.facts.get(kind, {}).pop(Name(namespace, name), None)
-        return set() if old is None else self._index(old, old, None)
+        return set() if old is None else self._index(kind, Name(namespace, name), old, None)
 
-    @singledispatchmethod
-    def _index(self, subject: Any, old: Any, new: Any) -> set[Unit]:
-        """Bring the indexes from `old` to `new` (None: not there); `subject` is either, for its type."""
-        raise NotImplementedError(type(subject).__name__)
+    def _index(self, kind: str, name: Name, old: Any, new: Any) -> set[Unit]:
+        """Bring the indexes from `old` to `new` (None: not there)."""
+        match kind:
+            case "sync":
+                return self._index_sync(name, old, new)
+            case "node":
+                return self._index_node(name, old, new)
+            case "switch":
+                return self._index_switch(name, old, new)
+            case "block":
+                return self._index_block(name, old, new)
+            case "servicecidr":
+                return self._index_servicecidr(name, old, new)
+            case "networkpolicy":
+                return self._index_networkpolicy(name, old, new)
+            case "endpointslice":
+                return self._index_endpointslice(name, old, new)
+            case "service":
+                return self._index_service(name, old, new)
+        raise ValueError(f"no index of {kind}")
 
-    @_index.register
-    def _(self, subject: SyncFact, old: SyncFact | None, new: SyncFact | None) -> set[Unit]:
+    def _index_sync(self, _name: Name, _old: SyncFact | None, _new: SyncFact | None) -> set[Unit]:
         return set()
 
-    @_index.register
-    def _(self, subject: NodeFact, old: NodeFact | None, new: NodeFact | None) -> set[Unit]:
-        rivals = self.pod_cidrs.replace((subject.name,), new.pod_cidrs if new else ())
-        return {_node(subject.name)} | {_node(name) for (name,) in rivals}
+    def _index_node(self, name: Name, _old: NodeFact | None, new: NodeFact | None) -> set[Unit]:
+        rivals = self.pod_cidrs.replace((name.name,), new.pod_cidrs if new else ())
+        return {_node(name.name)} | {_node(name) for (name,) in rivals}
 
-    @_index.register
-    def _(self, subject: SwitchFact, old: SwitchFact | None, new: SwitchFact | None) -> set[Unit]:
-        rivals = self.dpids.replace((subject.name,), (new.dpid,) if new else ())
-        return {_node(subject.name)} | {_node(name) for (name,) in rivals}
+    def _index_switch(
+        self, name: Name, _old: SwitchFact | None, new: SwitchFact | None
+    ) -> set[Unit]:
+        rivals = self.dpids.replace((name.name,), (new.dpid,) if new else ())
+        return {_node(name.name)} | {_node(name) for (name,) in rivals}
 
-    @_index.register
-    def _(self, subject: BlockFact, old: BlockFact | None, new: BlockFact | None) -> set[Unit]:
+    def _index_block(self, name: Name, old: BlockFact | None, new: BlockFact | None) -> set[Unit]:
         cidrs = {block.cidr for block in (old, new) if block}
         touched = {name for cidr in cidrs for (name,) in self.pod_cidrs.claimants(cidr)}
         if old is not None:
             touched.add(old.node)
             blocks = self.blocks_of[old.node]
-            blocks.pop(subject.name, None)
+            blocks.pop(name.name, None)
             if not blocks:
                 del self.blocks_of[old.node]
         if new is not None:
@@ -227,21 +248,18 @@ class State:
             self.blocks_of.setdefault(new.node, {})[new.name] = new
         return {_node(name) for name in touched}
 
-    @_index.register
-    def _(
-        self, subject: ServiceCIDRFact, old: ServiceCIDRFact | None, new: ServiceCIDRFact | None
+    def _index_servicecidr(
+        self, _name: Name, _old: ServiceCIDRFact | None, _new: ServiceCIDRFact | None
     ) -> set[Unit]:
         return {_node(name) for _, name in self.facts["switch"]}
 
-    @_index.register
-    def _(
-        self, subject: NetworkPolicyFact, old: NetworkPolicyFact | None, new: NetworkPolicyFact | None
+    def _index_networkpolicy(
+        self, name: Name, _old: NetworkPolicyFact | None, _new: NetworkPolicyFact | None
     ) -> set[Unit]:
-        return {Unit("networkpolicy", subject.namespace, subject.name)}
+        return {Unit("networkpolicy", name.namespace, name.name)}
 
-    @_index.register
-    def _(
-        self, subject: EndpointSliceFact, old: EndpointSliceFact | None, new: EndpointSliceFact | None
+    def _index_endpointslice(
+        self, _name: Name, old: EndpointSliceFact | None, new: EndpointSliceFact | None
     ) -> set[Unit]:
         touched: set[Unit] = set()
         if old is not None:
@@ -257,20 +275,25 @@ class State:
             touched.add(_service(*name))
         return touched
 
-    @_index.register
-    def _(self, subject: ServiceFact, old: ServiceFact | None, new: ServiceFact | None) -> set[Unit]:
+    def _index_service(
+        self, name: Name, old: ServiceFact | None, new: ServiceFact | None
+    ) -> set[Unit]:
         before = _claims(old)
         after = _claims(new)
-        touched = {_service(subject.namespace, subject.name)}
+        touched = {_service(name.namespace, name.name)}
         for key in before.keys() | after.keys():
             for rival in self.frontends.replace(key, after.get(key, ())):
                 touched.add(_service(rival.namespace, rival.service))
         old_groups = {group_key(key, f.ip) for key, fs in before.items() for f in fs}
         new_groups = {group_key(key, f.ip) for key, fs in after.items() for f in fs}
         for group in sorted(old_groups - new_groups):
-            touched |= {_service(moved.namespace, moved.service) for moved in self.groups.remove(group)}
+            touched |= {
+                _service(moved.namespace, moved.service) for moved in self.groups.remove(group)
+            }
         for group in sorted(new_groups - old_groups):
-            touched |= {_service(moved.namespace, moved.service) for moved in self.groups.add(group)}
+            touched |= {
+                _service(moved.namespace, moved.service) for moved in self.groups.add(group)
+            }
         return touched
 
 

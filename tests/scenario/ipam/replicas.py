@@ -117,8 +117,12 @@ async def replica(
 async def reborn(
     world: World, name: str, seed: int, chance: float, until: asyncio.Event, **changes: Any
 ) -> int:
-    """A replica that dies at random and is started again, each life under a new name; returns its deaths."""
-    rng = random.Random(seed)
+    """
+    A replica that dies at random and is started again, each life under a new name.
+
+    Returns its deaths.
+    """
+    rng = random.Random(seed)  # noqa: S311 - repeatable
     deaths = 0
     while not until.is_set():
         life = f"{name}-{deaths}"

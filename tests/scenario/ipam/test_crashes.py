@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from tests.scenario.worlds import until
 from tests.unit.ipam.build import RULES, attachment, node, pod, release_of, request, switch
 
 NODES = {"n1": "10.244.1.0/28", "n2": "10.244.2.0/28"}
-STRESS = {"orphan_grace_s": 1.0, "cooldown_s": 0.05, "lease_ttl_s": 0.5}
+STRESS: dict[str, Any] = {"orphan_grace_s": 1.0, "cooldown_s": 0.05, "lease_ttl_s": 0.5}
 
 
 @dataclass
@@ -67,7 +68,8 @@ async def life(bus: Bus, book: Book, rng: random.Random, name: str, rounds: int)
         asked = request(fact.name, on)
         owner = asked.container_id
         await tell(bus, fact)
-        # Short time-outs: the agent asks again while the first request is still under way elsewhere.
+        # Short time-outs: the agent asks again while the first request is still under way
+        # elsewhere.
         timeout_s = rng.choice([0.003, 0.02, 0.5])
         answer = await insist(bus, "allocate", asked, timeout_s=timeout_s, attempts=2000)
         if isinstance(answer, Failure):
@@ -84,7 +86,9 @@ async def life(bus: Bus, book: Book, rng: random.Random, name: str, rounds: int)
         book.give_back(owner)
         await forget(bus, attached)
         if rng.random() < 0.8:
-            reply = await insist(bus, "release", release_of(asked), timeout_s=timeout_s, attempts=2000)
+            reply = await insist(
+                bus, "release", release_of(asked), timeout_s=timeout_s, attempts=2000
+            )
             assert isinstance(reply, Released), reply
         # Else: the node lost the container without DEL; the Pod's deletion must be enough.
         await forget(bus, fact)
@@ -98,16 +102,22 @@ async def ledger_of(bus: Bus) -> State:
     async for batch in bus.follow(subjects.FACTS_STREAM):
         for record in batch.records:
             if not record.is_tombstone:
-                fact = wire.decode(record.data, AnyFact)  # type: ignore[arg-type]
+                fact: Any = wire.decode(record.data, AnyFact)  # type: ignore[arg-type]
                 apply(state, [Upserted(fact, record.seq)])
         if batch.caught_up:
             break
     return state
 
 
-async def storm(world: World, seed: int, *, pods: int, rounds: int, chance: float) -> tuple[int, Book]:
-    """Agents and dying replicas; returns deaths and the book after everything has been cleaned up."""
-    rng = random.Random(seed)
+async def storm(
+    world: World, seed: int, *, pods: int, rounds: int, chance: float
+) -> tuple[int, Book]:
+    """
+    Agents and dying replicas.
+
+    Returns deaths and the book after everything has been cleaned up.
+    """
+    rng = random.Random(seed)  # noqa: S311 - repeatable
     bus = await world.bus()
     await bus.ensure_streams()
     facts = [node(name, cidr) for name, cidr in NODES.items()]
@@ -118,7 +128,8 @@ async def storm(world: World, seed: int, *, pods: int, rounds: int, chance: floa
         asyncio.create_task(reborn(world, f"r{n}", seed + n, chance, over, **STRESS))
         for n in range(2)
     ]
-    lives = [life(bus, book, random.Random(rng.random()), f"p{n}", rounds) for n in range(pods)]
+    seeds = [random.Random(rng.random()) for _ in range(pods)]  # noqa: S311 - repeatable
+    lives = [life(bus, book, own, f"p{n}", rounds) for n, own in enumerate(seeds)]
     try:
         await asyncio.gather(*lives)
     finally:
@@ -129,12 +140,14 @@ async def storm(world: World, seed: int, *, pods: int, rounds: int, chance: floa
 
 
 async def _settled(world: World, bus: Bus) -> None:
-    """A healthy replica cleans up all that the dead left: nothing is allocated, no rule is broken."""
+    """A healthy replica cleans up what the dead left: nothing is allocated, no rule is broken."""
     async with replica(world, replica="last", **STRESS) as last:
         await until(
-            lambda: last.shell.view.is_ready
-            and len(last.shell.working) == 16
-            and not any(line.is_allocated for line in last.shell.view.state.lines.values()),
+            lambda: (
+                last.shell.view.is_ready
+                and len(last.shell.working) == 16
+                and not any(line.is_allocated for line in last.shell.view.state.lines.values())
+            ),
             "every address is free again",
         )
     state = await ledger_of(bus)
@@ -143,7 +156,11 @@ async def _settled(world: World, bus: Bus) -> None:
 
 
 async def test_a_storm(world: World) -> None:
-    """Twenty Pod names, five lives each, on two blocks of 13 addresses; one write in fifty is fatal."""
+    """
+    Twenty Pod names, five lives each, on two blocks of 13 addresses.
+
+    One write in fifty is fatal.
+    """
     deaths, book = await storm(world, 7, pods=20, rounds=5, chance=0.01)
     assert deaths >= 3, "or nothing was tested"
     assert book.given >= 60

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, no address is given twice, and the log alone says the same."""
+"""Whatever happens in whatever order: no address is given twice, and the log says the same."""
 
 from ipaddress import ip_network
 from typing import Any
@@ -34,7 +34,7 @@ class World(RuleBasedStateMachine):
             block_prefix_v4=28,
         )
         self.standing: dict[tuple[str, str], AttachmentFact] = {}
-        self.given: dict[IPAddress, tuple[str, str]] = {}
+        self.given: dict[IPAddress, tuple[tuple[str, str], int]] = {}
         self.generation = 0
 
     @rule(name=names, on=nodes)
@@ -49,7 +49,7 @@ class World(RuleBasedStateMachine):
         self.book.forget(pod(name))
 
     @rule(name=names, on=nodes, sandbox=st.sampled_from(["s1", "s2"]), attach=st.booleans())
-    def add(self, name: str, on: str, sandbox: str, attach: bool) -> None:  # noqa: FBT001
+    def add(self, name: str, on: str, sandbox: str, attach: bool) -> None:
         """CNI ADD, with or without the interface coming up after it."""
         asked = request(name, on, container_id=f"{name}-{sandbox}-{on}", pod_uid="")
         answer = self.book.allocate(asked)
@@ -57,12 +57,15 @@ class World(RuleBasedStateMachine):
             return
         owner = (on, f"{asked.container_id}/eth0")
         for ip in answer.ips:
-            holder = self.given.setdefault(ip, owner)
+            holder, since = self.given.get(ip, (owner, 0))
             standing = self.standing.get(holder)
-            assert holder == owner or standing is None or ip not in standing.ips, (
-                f"{ip} given to {owner} while it stands at {holder}"
-            )
-            self.given[ip] = owner
+            held = standing is not None and ip in standing.ips
+            # Without an interface a holder keeps an address for the grace, at least.
+            held = held or self.book.now_ms < since + self.book.state.rules.grace_ms
+            assert holder == owner or not held, f"{ip} given to {owner}, but {holder} has it"
+            self.given.setdefault(ip, (owner, self.book.now_ms))
+            if holder != owner:
+                self.given[ip] = (owner, self.book.now_ms)
         if attach:
             fact = attachment(
                 name,
@@ -75,10 +78,12 @@ class World(RuleBasedStateMachine):
             self.book.tell(fact)
 
     @rule(name=names, on=nodes, sandbox=st.sampled_from(["s1", "s2"]), early=st.booleans())
-    def remove(self, name: str, on: str, sandbox: str, early: bool) -> None:  # noqa: FBT001
+    def remove(self, name: str, on: str, sandbox: str, early: bool) -> None:
         """CNI DEL: interface and release in either order."""
         asked = request(name, on, container_id=f"{name}-{sandbox}-{on}")
         fact = self.standing.pop((on, f"{asked.container_id}/eth0"), None)
+        owner = (on, f"{asked.container_id}/eth0")
+        self.given = {ip: held for ip, held in self.given.items() if held[0] != owner}
         if early:
             self.book.release(asked)
         if fact is not None:
@@ -88,7 +93,7 @@ class World(RuleBasedStateMachine):
 
     @rule(on=nodes)
     def work(self, on: str) -> None:
-        """ipam does its duties."""
+        """Ipam does its duties."""
         self.book.work(on)
 
     @rule(ms=st.sampled_from([1, 30_000, 61_000]))
@@ -98,8 +103,13 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def lose_the_log(self) -> None:
-        """The stream is deleted: watcher and agents publish anew what they see, and ipam starts over."""
+        """The stream is deleted: watcher and agents publish what they see, ipam starts over."""
         old = self.book
+        self.given = {
+            ip: (owner, since)
+            for ip, (owner, since) in self.given.items()
+            if owner in self.standing
+        }
         self.book = ledger(
             *(node(name, *cidrs) for name, cidrs in NODES.items()),
             *old.state.facts["pod"].values(),

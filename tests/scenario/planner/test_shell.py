@@ -170,9 +170,7 @@ async def test_facts_become_intents(world: World, bus: Bus, reader: Reader) -> N
         await until(lambda: reader.claims(seq) and list(reader.services) == ["default/a:http/TCP"])
 
 
-async def test_nothing_before_the_watcher_is_done(
-    world: World, bus: Bus, reader: Reader
-) -> None:
+async def test_nothing_before_the_watcher_is_done(world: World, bus: Bus, reader: Reader) -> None:
     """A Service whose slices are still to come is not published without endpoints."""
     async with running(world) as shell:
         seq = await tell(bus, *FACTS[:4])
@@ -183,9 +181,7 @@ async def test_nothing_before_the_watcher_is_done(
         assert reader.writes == 4, "each was written once, and whole"
 
 
-async def test_a_restart_writes_only_differences(
-    world: World, bus: Bus, reader: Reader
-) -> None:
+async def test_a_restart_writes_only_differences(world: World, bus: Bus, reader: Reader) -> None:
     """Equal intents are left alone; what went meanwhile is withdrawn, what changed is written."""
     async with running(world):
         seq = await tell(bus, *FACTS, SYNC)
@@ -235,9 +231,7 @@ async def test_the_fact_stream_is_lost(world: World, bus: Bus, reader: Reader) -
         await until(lambda: (shell.epoch, shell.seq) == (epoch, seq))
         assert reader.writes == 4
         seq = await tell(bus, FACTS[4], SYNC)
-        await until(
-            lambda: reader.claims(seq) and reader.progress["p1"].fact_epoch == epoch
-        )
+        await until(lambda: reader.claims(seq) and reader.progress["p1"].fact_epoch == epoch)
         await until(lambda: list(reader.services) == ["default/a:http/TCP"])
         assert reader.writes == 5
 
@@ -270,7 +264,11 @@ async def test_an_outage(world: World, bus: Bus, reader: Reader) -> None:
 
 
 async def test_replicas_share_the_work(world: World, bus: Bus, reader: Reader) -> None:
-    """Three replicas divide the shards; one dies silently, another takes over; nothing is written twice."""
+    """
+    Three replicas divide the shards.
+
+    One dies silently, another takes over; nothing is written twice.
+    """
     services = [service(f"s{n}", f"10.96.1.{n}") for n in range(1, 41)]
     async with AsyncExitStack() as stack:
         shells = [
@@ -314,10 +312,8 @@ async def test_a_write_by_somebody_else_is_put_right(
         await until(lambda: reader.writes == 10 and stray not in reader.intents)
 
 
-async def test_a_silent_agent_holds_tombstones_back(
-    world: World, bus: Bus, reader: Reader
-) -> None:
-    """A ready node without its switch: intents go out, nothing is withdrawn, until the grace is over."""
+async def test_a_silent_agent_holds_tombstones_back(world: World, bus: Bus, reader: Reader) -> None:
+    """A ready node without its switch: intents go out, nothing is withdrawn."""
     async with running(world):
         seq = await tell(bus, *FACTS, SYNC)
         await until(lambda: reader.claims(seq))

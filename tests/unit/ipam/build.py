@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -120,16 +121,13 @@ class Ledger:
     def tell(self, *facts: Fact) -> None:
         """Publish facts of others."""
         for fact in facts:
-            self._append(fact.subject, lambda seq, fact=fact: Upserted(fact, seq))
+            self._append(fact.subject, partial(Upserted, fact))  # type: ignore[arg-type]
 
     def forget(self, *facts: Fact) -> None:
         """Publish tombstones."""
         for fact in facts:
             kind = kind_of(type(fact))
-            self._append(
-                fact.subject,
-                lambda seq, fact=fact, kind=kind: Deleted(kind, fact.namespace, fact.name, seq),
-            )
+            self._append(fact.subject, partial(Deleted, kind, fact.namespace, fact.name))
 
     def _append(self, subject: str, event: Callable[[int], Event]) -> None:
         self.seq += 1

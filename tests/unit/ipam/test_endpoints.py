@@ -100,7 +100,9 @@ def test_violations_can_be_found() -> None:
     """Each invariant has a state that breaks it: the oracle of the stress tests is not blind."""
     book = attached()
     book.tell(pod("twin", "10.244.1.2"))
-    assert violations(book.state) == ["10.244.1.2 is in the status of Pods default/twin, default/web"]
+    assert violations(book.state) == [
+        "10.244.1.2 is in the status of Pods default/twin, default/web"
+    ]
     book = attached()
     line = book.line("10.244.1.2").fact
     from msgspec.structs import replace

@@ -71,7 +71,11 @@ def test_exhaustion_of_one_family_gives_the_other_back() -> None:
 
 
 def test_released_addresses_rest() -> None:
-    """While others are free they are not given at all; when none is, the one released longest ago is."""
+    """
+    While others are free they are not given at all.
+
+    When none is, the one released longest ago is.
+    """
     book = ledger(node("n1", "10.244.1.0/28"))
     for n in range(13):
         book.give(request(f"p{n}"))
@@ -85,7 +89,7 @@ def test_released_addresses_rest() -> None:
 
 
 def test_fresh_addresses_come_before_rested_ones() -> None:
-    """A released address is given again only when the block has no unused one, though it is lower."""
+    """A released address comes again only when the block has no unused one, though it is lower."""
     book = ledger(node("n1", "10.244.1.0/24"))
     book.give(request("a"))
     book.release(request("a"))
@@ -117,7 +121,7 @@ def test_what_stands_is_never_given() -> None:
 
 
 def test_pods_that_hold_nothing() -> None:
-    """hostNetwork and finished Pods do not keep addresses from others."""
+    """HostNetwork and finished Pods do not keep addresses from others."""
     book = ledger(
         node("n1", "10.244.1.0/24"),
         pod("a", "10.244.1.2", host_network=True),

@@ -85,7 +85,7 @@ def endpoint(ip: str, state: str = "ready", **changes: object) -> Endpoint:
     )
 
 
-def slice_of(  # noqa: PLR0913 - keyword-only, each with a default
+def slice_of(
     owner: str = "web",
     *endpoints: Endpoint,
     name: str = "web-1",

@@ -27,7 +27,11 @@ def test_cluster_only() -> None:
 
 def test_local_falls_back_per_node() -> None:
     """Node b has only a terminating endpoint and uses it, though another node has ready ones."""
-    ready, leaving, gone = candidate(1, "a"), candidate(2, "b", "serving"), candidate(3, "c", "gone")
+    ready, leaving, gone = (
+        candidate(1, "a"),
+        candidate(2, "b", "serving"),
+        candidate(3, "c", "gone"),
+    )
     sets = categorize((ready, leaving, gone), uses_local=True)
     assert sets.cluster == (ready,)
     assert sets.local == {"a": (ready,), "b": (leaving,)}

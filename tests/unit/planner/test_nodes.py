@@ -79,7 +79,11 @@ def test_a_switch_without_its_node_is_left_alone() -> None:
 
 def test_blocks_go_before_pod_cidrs_in_their_family() -> None:
     """IPv4 from ipam's blocks, IPv6 from spec.podCIDRs, where only IPv4 has blocks."""
-    facts = [block("10.244.7.0/26", "n1"), block("10.244.1.0/24", "n1"), block("10.244.9.0/24", "x")]
+    facts = [
+        block("10.244.7.0/26", "n1"),
+        block("10.244.1.0/24", "n1"),
+        block("10.244.9.0/24", "x"),
+    ]
     state = state_of(node("n1"), switch("n1"), *facts)
     cidrs = [str(cidr) for cidr in route_intent(state, "n1").cidrs]
     assert cidrs == ["10.244.1.0/24", "10.244.7.0/26", "fd00:10:244:1::/64"]
@@ -87,7 +91,9 @@ def test_blocks_go_before_pod_cidrs_in_their_family() -> None:
 
 def test_a_gateway_without_its_block_holds_the_node_back() -> None:
     """Half of its CIDRs would cut off the other half: rather none until the block is known."""
-    state = state_of(node("n1", pod_cidrs=()), switch("n1", gateway_ips=(ip_address("10.244.5.1"),)))
+    state = state_of(
+        node("n1", pod_cidrs=()), switch("n1", gateway_ips=(ip_address("10.244.5.1"),))
+    )
     assert intents(state) == {}
     assert waiting_nodes(state) == ["n1"]
     step(state, [Upserted(block("10.244.5.0/24", "n1"))])
@@ -115,7 +121,7 @@ def test_two_nodes_with_one_pod_cidr() -> None:
 
 
 def test_two_switches_with_one_dpid() -> None:
-    """flowctl knows switches by it: the second is left alone, by name, until the first is gone."""
+    """Flowctl knows switches by it: the second is left alone, by name, until the first is gone."""
     state = state_of(node("a", 1), node("b", 2), switch("a", 1, dpid=7), switch("b", 2, dpid=7))
     assert {i.scope for i in intents(state).values() if isinstance(i, SwitchIntent)} == {"a"}
     (finding,) = findings(state)

@@ -69,7 +69,7 @@ def test_named_target_port_may_differ_between_slices() -> None:
 
 
 def test_ports_are_matched_by_name_and_protocol() -> None:
-    """DNS-like Services have one number and name on TCP and UDP: neither gets the other's endpoints."""
+    """One number on TCP and UDP, as DNS has: neither gets the other's endpoints."""
     dns = service(
         "dns",
         ports=(
@@ -156,9 +156,7 @@ def test_services_that_are_not_proxied_give_nothing(changes: dict[str, Any]) -> 
 def test_many_endpoints() -> None:
     """5,000 endpoints in 50 slices are one intent."""
     facts = [
-        slice_of(
-            "web", *(endpoint(f"10.244.{n}.{m}") for m in range(1, 101)), name=f"web-{n}"
-        )
+        slice_of("web", *(endpoint(f"10.244.{n}.{m}") for m in range(1, 101)), name=f"web-{n}")
         for n in range(50)
     ]
     (intent,) = planned(service(), *facts)
@@ -255,5 +253,5 @@ def test_a_deleted_service_is_withdrawn() -> None:
     step(state, [Upserted(service()), Upserted(slice_of("web", endpoint("10.244.1.1")))])
     changes = step(state, [Deleted("service", "default", "web")])
     assert list(changes.intents.values()) == [None]
-    assert list(changes.intents)[0].endswith("service.default%2Fweb:http%2FTCP")
+    assert next(iter(changes.intents)).endswith("service.default%2Fweb:http%2FTCP")
     assert state.planned == {}

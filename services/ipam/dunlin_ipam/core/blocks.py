@@ -73,7 +73,8 @@ def carve(pool: IPNetwork, prefixlen: int, taken: Iterable[IPNetwork]) -> Iterat
     """
     The blocks of a pool that overlap nothing of `taken`, lowest first.
 
-    Costs O(taken log taken), not the size of the pool; a pool smaller than a block is its one block.
+    Costs O(taken log taken), not the size of the pool; a pool smaller than a block is its one
+    block.
     """
     size = 1 << (pool.max_prefixlen - max(prefixlen, pool.prefixlen))
     start = int(pool.network_address)
@@ -93,4 +94,3 @@ def carve(pool: IPNetwork, prefixlen: int, taken: Iterable[IPNetwork]) -> Iterat
             continue
         yield ip_network(f"{address_at(pool, place - start)}/{max(prefixlen, pool.prefixlen)}")
         place += size
-

@@ -15,8 +15,8 @@ def free_address(
     The address to give, a function of the ledger and the evidence alone; None when all are taken.
 
     The lowest that was never given (of the first `reuse_window` of a block); then the one released
-    longest ago, if it has cooled down; then the rest of a large block. Never one that is in `refused`, or
-    that an attachment or a Pod's status claims.
+    longest ago, if it has cooled down; then the rest of a large block. Never one that is in
+    `refused`, or that an attachment or a Pod's status claims.
     """
     for cidr in state.blocks(node):
         if cidr.version != version:

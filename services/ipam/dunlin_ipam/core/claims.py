@@ -85,7 +85,11 @@ def _is_pod_cidr(state: State, cidr: IPNetwork) -> bool:
 
 
 def carve_write(state: State, node: str, version: int) -> Write | None:
-    """The lowest free block of the pools of one family, for this node; None if there is none left."""
+    """
+    The lowest free block of the pools of one family, for this node.
+
+    None if there is none left.
+    """
     taken = [*state.uses, *state.nodes_with_cidr]
     claimed = [ip for ip in (*state.attachments_with, *state.pods_with) if ip.version == version]
     prefixlen = state.rules.block_prefix(version)
@@ -109,4 +113,3 @@ def is_justified(state: State, block: BlockFact) -> bool:
     if node is None:
         return False
     return not node.pod_cidrs if block.own else block.cidr in node.pod_cidrs
-

@@ -57,7 +57,8 @@ def _earlier(one: int | None, other: int | None) -> int | None:
     return min((ms for ms in (one, other) if ms is not None), default=None)
 
 
-# --- adoption ---------------------------------------------------------------------------------------
+# --- adoption
+# ---------------------------------------------------------------------------------------
 
 
 def _adoptions(state: State, node: NodeFact, now_ms: int) -> Iterator[Write]:
@@ -94,7 +95,7 @@ def _fits(state: State, node: str, ip: IPAddress) -> bool:
 
 
 def may_adopt(state: State, attachment: AttachmentFact, ip: IPAddress) -> bool:
-    """The ledger does not know that this attachment has the address, and nothing speaks against it."""
+    """The ledger lacks this address of an attachment, and nothing speaks against it."""
     if not _fits(state, attachment.node, ip):
         return False
     line = state.lines.get(ip)
@@ -109,7 +110,8 @@ def may_adopt(state: State, attachment: AttachmentFact, ip: IPAddress) -> bool:
     return pods <= {Name("", ""), Name(attachment.pod_namespace, attachment.pod_name)}
 
 
-# --- release ----------------------------------------------------------------------------------------
+# --- release
+# ----------------------------------------------------------------------------------------
 
 
 def _releases(

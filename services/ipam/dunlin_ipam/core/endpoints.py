@@ -14,7 +14,7 @@ from dunlin_ipam.state import Name, Owner, State, evidence_of
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The endpoint intents of one node (`trigger_ms` is when the agent saw them), and what is wrong."""
+    """The endpoint intents of one node (`trigger_ms`: seen by the agent), and what is wrong."""
 
     intents: tuple[EndpointIntent, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -53,7 +53,7 @@ def _intent(attachment: AttachmentFact, key: str) -> EndpointIntent:
 
 
 def _rank(state: State, attachment: AttachmentFact) -> tuple[bool, int, str]:
-    """Of two sandboxes of one Pod: the one of the living Pod, then the one that got addresses last."""
+    """Of two sandboxes: the one of the living Pod, then the one that got addresses last."""
     pod: PodFact | None = state.find("pod", attachment.pod_namespace, attachment.pod_name)
     living = pod is not None and attachment.pod_uid in ("", pod.meta.uid)
     since = max(state.lines[ip].fact.since_ms for ip in attachment.ips)
@@ -64,7 +64,9 @@ def _problems(state: State, attachment: AttachmentFact) -> Iterator[Finding]:
     if not attachment.ips:
         yield _about(attachment, "ips", "invalid", "it has no address")
     if attachment.ofport <= 0:
-        reason = f"OpenFlow port {attachment.ofport}: Open vSwitch could not add {attachment.port_name}"
+        reason = (
+            f"OpenFlow port {attachment.ofport}: Open vSwitch could not add {attachment.port_name}"
+        )
         yield _about(attachment, "ofport", "invalid", reason)
     for ip in attachment.ips:
         line = state.lines.get(ip)
@@ -96,7 +98,9 @@ def _about(attachment: AttachmentFact, field: str, severity: Severity, reason: s
 
 
 def _replaced(attachment: AttachmentFact) -> Finding:
-    return _about(attachment, "containerID", "conflict", "a newer sandbox of the Pod stands beside it")
+    return _about(
+        attachment, "containerID", "conflict", "a newer sandbox of the Pod stands beside it"
+    )
 
 
 def _pod_findings(state: State, node: str) -> Iterator[Finding]:

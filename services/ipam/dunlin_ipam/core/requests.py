@@ -114,14 +114,18 @@ def _missing_blocks(state: State, node: NodeFact, context: Context) -> Need | Re
         if version not in have:
             return _carve(state, node, version, context)
     if not have:
-        return refuse(f"node {node.name}: no spec.podCIDRs, and DUNLIN_POD_CIDRS is empty", retry=True)
+        return refuse(
+            f"node {node.name}: no spec.podCIDRs, and DUNLIN_POD_CIDRS is empty", retry=True
+        )
     return None
 
 
 def _carve(state: State, node: NodeFact, version: int, context: Context) -> Need | Refused:
     if node.pod_cidrs:
         unusable = ", ".join(str(c) for c in node.pod_cidrs if c.version == version)
-        reason = f"node {node.name}: spec.podCIDRs {unusable} overlaps another node's, or is too small"
+        reason = (
+            f"node {node.name}: spec.podCIDRs {unusable} overlaps another node's, or is too small"
+        )
         return refuse(reason, retry=True)
     if not context.may_carve:
         return refuse(f"node {node.name}: other nodes have not said what they have", retry=True)
@@ -142,9 +146,7 @@ def _adopt_in_use(state: State, request: AllocateRequest, now_ms: int) -> Iterat
         yield Write(fact, state.ledger_seq(fact))
 
 
-def _choose(
-    state: State, request: AllocateRequest, version: int, now_ms: int
-) -> IPAddress | None:
+def _choose(state: State, request: AllocateRequest, version: int, now_ms: int) -> IPAddress | None:
     """What already stands for this very interface, else a free address."""
     attachment: AttachmentFact | None = state.find("attachment", *owner_of(request))
     for ip in attachment.ips if attachment else ():

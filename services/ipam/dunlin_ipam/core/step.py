@@ -9,7 +9,9 @@ from dunlin_ipam.state import State
 
 def apply(state: State, events: Iterable[Event]) -> set[str]:
     """
-    Take in events (any repetition); returns the nodes whose duties or endpoint intents may differ now.
+    Take in events (any repetition).
+
+    Returns the nodes whose duties or endpoint intents may differ now.
 
     `state` is changed in place and belongs to the caller alone.
     """

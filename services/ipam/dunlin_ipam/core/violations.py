@@ -35,7 +35,8 @@ def _lines_outside(state: State) -> Iterator[str]:
         if cidr is None:
             yield f"{ip} of {line.fact.owner} is in no block of its node {line.fact.node}"
         elif not can_be_given(cidr, ip):
-            yield f"{ip} of {line.fact.owner} is the network, gateway or broadcast address of {cidr}"
+            owner = line.fact.owner
+            yield f"{ip} of {owner} is the network, gateway or broadcast address of {cidr}"
 
 
 def _owners_of_two(state: State) -> Iterator[str]:
@@ -45,7 +46,8 @@ def _owners_of_two(state: State) -> Iterator[str]:
         for version in (4, 6):
             ips = [str(ln.fact.ip) for ln in state.owned(owner) if ln.fact.ip.version == version]
             if len(ips) > 1:
-                yield f"{_words(owner)} has {len(ips)} IPv{version} addresses: {', '.join(sorted(ips))}"
+                listed = ", ".join(sorted(ips))
+                yield f"{_words(owner)} has {len(ips)} IPv{version} addresses: {listed}"
 
 
 def _words(owner: Owner) -> str:

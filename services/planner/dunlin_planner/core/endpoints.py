@@ -1,4 +1,4 @@
-"""Which endpoints serve a ServicePort: kube-proxy's rules (CategorizeEndpoints), one family at a time."""
+"""Which endpoints serve a ServicePort, by family: as kube-proxy's CategorizeEndpoints."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,8 +32,9 @@ class EndpointSets:
     """
     The endpoints of one family of a ServicePort.
 
-    `cluster`: where traffic goes under the policy Cluster. `local`: node -> where it goes there under the
-    policy Local. `all_reachable`: their union, every endpoint that needs to be known. Each is sorted.
+    `cluster`: where traffic goes under the policy Cluster. `local`: node -> where it goes there
+    under the policy Local. `all_reachable`: their union, every endpoint that needs to be known.
+    Each is sorted.
     """
 
     cluster: tuple[Candidate, ...] = ()
@@ -45,9 +46,12 @@ def candidates(
     slices: Iterable[EndpointSliceFact], port_name: str, protocol: Protocol
 ) -> tuple[Candidate, ...]:
     """
-    Every endpoint of `slices` whose port has this name and protocol; sorted, each address and port once.
+    Every endpoint of `slices` whose port has this name and protocol.
 
-    An endpoint that several slices list (while the controller moves it) is as good as its best entry.
+    Sorted, each address and port once.
+
+    An endpoint that several slices list (while the controller moves it) is as good as its best
+    entry.
     """
     best: dict[tuple[IPAddress, int], Candidate] = {}
     for endpoint_slice in slices:

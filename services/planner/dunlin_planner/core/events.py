@@ -15,7 +15,11 @@ class Upserted:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """An object is gone; `namespace` is "" where it had none. Deleting what is not there is nothing."""
+    """
+    An object is gone; `namespace` is "" where it had none.
+
+    Deleting what is not there is nothing.
+    """
 
     kind: str
     namespace: str

@@ -1,16 +1,20 @@
 """
 OpenFlow group ids: a hash of what the group is for, so that every run chooses the same.
 
-Two keys may have one hash (at 30,000 groups about 27 pairs do). The rule: in the order of the keys, each takes
-the first of its hashes (salt 0, 1, ...) that no smaller key has. That is a function of the set of keys;
-`GroupIds` keeps it up to date at a cost that does not depend on the number of keys.
+Two keys may have one hash (at 30,000 groups about 27 pairs do). The rule: in the order of the keys,
+each takes the first of its hashes (salt 0, 1, ...) that no smaller key has. That is a function of
+the set of keys; `GroupIds` keeps it up to date at a cost that does not depend on the number of
+keys.
 """
 
 import hashlib
 from typing import NamedTuple
 
 SLOTS = 2**24 - 2
-"""`group_id = slot << 8` for slots 1 ... SLOTS: with 256 inner ids each they end at 0xFFFFFEFF, below OFPG_MAX."""
+"""
+`group_id = slot << 8` for slots 1 ... SLOTS: with 256 inner ids each they end at 0xFFFFFEFF, below
+OFPG_MAX.
+"""
 
 
 class GroupKey(NamedTuple):
@@ -32,8 +36,9 @@ class GroupIds:
     """
     The slot of every key.
 
-    `slots` may be small in tests; there must be more of them than keys. Each key remembers the slots that a smaller
-    key kept from it (`_refused`, in the order of its salts), each slot who waits for it.
+    `slots` may be small in tests; there must be more of them than keys. Each key remembers the
+    slots that a smaller key kept from it (`_refused`, in the order of its salts), each slot who
+    waits for it.
     """
 
     def __init__(self, slots: int = SLOTS) -> None:
@@ -52,7 +57,11 @@ class GroupIds:
         return self._slot[key] << 8
 
     def add(self, key: GroupKey) -> set[GroupKey]:
-        """Gives it a group; returns the keys whose group changed (itself, and who had to make room)."""
+        """
+        Gives it a group.
+
+        Returns the keys whose group changed (itself, and who had to make room).
+        """
         if key in self._slot:
             return set()
         if len(self._slot) + 1 >= self._slots:

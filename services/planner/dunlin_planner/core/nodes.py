@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from dunlin.events.facts import NodeAddress, NodeFact, SwitchFact
-from dunlin.model.addresses import IPNetwork
 from dunlin.events.findings import Finding, Severity
+from dunlin.model.addresses import IPNetwork
 from dunlin_planner.state import State, network_order
 
 
@@ -22,7 +22,7 @@ class NodeView:
 
     @property
     def addresses(self) -> tuple[NodeAddress, ...]:
-        """The node's addresses, its InternalIPs (in their order) before the others: tunnels end at the first."""
+        """The node's addresses, its InternalIPs before the others: tunnels end at the first."""
         ranks = {ip: rank for rank, ip in enumerate(self.node.ips)}
         order = sorted(self.switch.addresses, key=lambda a: ranks.get(a.ip, len(ranks)))
         return tuple(order)
@@ -39,12 +39,16 @@ def view(state: State, name: str) -> tuple[NodeView | None, tuple[Finding, ...]]
     if node is None:
         return None, ()
     if switch is None:
-        waiting = (_finding(name, "switch", "its agent has not described its switch yet", "waiting"),)
+        waiting = (
+            _finding(name, "switch", "its agent has not described its switch yet", "waiting"),
+        )
         return None, waiting if node.ready else ()
     holder = state.dpids.holder(switch.dpid)
     if holder != (name,):
         other = holder[0] if holder else "?"
-        reason = f"datapath id {switch.dpid:016x} is that of node {other}: this switch is left alone"
+        reason = (
+            f"datapath id {switch.dpid:016x} is that of node {other}: this switch is left alone"
+        )
         return None, (_finding(name, "switch.dpid", reason, "conflict"),)
     cidrs, findings = _cidrs(state, node)
     missing = [ip for ip in switch.gateway_ips if not any(ip in cidr for cidr in cidrs)]
@@ -75,7 +79,9 @@ def _cidrs(state: State, node: NodeFact) -> tuple[tuple[IPNetwork, ...], tuple[F
         elif not any(block.version == cidr.version for block in blocks):
             found.add(cidr)
         if not _in_pools(state, cidr):
-            reason = f"{cidr} is outside DUNLIN_POD_CIDRS: other nodes may send it to the world outside"
+            reason = (
+                f"{cidr} is outside DUNLIN_POD_CIDRS: other nodes may send it to the world outside"
+            )
             findings.append(_finding(node.name, "spec.podCIDRs", reason, "invalid"))
     return tuple(sorted(found, key=network_order)), tuple(findings)
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Literal
 
+from dunlin.events.findings import Finding
 from dunlin.events.intents import RouteIntent
 from dunlin_planner.core.nodes import NodeView
-from dunlin.events.findings import Finding
 from dunlin_planner.state import State
 
 

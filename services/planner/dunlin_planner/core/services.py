@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from dunlin.events.facts import Protocol, ServiceFact, ServicePort
+from dunlin.events.findings import Finding, Severity
 from dunlin.events.intents import ServiceAddress, ServiceEndpoint, ServicePortIntent
 from dunlin_planner.core.endpoints import candidates, categorize, service_endpoint
-from dunlin.events.findings import Finding, Severity
 from dunlin_planner.state import (
     Frontend,
     Plan,
@@ -43,7 +43,11 @@ def _addresses(
     key: ServicePortKey,
     findings: list[Finding],
 ) -> Iterator[ServiceAddress]:
-    """The cluster IPs that are this ServicePort's own; of the others `findings` say whose they are."""
+    """
+    The cluster IPs that are this ServicePort's own.
+
+    Of the others `findings` say whose they are.
+    """
     for ip in dict.fromkeys(service.cluster_ips):
         holder = state.frontends.holder(Frontend(ip, port.protocol, port.port))
         if holder == key:
@@ -101,7 +105,11 @@ def _twice(service: ServiceFact, port: ServicePort) -> Finding:
 def _unsupported(service: ServiceFact) -> Iterator[Finding]:
     """Fields that are not honoured yet; the cluster IPs of the Service work all the same."""
     asked: tuple[tuple[object, str, str], ...] = (
-        (any(port.node_port for port in service.ports), "spec.ports.nodePort", "not opened on nodes"),
+        (
+            any(port.node_port for port in service.ports),
+            "spec.ports.nodePort",
+            "not opened on nodes",
+        ),
         (service.external_ips, "spec.externalIPs", "not served"),
         (service.load_balancer_ingress, "status.loadBalancer.ingress", "not served"),
         (service.load_balancer_source_ranges, "spec.loadBalancerSourceRanges", "not enforced"),
@@ -111,7 +119,11 @@ def _unsupported(service: ServiceFact) -> Iterator[Finding]:
             "spec.externalTrafficPolicy",
             "Local has no effect: no external traffic is served",
         ),
-        (service.internal_policy_local, "spec.internalTrafficPolicy", "Local is treated as Cluster"),
+        (
+            service.internal_policy_local,
+            "spec.internalTrafficPolicy",
+            "Local is treated as Cluster",
+        ),
         (service.health_check_node_port, "spec.healthCheckNodePort", "nobody answers on it"),
         (
             service.traffic_distribution,

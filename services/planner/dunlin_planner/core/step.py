@@ -7,10 +7,10 @@ from typing import assert_never
 import msgspec
 
 from dunlin.events.facts import Fact
+from dunlin.events.findings import Finding
 from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
 from dunlin_planner.core.nodes import is_waiting, view
 from dunlin_planner.core.policies import plan_policy
-from dunlin.events.findings import Finding
 from dunlin_planner.core.routes import plan_route, route_findings
 from dunlin_planner.core.services import plan_service
 from dunlin_planner.core.switches import plan_switch
@@ -22,8 +22,8 @@ class Changes:
     """
     What a step changed, by the subject of the intent.
 
-    `intents`: None where the intent is to go; `trigger_ms` is the oldest trigger among the facts that
-    caused it. `findings`: those that were not there before.
+    `intents`: None where the intent is to go; `trigger_ms` is the oldest trigger among the facts
+    that caused it. `findings`: those that were not there before.
     """
 
     intents: dict[str, PlannerIntent | None] = field(default_factory=dict)
@@ -34,7 +34,8 @@ def step(state: State, events: Iterable[Event]) -> Changes:
     """
     Take in events (any number, any order, any repetition) and plan anew what depends on them.
 
-    `state` is changed in place and belongs to the caller alone; the result is a function of its facts.
+    `state` is changed in place and belongs to the caller alone; the result is a function of its
+    facts.
     """
     dirty: dict[Unit, int | None] = {}
     for event in events:

@@ -1,4 +1,4 @@
-"""Nodes -> the SwitchIntent of each: everything about its pipeline that no Pod, Service or route owns."""
+"""Nodes -> the SwitchIntent of each: what of its pipeline no Pod, Service or route owns."""
 
 from dunlin.events.intents import SwitchIntent
 from dunlin.model.addresses import IPNetwork
