@@ -70,7 +70,7 @@ def ipam(url: Url = "", name: Name = "dunlin", output: Output = Form.TABLE) -> N
     found = {
         kind: items(place, "ipam", f"/v1/ipam/{kind}") for kind in ("pools", "blocks", "addresses")
     }
-    emit(output, found, views.ipam(found))
+    emit(output, found, views.ipam(found, wide=output is Form.WIDE))
 
 
 @app.command()

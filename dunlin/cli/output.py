@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-console = Console()
+PIPE_WIDTH = 220
+"""Columns where the output is not a terminal: lines for grep, not folded cells."""
+
+console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 error_console = Console(stderr=True)
 
 BAR_WIDTH = 40

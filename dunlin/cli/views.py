@@ -73,9 +73,31 @@ def flows(found: list[Item], *, wide: bool) -> Table:
     return table("Flows", columns + (["cookie", "intent"] if wide else []), rows)
 
 
-def ipam(found: dict[str, list[Item]]) -> Iterable[Table]:
-    """Pools, blocks, addresses: whatever columns each has."""
-    return [generic(kind.capitalize(), rows) for kind, rows in found.items()]
+def ipam(found: dict[str, list[Item]], *, wide: bool = False) -> Iterable[Table]:
+    """Pools, blocks, addresses."""
+    pools = [{**item, "free": _approximate(item.get("free"))} for item in found["pools"]]
+    keys = ("cidr", "blocks", "allocated", "cooling", "free")
+    yield generic("Pools", [_pick(item, keys) for item in pools])
+    keys = ("cidr", "node", "gateway", "allocated", "cooling", "free")
+    blocks = [{**item, "free": _approximate(item.get("free"))} for item in found["blocks"]]
+    yield generic("Blocks", [_pick(item, keys) for item in blocks])
+    yield generic("Addresses", [_address(item, wide=wide) for item in found["addresses"]])
+
+
+def _address(item: Item, *, wide: bool) -> Item:
+    pod = f"{item.get('pod_namespace', '')}/{item.get('pod_name', '')}"
+    row = {**_pick(item, ("ip", "node", "state")), "pod": pod}
+    return {**row, **_pick(item, ("owner", "pod_uid", "since_ms"))} if wide else row
+
+
+def _pick(item: Item, keys: Iterable[str]) -> Item:
+    return {key: item[key] for key in keys if key in item}
+
+
+def _approximate(number: Any) -> str:
+    """IPv6 pools have more free addresses than anybody wants to read."""
+    small = 1_000_000
+    return str(number) if not isinstance(number, int) or number < small else f"{number:.2e}"
 
 
 def generic(title: str, found: list[Item]) -> Table:

@@ -102,7 +102,7 @@ def apiserver_spec(site: Site) -> Spec:
 def control_plane_specs(site: Site, options: Options) -> list[Spec]:
     """Every replica of every service that scales; flowctl's listen addresses are in its env."""
     return [
-        _service(site, service, str(index))
+        _service(site, service, str(index), options)
         for service in CONTROL_PLANE
         for index in range(options.count(service))
     ]
@@ -114,7 +114,7 @@ def openflow_targets(specs: list[Spec]) -> str:
     return ",".join(listen for listen in listens if listen)
 
 
-def _service(site: Site, service: str, replica: str) -> Spec:
+def _service(site: Site, service: str, replica: str, options: Options) -> Spec:
     port = site.port("127.0.0.1")
     env = {
         "NATS_URL": site.nats_url,
@@ -123,6 +123,8 @@ def _service(site: Site, service: str, replica: str) -> Spec:
         "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
         "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
     }
+    if service == "planner":
+        env["DUNLIN_ENCAPSULATION"] = options.encapsulation
     if service == "watcher":
         env["KUBECONFIG"] = str(site.kubeconfig)
     if service == "flowctl":

@@ -1,0 +1,54 @@
+"""Between nodes through a Geneve tunnel in Open vSwitch, where the first packet must not be lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.conftest import why_not
+from tests.e2e.lab_cluster import LabCluster
+from tests.e2e.traffic import get, matrix, ping
+
+pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
+GENEVE_MTU_BYTES = 1450
+
+
+@pytest.fixture(scope="module")
+def tunnel() -> Iterator[LabCluster]:
+    """A lab of two nodes that never route directly."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    lab = LabCluster(f"tun-{os.getpid()}")
+    try:
+        lab.up("--nodes", "2", "--encapsulation", "geneve")
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.mark.timeout(180)
+def test_pods_talk_through_the_tunnel(tunnel: LabCluster) -> None:
+    """Every Pod reaches every other, a Service, and the outside; the MTU leaves room for the tunnel."""
+    namespace = tunnel.namespace("tunnel")
+    for node in tunnel.nodes:
+        for number in range(2):
+            tunnel.pod(namespace, f"{node['name']}-{number}", node["name"], labels={"app": "web"})
+    (address, *_) = tunnel.service(namespace, "web", {"app": "web"})
+    pods = tunnel.pods_ready(namespace, 4)
+    tunnel.endpoints_ready(namespace, "web", 4)
+    tunnel.wait()
+    first, far = pods[0], pods[-1]
+    assert first["node"] != far["node"]
+    # Before anything else: neighbours are seeded, so not even the first packet is lost.
+    assert ping(first["netns"], far["ips"][0], count=1) == 0
+    for pod in pods:
+        others = [(ip, 8080) for other in pods if other is not pod for ip in other["ips"]]
+        assert not matrix(pod["netns"], others)
+        assert get(pod["netns"], address)["pod"].split("-")[0] in ("n1", "n2")
+        assert get(pod["netns"], tunnel.outside["ips"][0])["pod"] == "outside"
+    assert ping(first["netns"], far["ips"][0], count=3, size=GENEVE_MTU_BYTES - 28, tries=2) == 0
+    flows = "\n".join(tunnel.flows(tunnel.nodes[0]))
+    assert "tun_dst" in flows
