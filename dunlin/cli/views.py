@@ -123,7 +123,9 @@ def event(item: Item) -> Text:
     text.append(f"{item.get('stream', ''):<6} ", style="magenta")
     text.append(f"{item.get('seq', ''):>7} ", style="dim")
     gone = item.get("deleted", False)
-    text.append(f"{'-' if gone else '+'} {item.get('subject', '')}", style="red" if gone else "cyan")
+    text.append(
+        f"{'-' if gone else '+'} {item.get('subject', '')}", style="red" if gone else "cyan"
+    )
     summary = item.get("summary", "")
     if summary:
         text.append(f"  {summary}")

@@ -165,8 +165,7 @@ def _summary(paths: LabPaths, state: LabState, seconds: float) -> None:
 def _show_sample(shown: Shown) -> None:
     pods, address, answers = shown
     rows = [
-        (f"{pod['namespace']}/{pod['name']}", pod["node"], " ".join(pod["ips"]))
-        for pod in pods
+        (f"{pod['namespace']}/{pod['name']}", pod["node"], " ".join(pod["ips"])) for pod in pods
     ]
     console.print(table("Pods", ("pod", "node", "addresses"), rows))
     first = json.dumps(answers[0])

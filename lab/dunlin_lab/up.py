@@ -22,7 +22,15 @@ from dunlin_lab.api import KubeconfigError, client
 from dunlin_lab.catalogue import Spec, free_port, python, split_process
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.runner import BIND_ENV
-from dunlin_lab.state import LabState, NodeState, NoLabError, load_state, locked, save_state, write_atomically
+from dunlin_lab.state import (
+    LabState,
+    NodeState,
+    NoLabError,
+    load_state,
+    locked,
+    save_state,
+    write_atomically,
+)
 from dunlin_lab.underlay import AddressPlan, Underlay, host_networks
 
 READY_TIMEOUT_S = 60.0

@@ -155,7 +155,9 @@ class LabCluster:
         manifest = {"metadata": metadata, "spec": spec}
         self.create(f"/api/v1/namespaces/{namespace}/pods", manifest)
 
-    def service(self, namespace: str, name: str, selector: dict[str, str], **spec: Any) -> list[str]:
+    def service(
+        self, namespace: str, name: str, selector: dict[str, str], **spec: Any
+    ) -> list[str]:
         """A dual-stack Service: port 80 to TCP `http`, port 53 to UDP `dns`; its cluster IPs."""
         ports = [
             {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"},

@@ -130,9 +130,7 @@ def test_delete_jetstream(
 
 
 @pytest.mark.timeout(180)
-def test_vswitchd_restart(
-    cluster: LabCluster, pods: tuple[str, list[dict[str, Any]], str]
-) -> None:
+def test_vswitchd_restart(cluster: LabCluster, pods: tuple[str, list[dict[str, Any]], str]) -> None:
     """After ovs-vswitchd is killed and started again every Pod is attached, without recreation."""
     _, found, address = pods
     node = cluster.nodes[0]["name"]

@@ -26,7 +26,9 @@ def remains(name: str) -> dict[str, object]:
     places = [p.name for p in netns.iterdir()] if netns.is_dir() else []
     links = [entry for entry in os.listdir("/sys/class/net") if entry.startswith("dl")]
     mark = f"DUNLIN_LAB_RUN_DIR={run}".encode()
-    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(run) in line]
+    mounts = [
+        line for line in Path("/proc/self/mounts").read_text().splitlines() if str(run) in line
+    ]
     digest = LabPaths.named(name).digest
     return {
         "files": [str(run)] if run.exists() else [],

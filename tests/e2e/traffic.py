@@ -247,7 +247,13 @@ class HttpProbe:
     """
 
     def __init__(
-        self, place: str, address: str, *, port: int = 80, keep: bool = False, pause_s: float = 0.005
+        self,
+        place: str,
+        address: str,
+        *,
+        port: int = 80,
+        keep: bool = False,
+        pause_s: float = 0.005,
     ) -> None:
         self.counts = Counts()
         self.pods: dict[str, int] = {}

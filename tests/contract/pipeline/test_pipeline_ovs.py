@@ -30,9 +30,7 @@ def load(session: OpenFlowSocket, program: Program) -> None:
     messages = [codec.encode_group(group, "add") for group in program.groups]
     messages += [codec.encode_flow(flow, "add") for flow in program.flows]
     adds = [codec.encode_bundle_add(1, message, i) for i, message in enumerate(messages)]
-    answers = session.ask(
-        codec.encode_bundle_open(1, 1), *adds, codec.encode_bundle_commit(1, 2)
-    )
+    answers = session.ask(codec.encode_bundle_open(1, 1), *adds, codec.encode_bundle_commit(1, 2))
     errors = [answer for answer in answers if isinstance(answer, ErrorMessage)]
     assert not errors, errors
 

@@ -49,7 +49,9 @@ def shares(groups: tuple[Group, ...]) -> dict[int, float]:
     return found
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 9, 10, 15, 16, 17, 33, 64, 65, 100, 250, 255, 1000, 5000])
+@pytest.mark.parametrize(
+    "count", [1, 2, 3, 9, 10, 15, 16, 17, 33, 64, 65, 100, 250, 255, 1000, 5000]
+)
 def test_every_share_is_near_the_mean(count: int) -> None:
     """No endpoint gets more than 1.25 times or less than 0.75 times its fair share."""
     groups = spread_groups(0x100, list(range(1, count + 1)), lambda port: (Output(port),))
