@@ -110,7 +110,6 @@ def _fact(state: State, kind: str, namespace: str, name: str, record: Record) ->
 def _forget_node(state: State, node: str) -> None:
     if node and node not in state.node_names():
         state.meter.forget_switch(node)
-        state.polled_ms.pop(node, None)
 
 
 def _intent(state: State, this: str, record: Record) -> None:
@@ -169,9 +168,8 @@ def _applied(state: State, node: str, record: Record) -> tuple[str, float] | Non
 
 def _polled(state: State, event: Polled) -> None:
     node = event.counters.node
-    first = node not in state.polled_ms
+    first = node not in state.meter.read_ms
     grown = state.meter.account(node, samples_of(state, event.counters), event.now_ms)
-    state.polled_ms[node] = event.now_ms
     if not first:
         # The first reading of a switch is of an unknown past, also of other endpoints.
         _spread(state, grown)

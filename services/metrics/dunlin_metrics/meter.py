@@ -41,18 +41,24 @@ class _Reading:
 
 @dataclass
 class Total:
-    """What has been counted for a target. `seen_ms`: when a source counted for it last."""
+    """
+    What has been counted for a target. `seen_ms`: when a source counted for it last.
+
+    `per_second`: growth between the last two readings of the switch that counted last.
+    """
 
     values: list[int]
     seen_ms: int
+    per_second: list[float]
 
 
 @dataclass
 class Meter:
-    """Readings by switch and source, totals by target."""
+    """Readings by switch and source, totals by target; when each switch was read last."""
 
     readings: dict[str, dict[Source, _Reading]] = field(default_factory=dict)
     totals: dict[Target, Total] = field(default_factory=dict)
+    read_ms: dict[str, int] = field(default_factory=dict)
 
     def account(self, node: str, samples: Iterable[Sample], now_ms: int) -> dict[Target, list[int]]:
         """Take one reading of a switch; returns by how much each target grew."""
@@ -63,13 +69,20 @@ class Meter:
             for target, values in _growth(last.parts if last else (), sample.parts):
                 _add(grown, target, values)
             readings[sample.source] = _Reading(sample.parts, now_ms)
+        elapsed_ms = now_ms - self.read_ms.get(node, now_ms)
+        self.read_ms[node] = now_ms
         for target, more in grown.items():
-            total = self.totals.get(target)
-            if total is None:
-                total = self.totals[target] = Total([0] * len(more), now_ms)
-            total.values = [a + b for a, b in zip(total.values, more, strict=True)]
-            total.seen_ms = now_ms
+            self._grow(target, more, now_ms, elapsed_ms)
         return grown
+
+    def _grow(self, target: Target, more: list[int], now_ms: int, elapsed_ms: int) -> None:
+        total = self.totals.get(target)
+        if total is None:
+            total = self.totals[target] = Total([0] * len(more), now_ms, [0.0] * len(more))
+        elif elapsed_ms > 0:
+            total.per_second = [value * 1000 / elapsed_ms for value in more]
+        total.values = [a + b for a, b in zip(total.values, more, strict=True)]
+        total.seen_ms = now_ms
 
     def forget(self, before_ms: int) -> None:
         """Drop readings and totals that nothing has counted for since then."""
@@ -95,6 +108,7 @@ class Meter:
     def forget_switch(self, node: str) -> None:
         """A node that is no more."""
         self.readings.pop(node, None)
+        self.read_ms.pop(node, None)
 
     def of(self, kind: str) -> Iterator[tuple[Target, Total]]:
         """All totals of one kind of target."""

@@ -33,8 +33,7 @@ class State:
     """
     Everything; services and endpoints by intent id, the rest by node.
 
-    `polled_ms`: node -> when its counters were read last, Unix milliseconds. `spreads` by service
-    target. `caught_up`: streams that have been read to their end.
+    `spreads` by service target. `caught_up`: streams that have been read to their end.
     """
 
     nodes: dict[str, NodeFact] = field(default_factory=dict)
@@ -47,7 +46,6 @@ class State:
     applied: dict[str, Applied] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
     spreads: dict[Target, Spread] = field(default_factory=dict)
-    polled_ms: dict[str, int] = field(default_factory=dict)
     caught_up: set[str] = field(default_factory=set)
 
     def node_names(self) -> list[str]:

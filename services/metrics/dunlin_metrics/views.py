@@ -8,7 +8,7 @@ from dunlin.model.ids import format_dpid
 from dunlin.openflow.flow import Output
 from dunlin.pipeline import SwitchContext
 from dunlin.pipeline.route import compile_route
-from dunlin_metrics.meter import Target
+from dunlin_metrics.meter import Target, Total
 from dunlin_metrics.samples import POD_FIELDS, ROUTE_FIELDS
 from dunlin_metrics.spread import shares
 from dunlin_metrics.state import State
@@ -44,7 +44,8 @@ def _node(state: State, name: str) -> dict[str, Any]:
         "groups": applied.groups if applied else 0,
         "pending": applied.pending if applied else 0,
         "errors": len(applied.errors) if applied else 0,
-        "polled_ms": state.polled_ms.get(name),
+        "programming_ms": applied.programming_ms if applied else None,
+        "polled_ms": state.meter.read_ms.get(name),
     }
 
 
@@ -112,8 +113,7 @@ def _pods(state: State) -> Iterator[dict[str, Any]]:
 def traffic_of_pods(state: State, namespace: str | None = None) -> list[dict[str, Any]]:
     """Totals of each Pod, from its own view."""
     return [
-        {"namespace": target[1], "name": target[2], "node": target[3]}
-        | dict(zip(POD_FIELDS, total.values, strict=True))
+        {"namespace": target[1], "name": target[2], "node": target[3]} | _numbers(POD_FIELDS, total)
         for target, total in sorted(state.meter.of("pod"), key=_by_target)
         if namespace is None or target[1] == namespace
     ]
@@ -122,10 +122,15 @@ def traffic_of_pods(state: State, namespace: str | None = None) -> list[dict[str
 def traffic_of_nodes(state: State) -> list[dict[str, Any]]:
     """Totals of each ordered pair of nodes."""
     return [
-        {"source": target[1], "destination": target[2]}
-        | dict(zip(ROUTE_FIELDS, total.values, strict=True))
+        {"source": target[1], "destination": target[2]} | _numbers(ROUTE_FIELDS, total)
         for target, total in sorted(state.meter.of("route"), key=_by_target)
     ]
+
+
+def _numbers(fields: tuple[str, ...], total: Total) -> dict[str, float]:
+    """Totals under their names, and `…_per_s` between the last two readings."""
+    rates = {f"{field}_per_s": rate for field, rate in zip(fields, total.per_second, strict=True)}
+    return dict(zip(fields, total.values, strict=True)) | rates
 
 
 def services(state: State, namespace: str | None = None) -> list[dict[str, Any]]:

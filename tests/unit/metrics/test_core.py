@@ -38,6 +38,8 @@ def test_traffic_of_a_pod_is_from_its_view() -> None:
     state = started()
     poll(state, 1, port("p11", received=7, sent=3))
     (row,) = views.traffic_of_pods(state)
+    rates = {name: row.pop(name) for name in list(row) if name.endswith("_per_s")}
+    assert set(rates.values()) == {0.0}
     assert row == {
         "namespace": "default", "name": "p11", "node": "n1",
         "receive_bytes": 700, "receive_packets": 7, "receive_drops": 1,
@@ -49,9 +51,22 @@ def test_traffic_between_nodes() -> None:
     """All flows of a route add up; a node's route to itself counts nothing."""
     state = started()
     poll(state, 1, flow("n2", 5, "v4"), flow("n2", 6, "v6"), flow("n1", 99))
-    assert views.traffic_of_nodes(state) == [
-        {"source": "n1", "destination": "n2", "bytes": 1100, "packets": 11}
-    ]
+    (row,) = views.traffic_of_nodes(state)
+    assert (row["source"], row["destination"], row["bytes"], row["packets"]) == (
+        "n1",
+        "n2",
+        1100,
+        11,
+    )
+
+
+def test_rates() -> None:
+    """Growth per second between the last two readings of a switch."""
+    state = started()
+    for at_ms, packets in ((1000, 50), (3000, 60), (3500, 60)):
+        poll(state, at_ms, flow("n2", packets))
+        expected = {1000: 0.0, 3000: 5.0, 3500: 0.0}[at_ms]
+        assert views.traffic_of_nodes(state)[0]["packets_per_s"] == expected
 
 
 def test_flow_installed_anew() -> None:
