@@ -1,0 +1,207 @@
+"""
+TCP, request/response and UDP between Pods of a lab, against a Linux bridge and routed veth.
+
+The lab is as `dunlin lab up` makes it (datapath, port type and TSO as it chooses), with 1,000 more
+Services loaded. All traffic is between network namespaces of this machine: client, switches and server
+share its cores, so the figures are ratios of whole paths, not what a switch alone can do.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dunlin_lab import netns
+
+from bench import baseline, lab
+from bench.measure import Metric, Options, Table, Unavailable, take_turns
+
+SERVICES = 1_000
+STREAM_PORT, LOAD_PORT = 5201, 5300
+METRICS = (
+    Metric("TCP", "Gbit/s", lower_is_better=False, digits=2),
+    Metric("TCP retransmits", "", digits=0),
+    Metric("request/response p50", "us"),
+    Metric("request/response p99", "us"),
+    Metric("connect+request+close", "1/s", lower_is_better=False, digits=0),
+    Metric("UDP 18 bytes received", "1/s", lower_is_better=False, digits=0),
+)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The two programs that make load."""
+
+    netload: str
+    iperf3: str
+
+    def serve(self, place: Path | str) -> list[subprocess.Popen[bytes]]:
+        """Both servers in a namespace."""
+        commands = (
+            [self.netload, "serve", str(LOAD_PORT)],
+            [self.iperf3, "-s", "-p", str(STREAM_PORT)],
+        )
+        return [netns.run_in(place, lambda c=c: _spawn(c)) for c in commands]
+
+    def measure(self, place: Path | str, address: str, seconds: float) -> Mapping[str, float]:
+        """Everything of one path, one after the other."""
+        rr = self._load(place, "rr", address, seconds)
+        crr = self._load(place, "crr", address, seconds)
+        udp = self._load(place, "udp", address, seconds, "18")
+        tcp = self._stream(place, address, seconds)
+        values = (
+            tcp["sum_received"]["bits_per_second"] / 1e9,
+            tcp["sum_sent"]["retransmits"],
+            rr["p50_us"],
+            rr["p99_us"],
+            crr["per_s"],
+            udp["received_per_s"],
+        )
+        return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
+
+    def _load(
+        self, place: Path | str, mode: str, address: str, seconds: float, *more: str
+    ) -> dict[str, float]:
+        command = [self.netload, mode, address, str(LOAD_PORT), str(seconds), *more]
+        found: dict[str, float] = json.loads(_output(place, command))
+        return found
+
+    def _stream(self, place: Path | str, address: str, seconds: float) -> dict[str, Any]:
+        # Whole seconds are all that iperf3 takes.
+        length = str(max(1, round(seconds)))
+        command = [self.iperf3, "-c", address, "-p", str(STREAM_PORT), "-t", length, "-J"]
+        end: dict[str, Any] = json.loads(_output(place, command))["end"]
+        return end
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _output(place: Path | str, command: list[str]) -> str:
+    done = netns.run_in(
+        place,
+        lambda: subprocess.run(command, capture_output=True, text=True, timeout=60, check=False),
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout} {done.stderr}")
+    return done.stdout
+
+
+@contextmanager
+def tools() -> Iterator[Tools]:
+    """Raises Unavailable: no iperf3, or no C compiler."""
+    iperf3, compiler = shutil.which("iperf3"), shutil.which("cc")
+    if iperf3 is None or compiler is None:
+        raise Unavailable("needs iperf3 and a C compiler (Debian: iperf3, build-essential)")
+    with tempfile.TemporaryDirectory(prefix="dunlin-bench-") as directory:
+        program = f"{directory}/netload"
+        source = Path(__file__).with_name("netload.c")
+        subprocess.run([compiler, "-O2", "-Wall", "-o", program, str(source)], check=True)
+        yield Tools(program, iperf3)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """From a namespace to an address."""
+
+    table: str
+    name: str
+    client: Path | str
+    address: str
+
+
+SAME, CROSS = "Pods of one node", "Pods of two nodes"
+BRIDGE, ROUTED, ROUTED2 = "Linux bridge", "routed veth", "routed veth, two nodes on a Linux bridge"
+POD, SERVICE = "Dunlin, Pod IP", "Dunlin, ClusterIP"
+SERVICE_PORTS = [
+    {"name": "stream", "port": STREAM_PORT, "targetPort": STREAM_PORT, "protocol": "TCP"},
+    {"name": "load", "port": LOAD_PORT, "targetPort": LOAD_PORT, "protocol": "TCP"},
+    {"name": "load-udp", "port": LOAD_PORT, "targetPort": LOAD_PORT, "protocol": "UDP"},
+]
+
+
+def lab_ways(cluster: lab.Lab, services: int) -> tuple[list[Way], list[str]]:
+    """Four ways, and the namespaces where servers must be."""
+    here, there = (node["name"] for node in cluster.nodes[:2])
+    pods = cluster.pods(client=here, near=here, far=there)
+    cluster.crowd(services, [pods[name]["ips"][0] for name in ("near", "far")] * 1)
+    client = pods["client"]["netns"]
+    ways = []
+    for table, name in ((SAME, "near"), (CROSS, "far")):
+        address = cluster.service(name, name, SERVICE_PORTS)
+        ways += [
+            Way(table, POD, client, pods[name]["ips"][0]),
+            Way(table, SERVICE, client, address),
+        ]
+    cluster.wait()
+    return ways, [pods["near"]["netns"], pods["far"]["netns"]]
+
+
+def run(options: Options) -> list[Table]:
+    """Raises Unavailable."""
+    seconds = 0.5 if options.quick else 2.0
+    services = SERVICES // 10 if options.quick else SERVICES
+    tables = {SAME: Table(SAME, METRICS, BRIDGE), CROSS: Table(CROSS, METRICS, ROUTED2)}
+    with ExitStack() as stack:
+        load = stack.enter_context(tools())
+        cluster = stack.enter_context(lab.running(2))
+        made = stack.enter_context(baseline.networks())
+        options.progress(f"loading {services} Services")
+        ways, servers = lab_ways(cluster, services)
+        b1, b2 = made.bridged_pair()
+        r1, r2, r3 = made.routed()
+        ways += [
+            Way(SAME, BRIDGE, b1.netns, b2.ip),
+            Way(SAME, ROUTED, r1.netns, r2.ip),
+            Way(CROSS, ROUTED2, r1.netns, r3.ip),
+        ]
+        for place in {str(way.client) for way in ways}:
+            baseline.widen_ports(place)
+        for place in (*servers, b2.netns, r2.netns, r3.netns):
+            stack.callback(_end, load.serve(place))
+        _settle(load, ways)
+        for name, table in tables.items():
+            mine = sorted((w for w in ways if w.table == name), key=lambda w: w.name == POD)
+            take_turns(
+                {
+                    way.name: (lambda w=way: load.measure(w.client, w.address, seconds))
+                    for way in sorted(mine, key=lambda w: w.name.startswith("Dunlin"))
+                },
+                table,
+                options.rounds(5),
+                options.progress,
+            )
+            table.notes.append(
+                f"lab with datapath {cluster.datapath}, {services} Services loaded; client, "
+                "switches and server share this machine's cores"
+            )
+    return list(tables.values())
+
+
+def _settle(load: Tools, ways: list[Way]) -> None:
+    """Every path works before the first is measured: servers listen, neighbours are known."""
+    deadline = time.monotonic() + 20
+    for way in ways:
+        while True:
+            try:
+                load.measure(way.client, way.address, 0.05)
+                break
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait(10)
