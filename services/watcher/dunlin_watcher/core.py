@@ -30,6 +30,7 @@ from dunlin_watcher.events import (
     Seen,
     StreamRead,
 )
+from dunlin_watcher.kinds import describe
 from dunlin_watcher.normalise import (
     Identity,
     Normalised,
@@ -191,7 +192,11 @@ def _judge(state: State, kind: str, identity: Identity, found: Normalised) -> Re
     return Report(
         kind,
         tuple((p.word, explain(kind, identity.key, p)) for p in found.problems if p not in known),
-        tuple(field for field in found.unsupported if field not in asked),
+        tuple(
+            (field, describe(kind, identity.key))
+            for field in found.unsupported
+            if field not in asked
+        ),
     )
 
 

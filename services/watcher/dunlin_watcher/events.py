@@ -102,7 +102,8 @@ class Report:
     kind: str
     bad: tuple[tuple[str, str], ...] = ()
     """(word for metrics, text that names object and field)"""
-    unsupported: tuple[str, ...] = ()
+    unsupported: tuple[tuple[str, str], ...] = ()
+    """(field, object)"""
 
 
 NOTHING = Report("")

@@ -239,6 +239,7 @@ class Watcher:
         for word, text in report.bad:
             self.metrics.common.bad_input(report.kind, word)
             log.warning("bad input", kind=report.kind, error=text)
-        for field in report.unsupported:
+        for field, who in report.unsupported:
             self.metrics.common.unsupported(report.kind, field)
+            log.info("not supported", object=who, field=field)
         self.pulse.beat()

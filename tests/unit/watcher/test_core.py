@@ -229,6 +229,19 @@ def test_reports_are_not_repeated() -> None:
     assert [w for w, _ in step(state, Seen("pod", json.dumps(bad).encode(), 1)).bad] == ["protocol"]
 
 
+def test_unsupported_is_reported_once_for_each_object() -> None:
+    """An object that asks for what Dunlin does not do is named once, however often it is seen."""
+    state = started()
+    obj = json.loads(raw("a", 1))
+    obj["spec"]["containers"][0]["ports"][0]["hostPort"] = 80
+    event = Seen("pod", json.dumps(obj).encode(), 1)
+    assert step(state, event).unsupported == (
+        ("spec.containers[].ports[].hostPort", "pod default/a"),
+    )
+    assert step(state, event).unsupported == ()
+    assert state.unsupported_objects() == {"pod default/a": ["spec.containers[].ports[].hostPort"]}
+
+
 def test_a_stale_writer_cannot_bring_the_dead_back() -> None:
     """A paused former leader's messages are refused by sequence, for facts and for tombstones."""
     stream = Stream()
