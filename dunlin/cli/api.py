@@ -133,6 +133,6 @@ def explain(answer: dict[str, Any]) -> str:
         missing = [item["object"] or item["intent"] for item in switch.get("missing") or ()]
         if missing or not switch.get("applied", True):
             names = ", ".join(missing[:10]) or f"something: {switch.get('reason') or 'unknown'}"
-            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""  # noqa: PLR2004
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             lines.append(f"  {switch.get('node')} lacks {names}{more}")
     return "\n".join(lines)

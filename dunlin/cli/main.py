@@ -127,7 +127,7 @@ def add_plugins() -> None:
 def run() -> None:
     """Entry point of the executable."""
     # Only `lab` needs the lab's imports; everything else starts faster without.
-    if len(sys.argv) < 2 or sys.argv[1] in ("lab", "--help"):  # noqa: PLR2004
+    if len(sys.argv) < 2 or sys.argv[1] in ("lab", "--help"):
         add_plugins()
     try:
         app()

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from dunlin.cli.output import bars, console, error_console, table
 from pyroute2.netlink.exceptions import NetlinkError
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from dunlin_lab import netns, plan, procs, sample
+from dunlin.cli.output import bars, console, error_console, table
 from dunlin_lab import down as removal
+from dunlin_lab import netns, plan, procs, sample
 from dunlin_lab import status as state_of
 from dunlin_lab import up as building
 from dunlin_lab.assets import AssetsError
@@ -63,7 +63,7 @@ def _errors() -> Iterator[None]:
 
 
 @app.command("up")
-def up(  # noqa: PLR0913 - one each for what the user may say
+def up(
     nodes: Annotated[int, typer.Option(min=0, max=200, help="How many nodes.")] = 2,
     datapath: Annotated[
         Literal["auto", "dpdk", "netdev"],
@@ -136,7 +136,7 @@ def _up(paths: LabPaths, options: plan.Options) -> tuple[LabState, Shown | None]
 
 
 def _wait(state: LabState, timeout_s: float) -> None:
-    from dunlin.cli.api import WaitFailedError, wait  # noqa: PLC0415 - HTTP is not always needed
+    from dunlin.cli.api import WaitFailedError, wait
 
     try:
         wait(state.extra["url:flowctl@0"], timeout_s)

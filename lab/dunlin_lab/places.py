@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dunlin.cli.api import ApiError, Installation
-
 from dunlin_lab.catalogue import split_process
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.state import NoLabError, load_state

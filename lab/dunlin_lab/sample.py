@@ -59,7 +59,7 @@ def wait_pods(paths: LabPaths, state: LabState, timeout_s: float = 60.0) -> list
         while more():
             found = [pod for pod in pods(paths, state) if pod["namespace"] == "shop"]
             ready = [pod for pod in found if pod["ready"]]
-            if len(ready) >= PODS and _endpoints(state, "backend") >= 3:  # noqa: PLR2004
+            if len(ready) >= PODS and _endpoints(state, "backend") >= 3:
                 return found
     names = ", ".join(f"{pod['name']} ready={pod['ready']}" for pod in found) or "none"
     raise UpError(f"{PODS} Pods of the sample should be ready; there are: {names}")

@@ -101,7 +101,7 @@ class _PodList(msgspec.Struct):
 
 def _readiness(state: LabState) -> dict[tuple[str, str], bool]:
     """Nobody is ready where the API does not answer: then nobody knows."""
-    from pathlib import Path  # noqa: PLC0415 - only here
+    from pathlib import Path
 
     try:
         with client(Path(state.kubeconfig), timeout_s=5.0) as api:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 import msgspec
+
 from dunlin.model.addresses import derived_dpid
 from dunlin.model.ids import format_dpid
-
 from dunlin_lab import assets, ovs, plan, procs
 from dunlin_lab.api import KubeconfigError, client
 from dunlin_lab.catalogue import Spec, free_port, python, split_process

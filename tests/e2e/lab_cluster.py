@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from dunlin_lab.api import client
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from dunlin_lab.down import down
 from dunlin_lab.paths import LabPaths
-
 from tests.e2e.conftest import why_not
 from tests.e2e.lab_cluster import DUNLIN, LabCluster, eventually
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from dunlin_lab import links, netns
 
+from dunlin_lab import links, netns
 from tests.e2e.conftest import why_not
 from tests.e2e.lab_cluster import eventually
 from tests.e2e.traffic import HttpProbe, UdpProbe, ping_here

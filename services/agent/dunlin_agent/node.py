@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 class Node:
     """The set-up of one node."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - its surroundings, one adapter each
+    def __init__(
         self,
         settings: Settings,
         facts: Facts,

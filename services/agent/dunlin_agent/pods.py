@@ -51,7 +51,7 @@ class _PrevResult(msgspec.Struct, frozen=True):
 class Pods:
     """The PodNetwork of this node."""
 
-    def __init__(  # noqa: PLR0913 - its surroundings, one adapter each
+    def __init__(
         self,
         facts: Facts,
         ovs: Ovs,

@@ -1,5 +1,6 @@
 """Wiring of the metrics service."""
 
+from dunlin.service import history
 from dunlin.service.app import ServiceApp, run_service
 from dunlin_metrics import rest
 from dunlin_metrics.adapters.flowctl import FlowctlClient
@@ -18,6 +19,7 @@ async def setup(app: ServiceApp[Settings]) -> None:
     shell = Shell(bus, reader, settings, OwnMetrics(app.metrics))
     app.metrics.registry.register(StateCollector(shell.state))
     app.api.include_router(rest.router(shell.state))
+    app.api.include_router(history.router(bus))
     app.ready("streams", shell.not_ready)
     for stream in STREAMS:
         app.task(f"follow-{stream}", shell.follow(stream))

@@ -154,7 +154,7 @@ async def test_everything_moves_and_comes_back(site: Site) -> None:
     assert (await site.net.addresses("eth0")).addresses == before.addresses
     after = run("ip", "route", netns=site.node.name), run("ip", "-6", "route", netns=site.node.name)
     assert _lines(after, "eth0") == _lines(routes, "eth0")
-    assert not site.net._journal.exists()  # noqa: SLF001
+    assert not site.net._journal.exists()
     assert site.sysctl("net.ipv6.conf.eth0.disable_ipv6") == "0"
 
 
@@ -190,7 +190,7 @@ async def test_the_kernel_ignores_the_uplink(site: Site, monkeypatch: pytest.Mon
 
 async def test_a_failed_move_is_undone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """When reading back finds something missing, the node is as it was and reachable."""
-    real = NodeNet._verify  # noqa: SLF001
+    real = NodeNet._verify
 
     def verify(net: NodeNet, state: UplinkState, index: int, name: str) -> None:
         if name == "br-ext":

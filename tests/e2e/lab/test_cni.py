@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from dunlin_lab.cni import Attachment, CniError, Plugin
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+
 from dunlin_lab import netns, procs
 from dunlin_lab.down import down
 from dunlin_lab.kubelet import sandboxes

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from dunlin_lab import links, netns, procs
 from dunlin_lab.down import down
 from dunlin_lab.hugepages import Hugepages

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from dunlin_lab import procs
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.state import write_atomically

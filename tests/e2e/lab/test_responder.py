@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dunlin_lab import links, netns, procs
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.responder import Port, Request, ResponderClient, ResponderError

@@ -13,6 +13,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+
 from dunlin_lab import links, netns, procs
 from dunlin_lab.down import ForeignLabError, down
 from dunlin_lab.paths import LabPaths

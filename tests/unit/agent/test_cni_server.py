@@ -219,7 +219,7 @@ async def test_calls_for_one_container_take_turns(bench: Bench) -> None:
     same = [asyncio.create_task(bench.call("ADD", {})) for _ in range(3)]
     other = asyncio.create_task(bench.call("ADD", {}, CNI_CONTAINERID="other"))
     async with asyncio.timeout(10):
-        while bench.network.running < 2:  # noqa: ASYNC110 - a level, with a deadline
+        while bench.network.running < 2:
             await asyncio.sleep(0.005)
     bench.network.gate.set()
     assert [got.status for got in await asyncio.gather(*same, other)] == [0, 0, 0, 0]

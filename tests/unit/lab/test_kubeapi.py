@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from dunlin_lab import kubeapi
 from dunlin_lab.kubeapi import ApiError, KubeApi
 

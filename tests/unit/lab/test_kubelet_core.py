@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from dunlin_lab.kubelet_core import (
     RETRY_MAX_MS,
     Action,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dunlin_lab.paths import LabNameError, LabPaths, node_name
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dunlin_lab.paths import LabNameError, LabPaths, node_name
 
 LAB_NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?", fullmatch=True)
 FORMS = st.one_of(

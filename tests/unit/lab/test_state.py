@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.state import (
     Journal,

@@ -113,7 +113,7 @@ def pod_mtu_bytes(uplink_mtu_bytes: int, *, encapsulated: bool, ipv6_underlay: b
     return uplink_mtu_bytes - (overhead if encapsulated else 0)
 
 
-def node_bridges(  # noqa: PLR0913 - keyword-only, one each for what differs between nodes
+def node_bridges(
     node: str,
     *,
     controllers: tuple[ControllerSpec, ...],
