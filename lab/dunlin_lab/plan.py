@@ -101,11 +101,16 @@ def apiserver_spec(site: Site) -> Spec:
 
 def control_plane_specs(site: Site, options: Options) -> list[Spec]:
     """Every replica of every service that scales; flowctl's listen addresses are in its env."""
-    return [
+    specs = [
         _service(site, service, str(index), options)
         for service in CONTROL_PLANE
         for index in range(options.count(service))
     ]
+    urls = ",".join(spec.url for spec in specs if spec.service == "flowctl")
+    for spec in specs:
+        if spec.service == "metrics":
+            spec.env["DUNLIN_FLOWCTL_URLS"] = urls
+    return specs
 
 
 def openflow_targets(specs: list[Spec]) -> str:
