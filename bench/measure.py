@@ -173,15 +173,16 @@ def _across(table: Table, shown: RichTable) -> None:
 
 
 def _down(table: Table, shown: RichTable) -> None:
-    """A line a metric."""
+    """A line a metric; below each figure its ratio."""
+    shown.show_lines = True
     shown.add_column("")
     for row in table.rows.values():
         shown.add_column(row.name, justify="right")
-        shown.add_column("ratio", justify="right")
     for metric in table.metrics:
         cells = [_head(metric)]
         for row in table.rows.values():
-            cells += _cells(table, row, metric)
+            value, ratio = _cells(table, row, metric)
+            cells.append(f"{value}\n= {ratio}" if ratio else value)
         shown.add_row(*cells)
 
 
