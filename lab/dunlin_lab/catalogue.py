@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CONTROL_PLANE = ("watcher", "ipam", "planner", "flowctl")
+CONTROL_PLANE = ("watcher", "ipam", "planner", "flowctl", "metrics")
 """Services of Dunlin that scale by `--replicas SERVICE=N`."""
 
 SERVICES = ("nats", "apiserver", *CONTROL_PLANE, "agent", "runner", "responder")

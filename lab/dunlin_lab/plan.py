@@ -106,10 +106,11 @@ def control_plane_specs(site: Site, options: Options) -> list[Spec]:
         for service in CONTROL_PLANE
         for index in range(options.count(service))
     ]
-    urls = ",".join(spec.url for spec in specs if spec.service == "flowctl")
+    flowctls = ",".join(spec.url for spec in specs if spec.service == "flowctl")
     for spec in specs:
         if spec.service == "metrics":
-            spec.env["DUNLIN_FLOWCTL_URLS"] = urls
+            spec.env["DUNLIN_FLOWCTL_URLS"] = flowctls
+            spec.env["DUNLIN_POLL_INTERVAL_S"] = "1"
     return specs
 
 

@@ -153,7 +153,7 @@ def test_garbage_to_the_cni(cluster: LabCluster, shop: tuple[str, dict[str, Any]
 
 def test_garbage_to_rest(cluster: LabCluster, shop: tuple[str, dict[str, Any], str]) -> None:
     """Unknown paths, ids and bodies are 404, 405 or 422 with an error, never 500."""
-    for service in ("watcher", "ipam", "planner", "flowctl"):
+    for service in ("watcher", "ipam", "planner", "flowctl", "metrics"):
         url = cluster.url(service)
         for path in ("/nothing", "/v1/intents/%00%ff", "/v1/switches/../../x/flows?intent=%ff"):
             answer = httpx.get(url + path, trust_env=False)
@@ -166,7 +166,7 @@ def test_garbage_to_rest(cluster: LabCluster, shop: tuple[str, dict[str, Any], s
 
 async def test_garbage_on_nats(cluster: LabCluster, shop: tuple[str, dict[str, Any], str]) -> None:
     """Messages that do not parse are named by their subject, counted, and harm nobody."""
-    import nats  # noqa: PLC0415 - only this test speaks NATS itself
+    import nats
 
     before = metric(cluster, "planner", "dunlin_bad_input_total{")
     link = await nats.connect(cluster.status()["nats"])

@@ -13,7 +13,7 @@ from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
-SERVICES = ["watcher", "ipam", "planner", "flowctl", "agent", "nats"]
+SERVICES = ["watcher", "ipam", "planner", "flowctl", "metrics", "agent", "nats"]
 
 
 class Traffic:
