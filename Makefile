@@ -37,8 +37,9 @@ check: sync ## Format, lint, types, import contracts, tidiness.
 test: setup ## Every test that this machine can run; a tier that is skipped says why.
 	$(RUN) pytest
 
-bench: setup ## Ratios, measured side by side.
-	$(RUN) python -m bench
+bench: setup ## Ratios, measured side by side; BENCH="NAME… --quick --json FILE" chooses.
+	@tools/apt-install iperf3 containernetworking-plugins
+	$(RUN) python -m bench $(BENCH)
 
 up: setup ## A cluster in a box, with a small shop.
 	@$(RUN) dunlin lab up --nodes $(NODES) --name $(LAB)

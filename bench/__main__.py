@@ -14,7 +14,7 @@ from bench.measure import Options, Table, Unavailable, show
 
 BENCHES = {
     "programming": "one switch with 1,000 Services of 10 endpoints, against ovs-ofctl",
-    "endpoint_change": "EndpointSlice change -> acknowledged by 10 switches, against one bare bundle",
+    "endpoint_change": "EndpointSlice change -> acknowledged by 10 switches, against a bare bundle",
     "cni_add": "CNI ADD and DEL, against the bridge plugin with host-local",
     "throughput": "TCP, request/response and UDP of Pods, against a Linux bridge and routed veth",
     "watcher_list": "listing 150,000 Pods, against the models of the kubernetes package",

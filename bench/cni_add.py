@@ -1,10 +1,11 @@
 """
 CNI ADD and DEL of one Pod interface: Dunlin's executable in a lab, the `bridge` plugin without one.
 
-What is timed is what a container runtime waits for: the executable from its start to its end. Dunlin's
-ADD returns when the Pod's flows are in force on its node's switch (address from ipam, port in Open vSwitch,
-fact on NATS, intent, bundle, barrier); the bridge plugin's (with host-local for its address) when the veth
-pair is in a Linux bridge. Between two measurements is a pause: nothing of one runs into the other.
+What is timed is what a container runtime waits for: the executable from its start to its end.
+Dunlin's ADD returns when the Pod's flows are in force on its node's switch (address from ipam, port
+in Open vSwitch, fact on NATS, intent, bundle, barrier); the bridge plugin's (with host-local for
+its address) when the veth pair is in a Linux bridge. Between two measurements is a pause: nothing
+of one runs into the other.
 """
 
 import json
@@ -20,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import baseline, lab
+from bench.measure import Metric, Options, Table, Unavailable, percentile
 from dunlin_lab import links, netns
 from dunlin_lab.cni import Attachment
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.up import UpError, cni_binary
-
-from bench import baseline, lab
-from bench.measure import Metric, Options, Table, Unavailable, percentile
 
 PLUGINS = Path("/usr/lib/cni")
 BRIDGE = "bridge + host-local"
@@ -62,7 +62,12 @@ class Runtime:
     def _run(self, command: str, env: dict[str, str]) -> float:
         started = time.perf_counter()
         done = subprocess.run(
-            [self.binary], input=self.conf, env=env, capture_output=True, timeout=TIMEOUT_S, check=False
+            [self.binary],
+            input=self.conf,
+            env=env,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
         took = (time.perf_counter() - started) * 1000
         if done.returncode:
@@ -113,7 +118,7 @@ def _sandbox(name: str) -> Iterator[Path]:
 
 
 def _prepare() -> None:
-    # The bridge plugin would otherwise wait for IPv6 duplicate address detection: seconds, not work.
+    # Or the bridge plugin waits for IPv6 duplicate address detection: seconds, and no work.
     for where in ("all", "default"):
         links.sysctl(f"ipv6/conf/{where}/accept_dad", "0")
     with links.route() as ipr:
@@ -141,9 +146,7 @@ def once(runtime: Runtime) -> tuple[float, float]:
 def run(options: Options) -> list[Table]:
     """Raises Unavailable."""
     metrics = [
-        Metric(f"{command} {share}", "ms")
-        for command in ("ADD", "DEL")
-        for share in ("p50", "p99")
+        Metric(f"{command} {share}", "ms") for command in ("ADD", "DEL") for share in ("p50", "p99")
     ]
     table = Table("CNI ADD and DEL of one Pod", metrics, BRIDGE)
     each = 10 if options.quick else 50
@@ -165,7 +168,9 @@ def run(options: Options) -> list[Table]:
             for name, found in samples.items():
                 added, deleted = zip(*found, strict=True)
                 points = (
-                    percentile(values, share) for values in (added, deleted) for share in (0.5, 0.99)
+                    percentile(values, share)
+                    for values in (added, deleted)
+                    for share in (0.5, 0.99)
                 )
                 figures = dict(zip((m.name for m in metrics), points, strict=True))
                 table.row(name).add(**figures)

@@ -1,10 +1,10 @@
 """
-One EndpointSlice changes: how long until ten switches have acknowledged it?
+From a change of one EndpointSlice to its acknowledgement by ten switches.
 
-Real are: NATS, the planner, flowctl (processes as in production), ten bridges in one Open vSwitch that
-connect to it, and 1,000 Services of 10 endpoints on each. The watcher's part is played here: the fact
-is published, and the clock starts with that. Beside it, a bare bundle with the same change goes to one
-more bridge that holds the same tables.
+Real are: NATS, the planner, flowctl (processes as in production), ten bridges in one Open vSwitch
+that connect to it, and 1,000 Services of 10 endpoints on each. The watcher's part is played here:
+the fact is published, and the clock starts with that. Beside it, a bare bundle with the same change
+goes to one more bridge that holds the same tables.
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
-from dunlin_lab import netns
 
 from bench import ovs, world
 from bench.measure import Metric, Options, Row, Table, percentile
@@ -37,6 +36,7 @@ from dunlin_flowctl.adapters.pipeline import PipelineCompiler
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.delta import ChangeSet
 from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache
+from dunlin_lab import netns
 
 SWITCHES, SERVICES, ENDPOINTS = 10, 1_000, 10
 DEADLINE_S = 60.0

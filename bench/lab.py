@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from dunlin_lab.api import client
 
 from bench.measure import Unavailable
+from dunlin_lab.api import client
 
 TIMEOUT_S = 180.0
 NAMESPACE = "bench"
@@ -97,16 +97,16 @@ class Lab:
                 "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
                 "addressType": "IPv4",
                 "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-                "endpoints": [{"addresses": [ip], "conditions": {"ready": True}} for ip in endpoints],
+                "endpoints": [
+                    {"addresses": [ip], "conditions": {"ready": True}} for ip in endpoints
+                ],
             },
         )
 
 
 def _dunlin(*arguments: str) -> str:
     command = [str(Path(sys.executable).with_name("dunlin")), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout}\n{done.stderr}")
     return done.stdout

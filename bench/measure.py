@@ -1,9 +1,7 @@
 """Rounds that take turns, medians with their spread, and tables of them."""
 
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +13,7 @@ METRICS_ACROSS_MAX = 3
 
 
 class Unavailable(Exception):
-    """This machine cannot run a bench; the message says what is missing."""
+    """A bench cannot run on this machine; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ class Table:
 
 
 def ratios(mine: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
-    """(median, lowest, highest) of `mine[i] / base[i]`; rounds that only one of them has are left out."""
+    """(median, lowest, highest) of `mine[i] / base[i]`, for the rounds that both have."""
     each = [a / b for a, b in zip(mine, base, strict=False) if b]
     if not each:
         return (float("nan"),) * 3
@@ -136,15 +134,6 @@ def take_turns(
             progress(f"{table.title}: round {number + 1} of {rounds}: {name}")
             table.row(name).add(**ways[name]())
     table.rows = {name: table.rows[name] for name in (*ways, *(set(table.rows) - set(ways)))}
-
-
-@contextmanager
-def stopwatch() -> Iterator[Callable[[], float]]:
-    """Yields a function that says how many milliseconds have passed; after the block, how many it took."""
-    start = time.perf_counter()
-    end: list[float] = []
-    yield lambda: ((end[0] if end else time.perf_counter()) - start) * 1000
-    end.append(time.perf_counter())
 
 
 def show(table: Table, console: Console) -> None:
@@ -187,7 +176,9 @@ def _down(table: Table, shown: RichTable) -> None:
 
 
 def _head(metric: Metric) -> str:
-    return f"{metric.name}, {metric.unit} [dim]{'less' if metric.lower_is_better else 'more'} is better[/]"
+    better = "less" if metric.lower_is_better else "more"
+    unit = f", {metric.unit}" if metric.unit else ""
+    return f"{metric.name}{unit} [dim]{better} is better[/]"
 
 
 def _cells(table: Table, row: Row, metric: Metric) -> tuple[str, str]:

@@ -1,9 +1,9 @@
 """
 One fresh switch gets 1,000 Services of 10 endpoints: flowctl's path against ovs-ofctl's.
 
-flowctl starts from intents as bytes, as they come from the bus, and ends with the reply to the commit
-of its last bundle: decode, compile, compare with a dump (of nothing), encode, write. ovs-ofctl starts
-from the same tables as text in files. Both use the bridge's management socket.
+flowctl starts from intents as bytes, as they come from the bus, and ends with the reply to the
+commit of its last bundle: decode, compile, compare with a dump (of nothing), encode, write. ovs-
+ofctl starts from the same tables as text in files. Both use the bridge's management socket.
 """
 
 import asyncio

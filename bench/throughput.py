@@ -2,8 +2,8 @@
 TCP, request/response and UDP between Pods of a lab, against a Linux bridge and routed veth.
 
 The lab is as `dunlin lab up` makes it (datapath, port type and TSO as it chooses), with 1,000 more
-Services loaded. All traffic is between network namespaces of this machine: client, switches and server
-share its cores, so the figures are ratios of whole paths, not what a switch alone can do.
+Services loaded. All traffic is between network namespaces of this machine: client, switches and
+server share its cores, so the figures are ratios of whole paths, not what a switch alone can do.
 """
 
 import json
@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dunlin_lab import netns
-
 from bench import baseline, lab
 from bench.measure import Metric, Options, Table, Unavailable, take_turns
+from dunlin_lab import netns
 
 SERVICES = 1_000
 STREAM_PORT, LOAD_PORT = 5201, 5300
@@ -48,7 +48,7 @@ class Tools:
             [self.netload, "serve", str(LOAD_PORT)],
             [self.iperf3, "-s", "-p", str(STREAM_PORT)],
         )
-        return [netns.run_in(place, lambda c=c: _spawn(c)) for c in commands]
+        return [netns.run_in(place, partial(_spawn, command)) for command in commands]
 
     def measure(self, place: Path | str, address: str, seconds: float) -> Mapping[str, float]:
         """Everything of one path, one after the other."""
@@ -121,6 +121,8 @@ class Way:
 SAME, CROSS = "Pods of one node", "Pods of two nodes"
 BRIDGE, ROUTED, ROUTED2 = "Linux bridge", "routed veth", "routed veth, two nodes on a Linux bridge"
 POD, SERVICE = "Dunlin, Pod IP", "Dunlin, ClusterIP"
+CROWD = [f"10.244.255.{number}" for number in range(10, 20)]
+"""Endpoints that nobody calls."""
 SERVICE_PORTS = [
     {"name": "stream", "port": STREAM_PORT, "targetPort": STREAM_PORT, "protocol": "TCP"},
     {"name": "load", "port": LOAD_PORT, "targetPort": LOAD_PORT, "protocol": "TCP"},
@@ -132,7 +134,7 @@ def lab_ways(cluster: lab.Lab, services: int) -> tuple[list[Way], list[str]]:
     """Four ways, and the namespaces where servers must be."""
     here, there = (node["name"] for node in cluster.nodes[:2])
     pods = cluster.pods(client=here, near=here, far=there)
-    cluster.crowd(services, [pods[name]["ips"][0] for name in ("near", "far")] * 1)
+    cluster.crowd(services, CROWD)
     client = pods["client"]["netns"]
     ways = []
     for table, name in ((SAME, "near"), (CROSS, "far")):
@@ -155,30 +157,26 @@ def run(options: Options) -> list[Table]:
         cluster = stack.enter_context(lab.running(2))
         made = stack.enter_context(baseline.networks())
         options.progress(f"loading {services} Services")
-        ways, servers = lab_ways(cluster, services)
         b1, b2 = made.bridged_pair()
         r1, r2, r3 = made.routed()
-        ways += [
+        more, servers = lab_ways(cluster, services)
+        ways = [
             Way(SAME, BRIDGE, b1.netns, b2.ip),
             Way(SAME, ROUTED, r1.netns, r2.ip),
             Way(CROSS, ROUTED2, r1.netns, r3.ip),
+            *more,
         ]
         for place in {str(way.client) for way in ways}:
             baseline.widen_ports(place)
-        for place in (*servers, b2.netns, r2.netns, r3.netns):
-            stack.callback(_end, load.serve(place))
+        for server in (*servers, b2.netns, r2.netns, r3.netns):
+            stack.callback(_end, load.serve(server))
         _settle(load, ways)
         for name, table in tables.items():
-            mine = sorted((w for w in ways if w.table == name), key=lambda w: w.name == POD)
-            take_turns(
-                {
-                    way.name: (lambda w=way: load.measure(w.client, w.address, seconds))
-                    for way in sorted(mine, key=lambda w: w.name.startswith("Dunlin"))
-                },
-                table,
-                options.rounds(5),
-                options.progress,
-            )
+            mine = [way for way in ways if way.table == name]
+            turns = {
+                way.name: partial(load.measure, way.client, way.address, seconds) for way in mine
+            }
+            take_turns(turns, table, options.rounds(5), options.progress)
             table.notes.append(
                 f"lab with datapath {cluster.datapath}, {services} Services loaded; client, "
                 "switches and server share this machine's cores"

@@ -3,29 +3,29 @@ How the watcher should read 150,000 Pods.
 
 With the kubernetes package's models, or with its transport alone and json or msgspec.
 
-    python bench/watcher_list.py [--pods 150000] [--other-pods 5000]
-
 Each way runs in a process of its own against a synthetic API server in another one (Pods of about 6
-KB, pages of 500), and keeps the same compact state. Printed: time per Pod as a ratio to the
-watcher's way, and the highest resident memory. The other ways are too slow for all Pods: they read
-`--other-pods` of them.
+KB, pages of 500), and keeps the same compact state. First all ways take turns with 5,000 Pods: CPU
+time per Pod. Then the watcher's way reads all 150,000 once: time, and its highest resident memory,
+which must stay below 1 GB; the others are too slow for so many.
 """
 
-import argparse
 import asyncio
 import json
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from bench.measure import Metric, Options, Table, take_turns
+
+PODS, FEW_PODS = 150_000, 5_000
 PAGE = 500
 LIMIT_MB = 1024
 
@@ -221,8 +221,9 @@ async def by_models(config: str, pods: int) -> int:
     return len(kept)
 
 
+WATCHER = "watcher: aio transport, msgspec"
 WAYS: dict[str, Callable[[str, int], Coroutine[Any, Any, int]]] = {
-    "watcher (aio transport, msgspec)": by_watcher,
+    WATCHER: by_watcher,
     "aio transport, json": by_json,
     "aio models": by_models,
 }
@@ -254,35 +255,45 @@ def measure(way: str, config: str, pods: int) -> tuple[int, float, float, float]
     return result
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pods", type=int, default=150_000)
-    parser.add_argument("--other-pods", type=int, default=5_000)
-    options = parser.parse_args()
+def run(options: Options) -> list[Table]:
+    """Both parts."""
+    pods = PODS // 10 if options.quick else PODS
+    few = FEW_PODS // 5 if options.quick else FEW_PODS
+    cpu = Metric("CPU per Pod", "us", digits=0)
+    turns = Table(f"List {few:,} Pods", [cpu], WATCHER)
+    whole = Table(
+        f"List {pods:,} Pods",
+        [Metric("time", "s"), cpu, Metric("resident memory", "MB", digits=0)],
+        WATCHER,
+    )
+    with tempfile.TemporaryDirectory() as folder, serving(pods) as (port, size):
+        config = kubeconfig(port, folder)
+
+        def way(name: str) -> dict[str, float]:
+            read, _, used, _ = measure(name, config, few)
+            return {cpu.name: used / max(read, 1) * 1e6}
+
+        ways = {name: (lambda name=name: way(name)) for name in WAYS}
+        take_turns(ways, turns, options.rounds(3), options.progress)
+        options.progress(f"{whole.title}: {WATCHER}")
+        read, wall, used, resident = measure(WATCHER, config, pods)
+    row = whole.row(WATCHER)
+    row.add(time=wall, **{cpu.name: used / max(read, 1) * 1e6, "resident memory": resident})
+    verdict = "within" if resident < LIMIT_MB else "BEYOND"
+    whole.notes.append(f"{read:,} Pods of {size} bytes; {verdict} {LIMIT_MB} MB")
+    return [turns, whole]
+
+
+@contextmanager
+def serving(pods: int) -> Iterator[tuple[int, int]]:
+    """The synthetic API server: its port, and the bytes of one Pod."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    server = context.Process(target=server_process, args=(options.pods, theirs), daemon=True)
+    server = context.Process(target=server_process, args=(pods, theirs), daemon=True)
     server.start()
-    port, size = ours.recv()
-    out = sys.stdout.write
-    out(f"{options.pods} Pods of {size} bytes\n")
-    out(f"{'way':34}{'Pods':>8}{'wall s':>8}{'CPU us/Pod':>12}{'ratio':>7}{'RSS MB':>8}\n")
-    base = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        config = kubeconfig(port, folder)
-        for way in WAYS:
-            pods = options.pods if way.startswith("watcher") else options.other_pods
-            read, wall, cpu, rss = measure(way, config, pods)
-            each = cpu / max(read, 1) * 1e6
-            base = base or each
-            out(f"{way:34}{read:8}{wall:8.1f}{each:12.0f}{each / base:7.1f}{rss:8.0f}\n")
-            if way.startswith("watcher"):
-                verdict = "within" if rss < LIMIT_MB else "BEYOND"
-                out(f"{'':34}{verdict} {LIMIT_MB} MB\n")
-    server.terminate()
-    server.join()
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        port, size = ours.recv()
+        yield port, size
+    finally:
+        server.terminate()
+        server.join()
