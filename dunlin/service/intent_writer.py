@@ -63,6 +63,7 @@ class Role:
     Who writes: `shard_of(subject)` says in which share of the work an intent is.
 
     `may_withdraw(subject)`: enough is known to say that this one is not wanted any more.
+    `may_begin(subject)`: what must stand before an intent that does not stand yet does.
     """
 
     service: Literal["ipam", "planner"]
@@ -71,6 +72,7 @@ class Role:
     shard_of: Callable[[str], int]
     owned: Callable[[], frozenset[int]]
     may_withdraw: Callable[[str], bool] = lambda _subject: True
+    may_begin: Callable[[str], bool] = lambda _subject: True
 
 
 def digest_of(intent: AnyIntent) -> bytes:
@@ -95,6 +97,7 @@ class IntentWriter:
     """
     Keeps the intents of one service in the stream equal to `desired`, in the owned shards.
 
+    `held`: intents that may not begin yet; as long as there are some, nothing is claimed.
     Callers change `desired` by `want` and then `flush`; one caller at a time. `on_foreign` is
     called when somebody else changed what stands, so that the caller flushes.
     """
@@ -112,6 +115,7 @@ class IntentWriter:
         self.epoch = ""
         self.seq = 0
         self.published = 0
+        self.held: set[str] = set()
         self._known = asyncio.Event()
 
     @property
@@ -210,7 +214,8 @@ class IntentWriter:
                 epoch = self.epoch
                 await self._write(complete=mark.complete)
                 if self.caught_up and epoch == self.epoch:
-                    await self._claim(mark, shards & self._role.owned(), epoch)
+                    if not self.held:
+                        await self._claim(mark, shards & self._role.owned(), epoch)
                     return
             except BusUnavailable as error:
                 log.warning("intents not written", error=str(error), pending=len(self.pending))
@@ -222,6 +227,7 @@ class IntentWriter:
         wrote = True
         while wrote:
             wrote = False
+            self.held.clear()
             queue = sorted(self.pending)
             for start in range(0, len(queue), CHUNK):
                 todo = self._messages(queue[start : start + CHUNK], complete=complete)
@@ -245,8 +251,11 @@ class IntentWriter:
                 continue
             digest = digest_of(intent) if intent else None
             standing = self.standing.get(subject)
-            if digest == (standing.digest if standing else None):
+            standing_digest = standing.digest if standing else None
+            if digest == standing_digest:
                 self.pending.discard(subject)
+            elif standing_digest is None and not self._role.may_begin(subject):
+                self.held.add(subject)
             elif intent is not None or (complete and self._role.may_withdraw(subject)):
                 data = wire.encode(intent) if intent else TOMBSTONE
                 todo.append((Message(subject, data, expected_seq=self._seq_of(subject)), digest))

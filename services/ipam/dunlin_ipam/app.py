@@ -34,6 +34,7 @@ async def setup(app: ServiceApp[IpamSettings]) -> Shell:
     app.ready("ipam", shell.not_ready)
     app.on_stop("requests", server.stop)
     app.task("intents", shell.writer.follow())
+    app.task("claims", shell.claims.follow())
     app.task("facts", shell.read())
     app.task("work", shell.work())
     app.task("leases", shards.run())

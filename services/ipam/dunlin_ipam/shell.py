@@ -16,6 +16,7 @@ from dunlin import subjects
 from dunlin.bus.base import Bus, BusUnavailable
 from dunlin.events.facts import kind_of
 from dunlin.events.findings import Finding
+from dunlin.service.claim_reader import ClaimReader
 from dunlin.service.fact_reader import FactReader
 from dunlin.service.intent_writer import IntentWriter, Role, Watermark
 from dunlin.service.metrics import Metrics
@@ -64,6 +65,7 @@ class Shell:
     ) -> None:
         self.shards = shards
         self.nudge = asyncio.Event()
+        self.claims = ClaimReader(bus, settings.replica, self.nudge.set)
         reader = FactReader(bus, KINDS, metrics.bad_input)
         self.view = View(bus, reader, settings.rules, self.nudge.set, now_ms=now_ms)
         role = Role(
@@ -82,7 +84,7 @@ class Shell:
         self._metrics = metrics
         self._observer = observer
         self._lock = asyncio.Lock()
-        self._claimed = ("", -1)
+        self._claimed: tuple[object, ...] = ()
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -159,9 +161,10 @@ class Shell:
             await asyncio.sleep(RETRY_S)
             self.nudge.set()
             return
-        if self.writer.pending or self._claimed != (mark.epoch, mark.seq):
+        claim = (mark.epoch, mark.seq, self.writer.epoch, self.claims.life)
+        if self.writer.pending or self._claimed != claim:
             await self.writer.flush(mark, self.working)
-            self._claimed = (mark.epoch, mark.seq)
+            self._claimed = claim
 
     def _own(self) -> None:
         owned = self.shards.owned()
@@ -177,7 +180,7 @@ class Shell:
                 self.view.touched.add(node)
                 self.due_ms[node] = 0
         self.writer.review(gained)
-        self._claimed = ("", -1)
+        self._claimed = ()
 
     async def _work_on(self, node: str, *, dutiful: bool) -> None:
         """

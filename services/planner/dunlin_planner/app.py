@@ -24,6 +24,7 @@ async def setup(app: ServiceApp[PlannerSettings]) -> Shell:
     app.api.include_router(rest.router(shell, bus))
     app.ready("planner", shell.not_ready)
     app.task("intents", shell.writer.follow())
+    app.task("claims", shell.claims.follow())
     app.task("facts", shell.read())
     app.task("attend", shell.attend())
     app.task("leases", shards.run())

@@ -1,6 +1,8 @@
 """
 The planner's loop: read facts, step, write what changed, claim the watermark.
 
+A switch's pipeline is written for the first time only after ipam's endpoint intents of all that its
+agent said before: else flowctl would take the Pods that stand there for leftovers.
 Nothing is written before the facts are read to their end and the watcher has said that they are
 all: a Service whose EndpointSlices are not read yet would lose its endpoints on every switch. All
 changes of `state` and all writes happen under one lock.
@@ -15,6 +17,7 @@ import structlog
 from dunlin import subjects
 from dunlin.bus.base import Bus
 from dunlin.events.findings import Finding
+from dunlin.service.claim_reader import ClaimReader
 from dunlin.service.fact_reader import Chunk, FactReader, Read
 from dunlin.service.intent_writer import IntentWriter, Role, Watermark
 from dunlin.service.metrics import Metrics
@@ -64,12 +67,15 @@ class Shell:
             SHARD_COUNT,
             lambda subject: shard_of(unit_of(subject)),
             shards.owned,
+            may_begin=self._may_begin,
         )
         self.nudge = asyncio.Event()
+        self.claims = ClaimReader(bus, settings.replica, self.nudge.set)
         self.writer = IntentWriter(bus, FILTERS, role, self.nudge.set)
         self.state = State(settings.cluster, shards=frozenset())
         self.epoch = ""
         self.seq = 0
+        self._switch_seqs: dict[str, int] = {}
         self._metrics = metrics
         self._observer = observer
         self._clock = clock
@@ -77,6 +83,7 @@ class Shell:
         self._caught_up = False
         self._ready_at: float | None = None
         self._complete = False
+        self._claimed: tuple[object, ...] = ()
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -96,6 +103,13 @@ class Shell:
     def findings(self) -> list[Finding]:
         """What of this replica's shards is not honoured."""
         return findings(self.state)
+
+    def _may_begin(self, subject: str) -> bool:
+        _, scope, kind, _ = subjects.split(subject)
+        if kind != "switch":
+            return True
+        seq = self._switch_seqs.get(scope, 0)
+        return self.claims.covers("ipam", self.epoch, self.writer.epoch, seq)
 
     # --- tasks -----------------------------------------------------------------------------------
 
@@ -126,6 +140,7 @@ class Shell:
         self._caught_up = self._caught_up or chunk.caught_up
         await self._own()
         with self._observer.step.time():
+            self._switch_seqs |= {r.name: r.seq for r in chunk.reads if r.kind == "switch"}
             # Before everything is known nothing is planned: half of it would be planned in vain.
             self._step(_event(read) for read in chunk.reads)
             await self._write()
@@ -136,6 +151,7 @@ class Shell:
         log.warning("the fact stream is new: starting over")
         self.state = State(self.settings.cluster, shards=frozenset())
         self.writer.start_over()
+        self._switch_seqs.clear()
         self._caught_up = False
         self._ready_at = None
         self._complete = False
@@ -179,7 +195,10 @@ class Shell:
         await self._own()
         self._complete = self._complete or self._is_complete()
         mark = Watermark(self.epoch, self.seq, self._complete)
-        await self.writer.flush(mark, self.state.shards)
+        claim = (mark, self.state.shards, self.writer.epoch, self.claims.life)
+        if self.writer.pending or self._claimed != claim:
+            await self.writer.flush(mark, self.state.shards)
+            self._claimed = claim
 
     def _is_complete(self) -> bool:
         """Every ready node has been described by its agent, or has had the time to be."""

@@ -98,7 +98,7 @@ async def replica(
         observer,
         agents_grace_ms=round(settings.agents_grace_s * 1000),
     )
-    work = (shell.writer.follow(), shell.read(), shell.work(), shards.run())
+    work = (shell.writer.follow(), shell.read(), shell.work(), shards.run(), shell.claims.follow())
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     await server.start()
     try:

@@ -1,7 +1,7 @@
 """The whole planner on a bus: what it publishes, and when; restarts, replicas, lost streams."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
@@ -48,7 +48,13 @@ async def running(world: World, **changes: Any) -> AsyncIterator[Shell]:
     )
     shell = Shell(bus, shards, settings, metrics, Observer(metrics.registry))
     shards.on_change = shell.nudge.set
-    work = (shell.writer.follow(), shell.read(), shell.attend(), shards.run())
+    work = (
+        shell.writer.follow(),
+        shell.read(),
+        shell.attend(),
+        shards.run(),
+        shell.claims.follow(),
+    )
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         yield shell
@@ -66,6 +72,7 @@ class Reader:
     def __init__(self) -> None:
         self.intents: dict[str, AnyIntent] = {}
         self.writes = 0
+        self.resets = 0
         self.progress: dict[str, Progress] = {}
 
     async def read_intents(self, bus: Bus) -> None:
@@ -84,9 +91,11 @@ class Reader:
         async for batch in bus.follow(subjects.STATE_STREAM):
             if batch.reset:
                 self.progress.clear()
+                self.resets += 1
             for record in batch.records:
                 claim = wire.decode(record.data, Progress)
-                self.progress[claim.replica] = claim
+                if claim.service == "planner":
+                    self.progress[claim.replica] = claim
 
     def claims(self, seq: int) -> bool:
         """Every shard is claimed up to this fact."""
@@ -103,7 +112,40 @@ class Reader:
         }
 
 
-Tell = Callable[..., Awaitable[int]]
+class Ipam:
+    """Claims whatever it has read, in the streams that there are; `silent`: nothing for now."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.silent = False
+        self.read = ("", 0)
+
+    async def read_facts(self) -> None:
+        """Follow the facts."""
+        async for batch in self.bus.follow(subjects.FACTS_STREAM):
+            self.read = (batch.epoch, batch.seq)
+            await self.claim()
+
+    async def read_intents(self) -> None:
+        """Notice a new stream of intents."""
+        async for batch in self.bus.follow(subjects.INTENTS_STREAM):
+            if batch.reset:
+                await self.claim()
+
+    async def claim(self) -> None:
+        """Say how far."""
+        if self.silent:
+            return
+        claim = Progress(
+            service="ipam",
+            replica="fake",
+            fact_epoch=self.read[0],
+            fact_seq=self.read[1],
+            intent_epoch=await self.bus.epoch(subjects.INTENTS_STREAM),
+            intent_seq=0,
+            complete=True,
+        )
+        await self.bus.publish(Message(claim.subject, wire.encode(claim)))
 
 
 @pytest.fixture
@@ -115,7 +157,18 @@ async def bus(world: World) -> Bus:
 
 
 @pytest.fixture
-async def reader(bus: Bus) -> AsyncIterator[Reader]:
+async def ipam(bus: Bus) -> AsyncIterator[Ipam]:
+    """An ipam that is always done."""
+    made = Ipam(bus)
+    tasks = [asyncio.create_task(made.read_facts()), asyncio.create_task(made.read_intents())]
+    yield made
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+@pytest.fixture
+async def reader(bus: Bus, ipam: Ipam) -> AsyncIterator[Reader]:
     """Reads intents and claims meanwhile."""
     made = Reader()
     tasks = [
@@ -329,6 +382,34 @@ async def test_a_silent_agent_holds_tombstones_back(world: World, bus: Bus, read
         await tell(bus, switch("n2", 2))
         await until(lambda: reader.progress["p2"].complete)
         await until(lambda: "default/b:http/TCP" not in reader.services)
+
+
+async def test_a_new_switch_waits_for_ipam(
+    world: World, bus: Bus, reader: Reader, ipam: Ipam
+) -> None:
+    """Its Pods' intents stand before its pipeline does; until then nothing is claimed."""
+    ipam.silent = True
+    async with running(world) as shell:
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: len(reader.intents) == 3)
+        await until(lambda: shell.writer.held)
+        assert reader.progress == {}
+        ipam.silent = False
+        await ipam.claim()
+        await until(lambda: reader.claims(seq) and len(reader.intents) == 4)
+        ipam.silent = True
+        seq = await tell(bus, switch("n1", mtu=1400), switch("n1", uplink_port=9))
+        await until(lambda: reader.claims(seq), "a pipeline that stands is changed at once")
+
+
+async def test_the_state_stream_is_lost(world: World, bus: Bus, reader: Reader) -> None:
+    """What was claimed is claimed again, though nothing happened."""
+    async with running(world):
+        seq = await tell(bus, *FACTS, SYNC)
+        await until(lambda: reader.claims(seq))
+        await world.delete_stream(subjects.STATE_STREAM)
+        await bus.ensure_streams()
+        await until(lambda: reader.resets == 1 and reader.claims(seq))
 
 
 def test_settings_reach_the_core() -> None:

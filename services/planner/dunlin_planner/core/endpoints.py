@@ -111,11 +111,12 @@ def categorize(
     """
     known = tuple(pool)
     cluster = usable(known) if uses_cluster else ()
+    if not uses_local:
+        return EndpointSets(cluster=cluster, all_reachable=cluster)
     by_node: dict[str, list[Candidate]] = {}
-    if uses_local:
-        for candidate in known:
-            if candidate.node:
-                by_node.setdefault(candidate.node, []).append(candidate)
+    for candidate in known:
+        if candidate.node:
+            by_node.setdefault(candidate.node, []).append(candidate)
     local = {node: found for node, group in by_node.items() if (found := usable(group))}
     union = set(cluster).union(*local.values())
     return EndpointSets(
