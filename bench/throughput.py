@@ -168,7 +168,8 @@ def run(options: Options) -> list[Table]:
         ]
         for place in {str(way.client) for way in ways}:
             baseline.widen_ports(place)
-        for server in (*servers, b2.netns, r2.netns, r3.netns):
+        places: list[Path | str] = [*servers, b2.netns, r2.netns, r3.netns]
+        for server in places:
             stack.callback(_end, load.serve(server))
         _settle(load, ways)
         for name, table in tables.items():
