@@ -40,15 +40,16 @@ def pipeline_page() -> str:
 
 _PAGE = """# The pipeline
 
-Generated from `dunlin/pipeline/layout.py` and `dunlin/openflow/cookie.py` by `make docs`; do not edit.
+Generated from `dunlin/pipeline/layout.py` and `dunlin/openflow/cookie.py` by `make docs`; do not
+edit.
 
 ## Tables of br-int
 | table | name | what it does |
 |---|---|---|
 {tables}
 
-A packet of a known connection visits Classifier, UnSNAT, Conntrack, ConntrackState and L3Forward: load balancing and
-policy are for new connections only.
+A packet of a known connection visits Classifier, UnSNAT, Conntrack, ConntrackState and L3Forward:
+load balancing and policy are for new connections only.
 
 ```
 Classifier ─┬─ ARP/ND ─> ARPResponder, NDResponder ─> NDReply ─> back
@@ -77,7 +78,7 @@ Classifier ─┬─ ARP/ND ─> ARPResponder, NDResponder ─> NDReply ─> bac
 | what | value |
 |---|---|
 | source of hairpin connections | {hairpin_v4}, {hairpin_v6} |
-| source ports on a node's address for its Pods' connections to the outside | {port_min}-{port_max} |
+| source ports on a node's address for its Pods' connections outside | {port_min}-{port_max} |
 | pkt_mark of what br-ext passes to br-int | {pkt_mark} |
 
 ## Priorities
@@ -86,7 +87,8 @@ Classifier ─┬─ ARP/ND ─> ARPResponder, NDResponder ─> NDReply ─> bac
 {priorities}
 
 ## Cookies
-Bits 63-56 are {owner}; bits 55-48 the kind of the intent; bits 47-0 the first 48 bits of SHA-256 of the intent's id.
+Bits 63-56 are {owner}; bits 55-48 the kind of the intent; bits 47-0 the first 48 bits of SHA-256 of
+the intent's id.
 
 | kind | number |
 |---|---|

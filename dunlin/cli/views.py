@@ -76,7 +76,7 @@ def flows(found: list[Item], *, wide: bool) -> Table:
 def ipam(found: dict[str, list[Item]], *, wide: bool = False) -> Iterable[Table]:
     """Pools, blocks, addresses."""
     pools = [{**item, "free": _approximate(item.get("free"))} for item in found["pools"]]
-    keys = ("cidr", "blocks", "allocated", "cooling", "free")
+    keys: tuple[str, ...] = ("cidr", "blocks", "allocated", "cooling", "free")
     yield generic("Pools", [_pick(item, keys) for item in pools])
     keys = ("cidr", "node", "gateway", "allocated", "cooling", "free")
     blocks = [{**item, "free": _approximate(item.get("free"))} for item in found["blocks"]]

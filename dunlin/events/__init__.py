@@ -1,1 +1,1 @@
-"""Every fact, intent, acknowledgement and request on the bus: import from the modules beside this."""
+"""Every fact, intent, acknowledgement and request on the bus: import from the modules here."""

@@ -25,7 +25,7 @@ class Protocol(StrEnum):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of everything on the bus; readers ignore fields they do not know (N and N+1 side by side)."""
+    """Base of all on the bus; readers ignore fields they do not know (N and N+1 side by side)."""
 
 
 class Meta(Event, frozen=True, kw_only=True):
@@ -261,7 +261,7 @@ class AttachmentFact(Fact, frozen=True, kw_only=True, tag="attachment"):
 
 
 class BlockFact(Fact, frozen=True, kw_only=True, tag="block"):
-    """A block of Pod addresses that belongs to one node; name = its CIDR. `own`: not from spec.podCIDRs."""
+    """A block of Pod addresses of one node; name = its CIDR. `own`: not from spec.podCIDRs."""
 
     cidr: IPNetwork
     node: str

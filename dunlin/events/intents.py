@@ -27,8 +27,9 @@ class Intent(Event, frozen=True, kw_only=True, tag_field="kind"):
     """
     One decision. `scope`: "all" or a node's name; `key`: unique within scope and kind.
 
-    `object`: the Kubernetes object that caused it, `<kind>/<namespace>/<name>` (or `<kind>/<name>`),
-    for people. `trigger_ms`: Unix time of the change that caused this version, where known.
+    `object`: the Kubernetes object that caused it, `<kind>/<namespace>/<name>` (or
+    `<kind>/<name>`), for people. `trigger_ms`: Unix time of the change that caused this version,
+    where known.
     """
 
     scope: str
@@ -51,8 +52,8 @@ class SwitchIntent(Intent, frozen=True, kw_only=True, tag="switch"):
     """
     The pipeline of one node's integration bridge itself; scope = the node, key = "pipeline".
 
-    By the planner, from SwitchFact, NodeFact and settings. Until it exists flowctl writes nothing to
-    that switch. Ports, MACs and addresses as in SwitchFact. `pod_cidrs`: the cluster's pools;
+    By the planner, from SwitchFact, NodeFact and settings. Until it exists flowctl writes nothing
+    to that switch. Ports, MACs and addresses as in SwitchFact. `pod_cidrs`: the cluster's pools;
     `service_cidrs`: ClusterIPs; both are never sent to the world outside.
     `local_cidrs`: this node's blocks: what no Pod here has is dropped, not routed.
     """
@@ -98,7 +99,7 @@ class RouteIntent(Intent, frozen=True, kw_only=True, tag="route"):
 
 
 class ServiceEndpoint(Event, frozen=True, kw_only=True):
-    """Where a new connection may go. `target`: `<namespace>/<pod>` or "" (for metrics and people)."""
+    """Where a new connection may go. `target`: `<namespace>/<pod>` or "", for metrics, people."""
 
     ip: IPAddress
     port: PortNumber
@@ -114,8 +115,9 @@ class ServiceAddress(Event, frozen=True, kw_only=True):
 
 class ServicePortIntent(Intent, frozen=True, kw_only=True, tag="service"):
     """
-    One ServicePort on its cluster IPs; scope "all", key = `<namespace>/<name>:<port name>/<protocol>`.
+    One ServicePort on its cluster IPs; scope "all".
 
+    key = `<namespace>/<name>:<port name>/<protocol>`.
     `endpoints`: of both families, sorted, ready ones only; a family without endpoints refuses.
     """
 

@@ -70,7 +70,8 @@ class BarrierRequest(Event, frozen=True, kw_only=True):
     """
     rpc.flowctl.barrier.<node>: answered once that switch holds intents up to `revision` of `epoch`.
 
-    `swept`: and nothing stands there any more that no intent explains (CNI ADD need not wait for that).
+    `swept`: and nothing stands there any more that no intent explains (CNI ADD need not wait for
+    that).
     """
 
     node: str
@@ -96,7 +97,7 @@ class BarrierReply(Event, frozen=True, kw_only=True, tag_field="result", tag="ba
 
 
 class SyncRequest(Event, frozen=True, kw_only=True):
-    """rpc.watcher.sync: answered once everything the Kubernetes API holds now has been published."""
+    """rpc.watcher.sync: answered once all that the Kubernetes API holds now has been published."""
 
     timeout_ms: int = 10_000
 
@@ -135,7 +136,8 @@ class WaitReply(Event, frozen=True, kw_only=True, tag_field="result", tag="wait"
     """
     `stage`: what was waited for last: "watcher", "intents" (of ipam and planner) or "switches".
 
-    `fact_seq`, `revision`: sequences of the fact and intent streams that cover it, 0 where not known.
+    `fact_seq`, `revision`: sequences of the fact and intent streams that cover it, 0 where not
+    known.
     """
 
     applied: bool

@@ -16,10 +16,10 @@ class AppliedError(Event, frozen=True, kw_only=True):
 
 class Applied(Event, frozen=True, kw_only=True):
     """
-    What one node's switch holds: all intents of scope "all" or `node` up to `revision`, but `errors`.
+    What one node's switch holds: all its intents up to `revision`, but `errors`.
 
-    `epoch`: of the intent stream. `programming_ms`: from trigger (or publication) of the newest
-    change to its barrier. `at_ms`: Unix milliseconds.
+    Its intents: of scope "all" or `node`. `epoch`: of the intent stream. `programming_ms`: from
+    trigger (or publication) of the newest change to its barrier. `at_ms`: Unix milliseconds.
     """
 
     node: str
@@ -43,12 +43,12 @@ class Applied(Event, frozen=True, kw_only=True):
 
 class Progress(Event, frozen=True, kw_only=True):
     """
-    A watermark: this replica has turned all facts up to `fact_seq` (of `fact_epoch`), as far as its
-    `shards` go, into intents; the newest of them has sequence `intent_seq`.
+    A watermark: this replica has turned all facts up to `fact_seq` into intents.
 
-    `complete`: it had everything when it computed them (the watcher's SyncFact was read), so what it did
-    not publish does not exist. A claim stays true for ever, also of a replica long dead: readers take,
-    for each shard, the highest claim of the current epoch.
+    That is `fact_seq` of `fact_epoch`, and as far as its `shards` go; the newest of the intents has
+    sequence `intent_seq`. `complete`: it had everything when it computed them (the watcher's
+    SyncFact was read), so what it did not publish does not exist. A claim stays true for ever, also
+    of a replica long dead: readers take, for each shard, the highest claim of the current epoch.
     """
 
     service: Literal["ipam", "planner"]

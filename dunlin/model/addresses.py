@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     IPNetwork = IPv4Network | IPv6Network
 else:
     # msgspec takes one custom type in a field, not a union of two: the common bases stand in.
-    IPAddress = ipaddress._BaseAddress
-    IPNetwork = ipaddress._BaseNetwork
+    IPAddress = ipaddress._BaseAddress  # noqa: SLF001 - no public common base
+    IPNetwork = ipaddress._BaseNetwork  # noqa: SLF001 - no public common base
 
 
 MacAddress = NewType("MacAddress", str)
 """Lower-case, colon-separated: `0e:00:5e:00:00:01`."""
 
 GATEWAY_MAC = MacAddress("0e:00:64:75:6e:01")
-"""What every Pod on every node has as its gateway's MAC: one for all, so that megaflows stay wide."""
+"""The MAC of the gateway of every Pod on every node: one for all, so that megaflows stay wide."""
 
 
 def parse_mac(text: str) -> MacAddress:
@@ -46,14 +46,14 @@ def mac_from_int(value: int) -> MacAddress:
 
 
 def derived_mac(*parts: str) -> MacAddress:
-    """A locally administered unicast MAC that is a function of `parts` alone (46 bits of SHA-256)."""
+    """A locally administered unicast MAC, a function of `parts` alone (46 bits of SHA-256)."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     first = (digest[0] & 0xFC) | 0x02
     return mac_from_int(int.from_bytes(bytes([first]) + digest[1:6], "big"))
 
 
 def derived_dpid(node: str) -> int:
-    """The datapath id of a node's integration bridge: 64 bits of SHA-256 of the node's name, not 0."""
+    """The datapath id of a node's integration bridge: 64 bits of SHA-256 of its name, not 0."""
     return int.from_bytes(hashlib.sha256(b"dpid\0" + node.encode()).digest()[:8], "big") or 1
 
 

@@ -12,8 +12,8 @@ def compile_route(intent: RouteIntent, context: SwitchContext) -> Program:
     """
     Flows towards node `intent.key`; none on that node itself.
 
-    A node that cannot be reached (no shared subnet and no tunnel) gets no flows: its addresses fall to
-    L3Forward's drop of the cluster's CIDRs. `unreachable` tells so.
+    A node that cannot be reached (no shared subnet and no tunnel) gets no flows: its addresses fall
+    to L3Forward's drop of the cluster's CIDRs. `unreachable` tells so.
     """
     make = FlowMaker(intent.id)
     actions = _next_hop(intent, context)
@@ -27,7 +27,7 @@ def compile_route(intent: RouteIntent, context: SwitchContext) -> Program:
 
 
 def unreachable(intent: RouteIntent, context: SwitchContext) -> bool:
-    """This switch has no way to that node."""
+    """Whether the switch has no way to that node."""
     return intent.key != context.node and _next_hop(intent, context) is None
 
 

@@ -58,7 +58,7 @@ def spread_groups(
 
 
 def _parts(items: Sequence[T]) -> list[Sequence[T]]:
-    """Cut into equal parts (sizes differ by at most one), as many as a power of two near sqrt(n)."""
+    """Cut into equal parts (sizes differ by one at most), a power of two near sqrt(n) of them."""
     count = 1 << max(1, round(math.log2(len(items)) / 2))
     while len(items) > count * FLAT_BUCKETS_MAX:
         count *= 2

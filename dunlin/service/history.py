@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -35,7 +35,7 @@ def router(bus: Bus) -> APIRouter:
     return api
 
 
-async def event_lines(bus: Bus, *, limit: int, follow: bool) -> AsyncIterator[bytes]:
+async def event_lines(bus: Bus, *, limit: int, follow: bool) -> AsyncGenerator[bytes, None]:
     """JSON lines: time (RFC 3339), stream, seq, subject, deleted, data."""
     queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(QUEUE_MAX)
     recent: dict[str, deque[dict[str, Any]]] = {name: deque(maxlen=limit) for name in STREAMS}

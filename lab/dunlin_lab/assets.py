@@ -1,8 +1,8 @@
 """
 A real Kubernetes control plane from a folder of executables, as envtest's setup tool lays it out.
 
-etcd, kube-apiserver and kube-controller-manager listen on loopback only. The user `dunlin-lab` (group
-system:masters) has a token; the certificate of the API server is made by itself. There is no
+etcd, kube-apiserver and kube-controller-manager listen on loopback only. The user `dunlin-lab`
+(group system:masters) has a token; the certificate of the API server is made by itself. There is no
 scheduler in that folder: the node runner binds Pods.
 """
 

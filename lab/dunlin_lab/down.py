@@ -127,5 +127,5 @@ def _unmount(paths: LabPaths, journal: tuple[Resource, ...]) -> None:
 
 
 def _is_below(mount_point: str, directory: Path) -> bool:
-    """Escapes of /proc/self/mounts (\\040) do not occur in a run directory of ours."""
+    r"""Escapes of /proc/self/mounts (\040) do not occur in a run directory of ours."""
     return mount_point.startswith(f"{os.fspath(directory)}/")

@@ -133,7 +133,7 @@ class KubeApi:
                 if error.code != _GONE:
                     failures += 1
                     # Half of the delay is random, so that many clients do not return at once.
-                    delay_s = min(10.0, 0.1 * 2**failures) * (0.5 + random.random() / 2)
+                    delay_s = min(10.0, 0.1 * 2**failures) * (0.5 + random.random() / 2)  # noqa: S311 - spreads load
                     await asyncio.sleep(delay_s)
 
     async def _list(self, path: str) -> tuple[tuple[Object, ...], str]:

@@ -1,6 +1,4 @@
-"""
-The nodes' own part of a kubelet: Node objects, Leases, events, CNI garbage collection.
-"""
+"""The nodes' own part of a kubelet: Node objects, Leases, events, CNI garbage collection."""
 
 from __future__ import annotations
 

@@ -37,10 +37,7 @@ _IFNAME_BYTES_MAX = 15
 
 @contextmanager
 def route() -> Iterator[Any]:
-    """
-    A pyroute2 IPRoute in the calling thread's namespace.
-
-    """
+    """A pyroute2 IPRoute in the calling thread's namespace."""
     with _IPRoute() as ipr:
         yield ipr
 
@@ -173,6 +170,6 @@ def _ethtool(ifname: str, command: int, value: int) -> int:
 
 
 def _ifreq_with_pointer(name: bytes, data: bytearray) -> bytes:
-    """struct ifreq: 16 bytes of name, a pointer to `data`, padding to 40 bytes."""
+    """A struct ifreq: 16 bytes of name, a pointer to `data`, padding to 40 bytes."""
     pointer = ctypes.addressof((ctypes.c_char * len(data)).from_buffer(data))
     return struct.pack("=16sQ16x", name, pointer)

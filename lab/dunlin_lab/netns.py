@@ -59,7 +59,7 @@ def path_of(name: str) -> Path:
 def names() -> frozenset[str]:
     """All named namespaces of this machine, ours or not."""
     try:
-        return frozenset(os.listdir(NETNS_DIR))
+        return frozenset(entry.name for entry in NETNS_DIR.iterdir())
     except FileNotFoundError:
         return frozenset()
 
@@ -162,7 +162,7 @@ def exec_in(path: Path | str, argv: Sequence[str]) -> int:
 
 def inode(path: Path | str) -> tuple[int, int]:
     """(device, inode): what tells whether two paths are the same namespace."""
-    stat = os.stat(path)
+    stat = Path(path).stat()
     return (stat.st_dev, stat.st_ino)
 
 
@@ -203,7 +203,7 @@ def _unshare_and_bind(path: Path) -> None:
 def _is_namespace(path: Path) -> bool:
     """Namespace files live on nsfs; an unmounted mount point lives where its folder does."""
     try:
-        return os.stat(path).st_dev != os.stat(path.parent).st_dev
+        return path.stat().st_dev != path.parent.stat().st_dev
     except FileNotFoundError:
         return False
 

@@ -67,7 +67,8 @@ def choose_datapath(
     """
     if requested != "netdev":
         try:
-            return _dpdk(paths, nodes, userspace_tso, pool or hugepages.Hugepages())
+            found = pool or hugepages.Hugepages()
+            return _dpdk(paths, nodes, found, userspace_tso=userspace_tso)
         except (OvsError, hugepages.HugepageError) as error:
             if requested == "dpdk":
                 raise OvsError(f"lab {paths.name}: --datapath dpdk: {error}") from error
@@ -81,7 +82,9 @@ def choose_datapath(
     return Datapath("netdev", binary, version, reason, userspace_tso)
 
 
-def _dpdk(paths: LabPaths, nodes: int, userspace_tso: bool, pool: hugepages.Hugepages) -> Datapath:
+def _dpdk(
+    paths: LabPaths, nodes: int, pool: hugepages.Hugepages, *, userspace_tso: bool
+) -> Datapath:
     """The DPDK build, with its hugepages."""
     for candidate in (_DEBIAN_DPDK, "ovs-vswitchd-dpdk", "ovs-vswitchd"):
         binary = shutil.which(candidate)

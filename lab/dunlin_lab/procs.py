@@ -221,7 +221,7 @@ def end(processes: Iterable[tuple[int, int]], grace_s: float) -> int:
 
 @contextmanager
 def _pidfds(processes: Iterable[tuple[int, int]]) -> Iterator[dict[int, int]]:
-    """pidfd -> pid of those that are alive. The start time is read after the pidfd holds the pid."""
+    """Those that are alive, {pidfd: pid}; the start time is read once the pidfd holds the pid."""
     opened: dict[int, int] = {}
     try:
         for pid, ticks in processes:
@@ -300,11 +300,11 @@ def _spawn(
 
 def _pids() -> list[int]:
     """Every process now."""
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def _ourselves() -> set[tuple[int, int]]:
-    """This process and its ancestors, which `down` must not end whatever they carry."""
+    """Our process and its ancestors, which `down` must not end whatever they carry."""
     found = set()
     pid = os.getpid()
     while pid > 0 and (ticks := start_ticks(pid)) is not None:

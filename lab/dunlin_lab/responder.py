@@ -12,7 +12,6 @@ state: after a restart its user says again what to serve.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import resource
 import signal
@@ -51,6 +50,8 @@ class Port(msgspec.Struct, frozen=True, order=True):
 
 class Request(msgspec.Struct, frozen=True):
     """
+    What the control socket is asked.
+
     serve: listen on exactly these ports (again: only the difference is opened and closed).
     drain: answer on, but ask HTTP clients to reconnect. stop: close everything. list: tell all.
     """
@@ -215,7 +216,8 @@ def open_sockets(port: Port) -> tuple[list[socket.socket], list[str]]:
     protocol = socket.IPPROTO_SCTP if port.protocol == "SCTP" else 0
     sockets: list[socket.socket] = []
     errors: list[str] = []
-    for family, everything in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    # All addresses of the Pod's own namespace.
+    for family, everything in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
         sock: socket.socket | None = None
         try:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
@@ -302,14 +304,13 @@ async def serve(path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     control = ControlServer(Responder())
-    path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything is served
     server = await asyncio.start_unix_server(
         control.connected, path=str(path), limit=LINE_BYTES_MAX
     )
     await stop.wait()
     server.close()
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, after everything was served
 
 
 def main(argv: list[str]) -> int:

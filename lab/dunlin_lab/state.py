@@ -133,7 +133,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(content)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -176,7 +176,7 @@ def _try_lock(fd: int) -> bool:
 def _same_file(fd: int, path: Path) -> bool:
     """False when `down` removed the lock file between our open and our lock."""
     try:
-        named = os.stat(path)
+        named = path.stat()
     except FileNotFoundError:
         return False
     held = os.fstat(fd)

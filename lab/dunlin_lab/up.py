@@ -1,4 +1,4 @@
-"""`dunlin lab up`: from nothing to a cluster whose Pods talk, with progress for the one who waits."""
+"""`dunlin lab up`: from nothing to a cluster whose Pods talk, with progress for who waits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def up(paths: LabPaths, options: plan.Options, report: Report) -> LabState:
     Build the lab and start everything; returns when every service is ready.
 
     Raises:
-        UpError, OptionError, OvsError, UnderlayError, ProcessError: what was made is left for `down`.
+        UpError, OptionError, OvsError, UnderlayError, ProcessError: what was made is left for
+            `down`.
     """
     with locked(paths):
         _refuse_second(paths)

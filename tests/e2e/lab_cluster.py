@@ -1,4 +1,4 @@
-"""A lab as the end-to-end tests use it: only what a user has (command line, Kubernetes API, packets)."""
+"""A lab as the end-to-end tests use it: by command line, Kubernetes API and packets alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,10 @@ class LabCluster:
             if item["url"] and item["service"] != "apiserver":
                 url = str(item["url"])
                 what = f"{item['service']}/{item['replica']} is ready"
-                eventually(what, lambda url=url: _is_ready(url))
+                eventually(what, partial(_is_ready, url))
 
     def kubectl(self, *arguments: str) -> str:
-        """kubectl on this cluster, with a home of its own."""
+        """Run kubectl on this cluster, with a home of its own."""
         config = str(self.status()["kubeconfig"])
         command = ["kubectl", "--kubeconfig", config, *arguments]
         env = {**os.environ, "HOME": str(Path(config).parent)}

@@ -1,4 +1,4 @@
-"""Between nodes through a Geneve tunnel in Open vSwitch, where the first packet must not be lost."""
+"""Between nodes through a Geneve tunnel in Open vSwitch, which must not lose the first packet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tunnel() -> Iterator[LabCluster]:
 
 @pytest.mark.timeout(180)
 def test_pods_talk_through_the_tunnel(tunnel: LabCluster) -> None:
-    """Every Pod reaches every other, a Service, and the outside; the MTU leaves room for the tunnel."""
+    """Every Pod reaches every other, a Service, the outside; the MTU leaves room for the tunnel."""
     namespace = tunnel.namespace("tunnel")
     for node in tunnel.nodes:
         for number in range(2):

@@ -24,7 +24,7 @@ def remains(name: str) -> dict[str, object]:
     run = root / name
     netns = Path("/run/netns")
     places = [p.name for p in netns.iterdir()] if netns.is_dir() else []
-    links = [entry for entry in os.listdir("/sys/class/net") if entry.startswith("dl")]
+    links = [p.name for p in Path("/sys/class/net").glob("dl*")]
     mark = f"DUNLIN_LAB_RUN_DIR={run}".encode()
     mounts = [
         line for line in Path("/proc/self/mounts").read_text().splitlines() if str(run) in line
@@ -40,7 +40,7 @@ def remains(name: str) -> dict[str, object]:
 
 
 def _pids() -> list[str]:
-    return [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    return [p.name for p in Path("/proc").iterdir() if p.name.isdigit()]
 
 
 def _environ(pid: str) -> bytes:
@@ -81,7 +81,7 @@ def test_ten_times() -> None:
     """Up and down ten times in a row leaves no namespace, link, process, mount, page or file."""
     name = f"ten-{os.getpid()}"
     pages = hugepages()
-    others = os.path.exists("/run/dunlin-lab.hugepages")
+    others = Path("/run/dunlin-lab.hugepages").exists()
     for _ in range(TIMES):
         lab = LabCluster(name)
         try:

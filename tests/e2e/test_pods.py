@@ -75,7 +75,7 @@ def test_pod_to_the_outside(cluster: LabCluster, pair: list[dict]) -> None:  # t
 
 
 def test_large_pings_at_mtu(pair: list[dict]) -> None:  # type: ignore[type-arg]
-    """An echo request of exactly the MTU passes between nodes; one octet more cannot be sent whole."""
+    """An echo request of exactly the MTU passes between nodes; one octet more cannot be sent."""
     first, second = pair
     for ip in second["ips"]:
         headers = 48 if ":" in ip else 28

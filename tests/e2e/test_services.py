@@ -107,7 +107,7 @@ def test_endpoints_come_and_go(cluster: LabCluster) -> None:
 
 @pytest.mark.timeout(240)
 def test_scale_while_a_client_runs(cluster: LabCluster) -> None:
-    """kubectl scales a Deployment up and down while clients run: no request fails."""
+    """A Deployment is scaled up and down by kubectl while clients run: no request fails."""
     namespace = cluster.namespace("scale")
     cluster.deployment(namespace, "web", 3)
     (address, *_) = cluster.service(namespace, "web", {"app": "web"})

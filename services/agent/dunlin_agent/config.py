@@ -13,9 +13,7 @@ Encapsulation = Literal["auto", "none", "geneve", "vxlan"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CommonSettings):
-    """
-    Dunlin agent: bridges, Pod interfaces and CNI of one node; runs in the node's namespace as root.
-    """
+    """Dunlin agent: bridges, Pod interfaces and CNI of one node; root, in the node's namespace."""
 
     node: str = setting(socket.gethostname, "metadata.name of this Kubernetes Node.")
     agent_socket: Path = setting(

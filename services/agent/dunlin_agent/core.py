@@ -35,9 +35,7 @@ class SwitchObserved:
 
 @dataclass(frozen=True, slots=True)
 class FactRead:
-    """
-    The newest message of `subject`, read from the stream or stored by ourselves; None: tombstone.
-    """
+    """The newest message of `subject`, read or stored by ourselves; `None`: a tombstone."""
 
     subject: str
     seq: int

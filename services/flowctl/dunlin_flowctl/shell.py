@@ -132,7 +132,7 @@ class Shell:
                 self.publisher.forget()
             for record in batch.records:
                 claimed |= self._status(record)
-            # Acknowledgements change nothing for the switches: all of them would look at each one's.
+            # Acknowledgements change nothing for switches: all of them would look at each one's.
             if claimed:
                 state.wake()
             else:

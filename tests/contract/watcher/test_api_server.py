@@ -23,7 +23,7 @@ from dunlin_watcher.adapters.errors import ApiError, ExpiredError, NotServedErro
 from dunlin_watcher.adapters.kubernetes import KubernetesApi, error_of_event
 from dunlin_watcher.kinds import KINDS, Kind
 from dunlin_watcher.normalise import identify
-from tests.contract.kube_api.conftest import STARTERS, Server
+from tests.fixtures.kube_api import STARTERS, Server
 from tests.scenario.watcher.cluster import World
 
 PODS = "/api/v1/namespaces/default/pods"

@@ -1,6 +1,4 @@
-"""
-ipam, planner and flowctl as far as an agent sees them: on a memory bus, obedient and observable.
-"""
+"""What an agent sees of ipam, planner and flowctl: on a memory bus, obedient and observable."""
 
 import asyncio
 from ipaddress import ip_address, ip_network
@@ -114,7 +112,7 @@ class ControlPlane:
         )
 
     async def _claim(self) -> None:
-        """ipam and planner have turned into intents whatever they read."""
+        """Say that ipam and planner have turned into intents whatever they read."""
         async for batch in self.bus.follow(subjects.FACTS_STREAM):
             services = ("ipam", "planner") if self.planner_works else ("ipam",)
             for service in services:

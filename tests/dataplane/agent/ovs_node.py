@@ -95,7 +95,7 @@ class OvsNode:
         self._spawn(
             "ovsdb-server", f"{self.rundir}/conf.db", f"--remote=punix:{self.rundir}/db.sock"
         )
-        wait_for(lambda: (self.rundir / "db.sock").exists(), "ovsdb-server's socket")
+        wait_for((self.rundir / "db.sock").exists, "ovsdb-server's socket")
 
     def start_vswitchd(self) -> None:
         """Start ovs-vswitchd in the node's namespace and wait until it answers."""

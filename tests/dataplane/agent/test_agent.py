@@ -292,9 +292,7 @@ async def test_collect_garbage(site: Site) -> None:
 
 
 async def test_restarts_change_nothing_for_pods(site: Site) -> None:
-    """
-    After a restart of the agent, of vswitchd and of the stream every Pod is attached as before.
-    """
+    """After restarts of agent, vswitchd and the stream every Pod is attached as before."""
     await site.agent.until_ready()
     site.ovs_node.add_pod("web")
     assert (await site.cni("ADD", "web")).status == 0
@@ -330,10 +328,7 @@ async def test_restarts_change_nothing_for_pods(site: Site) -> None:
 
 
 async def test_br_ext_passes_answers_on_once_br_int_can_take_them(site: Site) -> None:
-    """
-    No flow on br-ext but NORMAL before br-int's pipeline stands; then all, and again after OVS
-    died.
-    """
+    """Only NORMAL on br-ext before br-int's pipeline stands; then all; again after OVS died."""
     await site.agent.until_ready()
     assert len(await dump_flows(site.ovs_node.rundir, "br-ext", 0)) == 1
     pipeline = f"in_port=2,pkt_mark={EXTERNAL_PKT_MARK},ip,actions=drop"

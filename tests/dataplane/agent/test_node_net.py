@@ -135,9 +135,7 @@ async def test_moving_loses_no_packet(site: Site) -> None:
 
 
 async def test_everything_moves_and_comes_back(site: Site) -> None:
-    """
-    Addresses, routes with metric and source, and default gateways are the same on either side.
-    """
+    """Addresses, routes with metric and source, default gateways are the same on either side."""
     before = await site.net.addresses("eth0")
     routes = (
         run("ip", "route", netns=site.node.name),
@@ -223,9 +221,7 @@ async def test_the_node_outlives_ovs(site: Site) -> None:
 
 
 async def test_the_journal_remembers(site: Site) -> None:
-    """
-    Addresses that are nowhere are put on the bridge from the journal; a damaged one is an error.
-    """
+    """Addresses that are nowhere come to the bridge from the journal; a damaged one is an error."""
     await site.net.take_over("eth0", "br-ext")
     run("sh", "-c", "ip addr flush dev br-ext scope global", netns=site.node.name)
     state = await site.net.take_over("eth0", "br-ext")
@@ -238,9 +234,7 @@ async def test_the_journal_remembers(site: Site) -> None:
 
 
 async def test_gateway_interface(site: Site) -> None:
-    """
-    dunlin-gw0 has address, MTU, permanent neighbours, routes and sysctls, and follows its spec.
-    """
+    """Device dunlin-gw0 has addresses, MTU, neighbours, routes and sysctls, as its spec changes."""
     await site.net.configure_gateway(GATEWAY)
     await site.net.configure_gateway(GATEWAY)
     show = "ip -o addr show dunlin-gw0; ip route; ip -6 route; ip neigh; ip -6 neigh"
@@ -273,9 +267,7 @@ async def test_gateway_interface(site: Site) -> None:
 
 
 async def test_gateways_are_resolved(site: Site) -> None:
-    """
-    The MAC of the default gateway is found by making the kernel ask; a silent one is an error.
-    """
+    """The default gateway's MAC is found by making the kernel ask; a silent one is an error."""
     mac = run("cat", "/sys/class/net/eth0/address", netns=site.out).strip()
     for hop in (await site.net.addresses("eth0")).gateways:
         assert await site.net.resolve("eth0", hop.ip) == mac

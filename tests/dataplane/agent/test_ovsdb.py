@@ -67,9 +67,7 @@ def bridges(tunnel: str = "geneve") -> tuple[BridgeSpec, ...]:
 
 
 async def test_bridges_are_as_specified(node: OvsNode, ovs: Ovs) -> None:
-    """
-    Datapath type, fail mode, dpid, controller, ports with fixed numbers; again changes nothing.
-    """
+    """Datapath type, fail mode, dpid, controller, numbered ports; again changes nothing."""
     await ovs.ensure(bridges())
     before = node.vsctl("get", "Open_vSwitch", ".", "next_cfg")
     assert node.vsctl("get", "Bridge", "br-int", "datapath_type").strip() == "netdev"
@@ -104,9 +102,7 @@ async def test_a_device_that_is_not_there_is_named(ovs: Ovs) -> None:
 
 
 async def test_pod_ports_survive_everything(node: OvsNode, ovs: Ovs) -> None:
-    """
-    The record of a Pod is read back whole, after a restart of vswitchd and of ovsdb-server too.
-    """
+    """The record of a Pod is read back whole, also after restarts of vswitchd and ovsdb-server."""
     await ovs.ensure(bridges())
     links, vswitchd = PodLinks(node.netns), Vswitchd(node.rundir)
     expected = []

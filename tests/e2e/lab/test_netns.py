@@ -14,6 +14,9 @@ import pytest
 
 from dunlin_lab import netns
 
+OWN = Path("/proc/thread-self/ns/net")
+"""The namespace of the thread that reads it."""
+
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 
@@ -49,16 +52,16 @@ def test_create_refuses_a_living_namespace_and_takes_over_a_dead_file(name: str)
 def test_run_in_enters_only_in_its_own_thread(name: str) -> None:
     """The caller's namespace is untouched, also when the function raises."""
     path = netns.create(name)
-    before = os.readlink("/proc/thread-self/ns/net")
-    inside = netns.run_in(path, lambda: os.readlink("/proc/thread-self/ns/net"))
-    assert inside == f"net:[{path.stat().st_ino}]"
+    before = OWN.readlink()
+    inside = netns.run_in(path, OWN.readlink)
+    assert str(inside) == f"net:[{path.stat().st_ino}]"
 
     def fail() -> None:
         raise ValueError("inside")
 
     with pytest.raises(ValueError, match="inside"):
         netns.run_in(path, fail)
-    assert os.readlink("/proc/thread-self/ns/net") == before
+    assert OWN.readlink() == before
 
 
 def test_a_socket_opened_inside_stays_inside(name: str) -> None:
@@ -66,7 +69,7 @@ def test_a_socket_opened_inside_stays_inside(name: str) -> None:
     path = netns.create(name)
     with netns.run_in(path, lambda: socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=1)
 
 

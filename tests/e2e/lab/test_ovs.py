@@ -55,8 +55,10 @@ def dpdk_or_skip(paths: LabPaths, nodes: int) -> Datapath:
 def add_bridge(node: NodeOvs, name: str) -> None:
     """A netdev bridge, by ovs-vsctl as a person would."""
     subprocess.run(
-        ["ovs-vsctl", "--timeout=10", "add-br", name, "--", "set", "bridge", name]
-        + ["datapath_type=netdev", "fail_mode=secure", "protocols=OpenFlow15"],
+        [
+            *("ovs-vsctl", "--timeout=10", "add-br", name, "--", "set", "bridge", name),
+            *("datapath_type=netdev", "fail_mode=secure", "protocols=OpenFlow15"),
+        ],
         env={**os.environ, **node.environment},
         check=True,
     )

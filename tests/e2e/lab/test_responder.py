@@ -10,6 +10,8 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def pods() -> Iterator[tuple[Path, Path]]:
 
     netns.run_in(a, cable)
     for path, numbers in ((a, "19"), (b, "2")):
-        netns.run_in(path, lambda n=numbers: addresses(n))
+        netns.run_in(path, partial(addresses, numbers))
     yield a, b
     for name in names:
         netns.delete(name)
@@ -67,8 +69,8 @@ def addresses(numbers: str) -> None:
     with links.route() as ipr:
         links.up(ipr, "lo")
         for number in numbers:
-            v4 = links.IPv4Interface(f"192.0.2.{number}/24")
-            v6 = links.IPv6Interface(f"fd00::{number}/64")
+            v4 = IPv4Interface(f"192.0.2.{number}/24")
+            v6 = IPv6Interface(f"fd00::{number}/64")
             links.up(ipr, "eth0", (v4, v6))
 
 

@@ -45,7 +45,8 @@ def build(paths: LabPaths, nodes: int, *, tso: bool = False) -> Underlay:
 def ping(path: Path, address: str) -> bool:
     """One echo from the namespace."""
     argv = ["ping", "-n", "-c1", "-W2", address]
-    return netns.run_in(path, lambda: subprocess.run(argv, capture_output=True).returncode) == 0
+    done = netns.run_in(path, lambda: subprocess.run(argv, capture_output=True, check=False))
+    return done.returncode == 0
 
 
 def left_behind(paths: LabPaths) -> list[str]:

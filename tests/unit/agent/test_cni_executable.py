@@ -1,6 +1,4 @@
-"""
-The CNI executable by itself: what it answers without an agent, and what it lets through to one.
-"""
+"""The CNI executable by itself: what it answers without an agent and lets through to one."""
 
 import json
 import os
@@ -102,7 +100,7 @@ def test_request_reaches_the_agent_whole(short_path: Path) -> None:
 
 
 def test_socket_of_the_configuration_wins(short_path: Path) -> None:
-    """agentSocket of the configuration is used before the environment's."""
+    """The configuration's agentSocket is used before the environment's."""
     with Responder(short_path / "s", wire.encode_reply(1, b"refused")) as agent:
         stdin = json.dumps(
             {"cniVersion": "1.1.0", "name": "n", "type": "t", "agentSocket": str(agent.path)}

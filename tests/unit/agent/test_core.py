@@ -172,9 +172,7 @@ def test_tunnel_ends_are_seeded_once_for_each_life_of_vswitchd() -> None:
 
 
 def test_auto_needs_a_tunnel_only_for_another_subnet() -> None:
-    """
-    Peers that share a subnet need none; one that does not brings geneve; a setting decides else.
-    """
+    """Peers in one subnet need none; one that is not brings geneve; a setting decides else."""
     own = (ip_address("172.31.1.1"),)
     near = switch("near", 1)
     state = after(FactRead(near.subject, 1, near))

@@ -66,7 +66,8 @@ def test_too_few_is_an_error_and_leaves_the_pool_as_found(pool: Hugepages) -> No
 
         def write_text(self, data: str, *args: object, **kwargs: object) -> int:
             """Write at most 20."""
-            return super().write_text(f"{min(int(data), 20)}\n")
+            written: int = super().write_text(f"{min(int(data), 20)}\n")
+            return written
 
     stingy = Hugepages(Stingy(pool.pool), pool.meminfo, pool.ledger)
     with pytest.raises(HugepageError, match="64 more hugepages of 2048 KiB"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 
-from dunlin_lab import kubeapi
 from dunlin_lab.kubeapi import ApiError, KubeApi
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -23,7 +23,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     async def no_time(_: float) -> None:
         return None
 
-    monkeypatch.setattr(kubeapi.asyncio, "sleep", no_time)
+    monkeypatch.setattr(asyncio, "sleep", no_time)
 
 
 def api(handler: Handler) -> KubeApi:
@@ -44,7 +44,7 @@ def lines(*events: tuple[str, dict[str, Any]]) -> httpx.Response:
 
 async def take(client: KubeApi, count: int) -> list[tuple[str, list[str]]]:
     """The first changes: (kind, names)."""
-    found = []
+    found: list[tuple[str, list[str]]] = []
     async for change in client.follow("/api/v1/pods"):
         found.append((change.kind, [o["metadata"]["name"] for o in change.objects]))
         if len(found) == count:

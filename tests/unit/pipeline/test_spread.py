@@ -12,8 +12,8 @@ def ovs_slots(group: Group) -> dict[int, int]:
     """
     Slots of each bucket, by Webster's method as OVS 3.1 fills its dp_hash table.
 
-    Source: ofproto/ofproto-dpif.c, group_setup_dp_hash_table(): at least 16 slots, the next power of
-    two of total/minimum weight, at most 256; each slot goes to the bucket with the largest
+    Source: ofproto/ofproto-dpif.c, group_setup_dp_hash_table(): at least 16 slots, the next power
+    of two of total/minimum weight, at most 256; each slot goes to the bucket with the largest
     weight / (2 * slots it has + 1).
     """
     total = sum(bucket.weight for bucket in group.buckets)

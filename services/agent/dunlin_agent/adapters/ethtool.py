@@ -1,6 +1,7 @@
 """
-Offload features of a network device, by the SIOCETHTOOL ioctl: no process, no netlink family to
-resolve.
+Offload features of a network device, by the SIOCETHTOOL ioctl.
+
+No process, and no netlink family to resolve.
 
 Source: linux/ethtool.h (ETHTOOL_GSSET_INFO, GSTRINGS, GFEATURES, SFEATURES),
 netdev_features_strings.

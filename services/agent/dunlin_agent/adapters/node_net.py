@@ -57,9 +57,7 @@ log = structlog.get_logger(__name__)
 
 
 class NodeNetError(Exception):
-    """
-    The node's network could not be brought to what was asked; the message says what is true now.
-    """
+    """The node's network could not be brought to what was asked; the message says what is true."""
 
 
 class Journal(msgspec.Struct, frozen=True):
@@ -104,11 +102,10 @@ class NodeNet:
 
     async def take_over(self, uplink: str, bridge: str) -> UplinkState:
         """
-        Have the node's addresses and routes on `bridge` instead of `uplink`; nothing to do is
-        success.
+        Have the node's addresses and routes on `bridge` instead of `uplink`.
 
-        The bridge must already forward between the two. Afterwards the kernel ignores what it still
-        receives on the uplink. Returns what `bridge` now carries.
+        Nothing to do is success. The bridge must already forward between the two. Afterwards the
+        kernel ignores what it still receives on the uplink. Returns what `bridge` now carries.
 
         Raises:
             NodeNetError: it did not work, and the addresses are on the uplink.

@@ -1,8 +1,8 @@
 """
-OpenFlow 1.5 with a bridge of this node, over its management socket: for br-ext, which has no
-controller.
+OpenFlow 1.5 with a bridge of this node, over its management socket.
 
-One session a call: calls are rare (after a start of ovs-vswitchd, when an address changes).
+For br-ext, which has no controller. One session a call: calls are rare (after a start of
+ovs-vswitchd, when an address changes).
 """
 
 import asyncio
