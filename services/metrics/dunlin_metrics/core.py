@@ -168,14 +168,16 @@ def _applied(state: State, node: str, record: Record) -> tuple[str, float] | Non
 
 def _polled(state: State, event: Polled) -> None:
     node = event.counters.node
-    first = node not in state.meter.read_ms
     grown = state.meter.account(node, samples_of(state, event.counters), event.now_ms)
-    if not first:
-        # The first reading of a switch is of an unknown past, also of other endpoints.
-        _spread(state, grown)
+    _spread(state, grown)
 
 
 def _spread(state: State, grown: dict[Target, list[int]]) -> None:
+    """
+    New connections by endpoint, since the endpoints of their ServicePort changed.
+
+    Also a first reading counts: OVS begins the counters of a group anew whenever it is modified.
+    """
     for target, values in grown.items():
         if target[0] != "endpoint" or not values[0]:
             continue

@@ -27,7 +27,7 @@ class OwnMetrics:
         )
         self.polls = Counter(
             "dunlin_metrics_polls_total",
-            "Readings of a switch's counters (or of a flowctl's switches that failed).",
+            "Readings of counters from flowctl, by result.",
             ["result"],
             registry=registry,
         )

@@ -112,6 +112,7 @@ async def test_everything_is_shown(world: World) -> None:
         'dunlin_pod_receive_bytes_total{namespace="default",node="n1",pod="p11"} 5000.0' in samples
     )
     assert 'dunlin_metrics_polls_total{result="ok"}' in samples
+    assert "http_500" not in samples, "a switch was asked of a flowctl that has no session with it"
 
 
 async def test_flowctl_restarts_and_switch_is_programmed_anew(world: World) -> None:

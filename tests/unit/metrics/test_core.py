@@ -102,11 +102,12 @@ def test_flowctl_restarts() -> None:
 
 
 def test_spread() -> None:
-    """Shares are of the connections since this process first read the switch."""
+    """Shares are of the connections since the endpoints changed; a group counts from there."""
     state = started()
-    poll(state, 1, group((E1, 1000), (E2, 0), (E2, 0)))
     assert shares_of(state) == {E1: (0, None), E2: (0, None)}
-    poll(state, 2, group((E1, 1030), (E2, 9), (E2, 1)))
+    poll(state, 1, group((E1, 1), (E2, 1), (E2, 0)))
+    assert shares_of(state) == {E1: (1, 0.5), E2: (1, 0.5)}
+    poll(state, 2, group((E1, 30), (E2, 9), (E2, 1)))
     assert shares_of(state) == {E1: (30, 0.75), E2: (10, 0.25)}
     (service,) = views.services(state)
     assert [e["ratio"] for e in service["endpoints"]] == [1.5, 0.5]

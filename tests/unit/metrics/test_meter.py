@@ -128,6 +128,7 @@ def test_a_silent_switch_is_not_forgotten() -> None:
     meter = Meter()
     meter.account("n1", [one(100)], 1000)
     meter.forget(999_999)
+    assert values(meter) == [100]
     meter.account("n1", [one(101)], 1_000_000)
     assert values(meter) == [101]
 
