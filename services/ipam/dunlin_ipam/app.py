@@ -27,7 +27,7 @@ async def setup(app: ServiceApp[IpamSettings]) -> Shell:
         shell.locks,
         app.metrics,
         observer,
-        agents_grace_ms=round(settings.agents_grace_s * 1000),
+        agents_grace_ms=round(settings.carve_grace_s * 1000),
     )
     app.metrics.registry.register(StateCollector(shell))
     app.api.include_router(rest.router(shell))

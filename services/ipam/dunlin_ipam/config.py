@@ -36,7 +36,7 @@ class IpamSettings(CommonSettings):
     lease_ttl_s: float = setting(
         3.0, "How long a shard of nodes stays ours without renewal.", unit="seconds", low=0.3
     )
-    agents_grace_s: float = setting(
+    carve_grace_s: float = setting(
         5.0,
         "In a new stream, no block is carved before all agents have spoken, or this.",
         unit="seconds",

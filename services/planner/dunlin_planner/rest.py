@@ -23,7 +23,18 @@ FACT_TYPES: dict[str, type[Fact]] = {kind_of(t): t for t in AnyFact.__args__}
 def router(shell: Shell, bus: Bus) -> APIRouter:
     """The planner's REST API."""
     api = APIRouter(prefix="/v1", tags=["planner"])
+    _add_intents(api, shell)
+    _add_facts(api, shell, bus)
 
+    @api.get("/report")
+    async def report() -> dict[str, Any]:
+        """What is not honoured and why; facts that do not parse; how far this replica is."""
+        return _report(shell)
+
+    return api
+
+
+def _add_intents(api: APIRouter, shell: Shell) -> None:
     @api.get("/intents")
     async def intents(
         scope: str = "",
@@ -60,6 +71,8 @@ def router(shell: Shell, bus: Bus) -> APIRouter:
             raise not_found("intent in the shards of this replica", intent_id)
         return _shown(shell, subject, shell.writer.desired[subject])
 
+
+def _add_facts(api: APIRouter, shell: Shell, bus: Bus) -> None:
     @api.get("/facts/{kind}")
     async def facts(kind: str, limit: Limit = 1000) -> dict[str, Any]:
         """The newest facts of one kind, by name: as planned with, else from the log."""
@@ -80,25 +93,22 @@ def router(shell: Shell, bus: Bus) -> APIRouter:
             raise not_found(f"good fact of {kind}", f"{namespace}/{name}")
         return {"seq": record.seq, "time_ms": record.time_ms, **wire.to_builtins(read.fact)}
 
-    @api.get("/report")
-    async def report() -> dict[str, Any]:
-        """What is not honoured and why; facts that do not parse; how far this replica is."""
-        return {
-            "items": [wire.to_builtins(finding) for finding in shell.findings()],
-            "bad_facts": [
-                {"object": subject.removeprefix(PREFIX), "error": reason}
-                for subject, reason in sorted(shell.reader.bad.items())
-            ],
-            "shards": sorted(shell.state.shards),
-            "fencing": shell.shards.fencing(),
-            "complete": shell.complete,
-            "fact_epoch": shell.epoch,
-            "fact_seq": shell.seq,
-            "intent_seq": shell.writer.seq,
-            "pending": len(shell.writer.pending),
-        }
 
-    return api
+def _report(shell: Shell) -> dict[str, Any]:
+    return {
+        "items": [wire.to_builtins(finding) for finding in shell.findings()],
+        "bad_facts": [
+            {"object": subject.removeprefix(PREFIX), "error": reason}
+            for subject, reason in sorted(shell.reader.bad.items())
+        ],
+        "shards": sorted(shell.state.shards),
+        "fencing": shell.shards.fencing(),
+        "complete": shell.complete,
+        "fact_epoch": shell.epoch,
+        "fact_seq": shell.seq,
+        "intent_seq": shell.writer.seq,
+        "pending": len(shell.writer.pending),
+    }
 
 
 def _shown(shell: Shell, subject: str, intent: AnyIntent) -> dict[str, Any]:

@@ -28,7 +28,7 @@ SETTINGS = IpamSettings(
     service_cidrs=RULES.service_cidrs,
     lease_ttl_s=1.0,
     orphan_grace_s=60.0,
-    agents_grace_s=0.0,
+    carve_grace_s=0.0,
 )
 
 
@@ -96,7 +96,7 @@ async def replica(
         shell.locks,
         metrics,
         observer,
-        agents_grace_ms=round(settings.agents_grace_s * 1000),
+        agents_grace_ms=round(settings.carve_grace_s * 1000),
     )
     work = (shell.writer.follow(), shell.read(), shell.work(), shards.run(), shell.claims.follow())
     tasks = [asyncio.create_task(coroutine) for coroutine in work]

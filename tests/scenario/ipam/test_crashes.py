@@ -201,5 +201,5 @@ async def test_latency(world: World) -> None:
             times.append(time.perf_counter() - start)
             assert isinstance(answer, Allocated)
     times.sort()
-    print(f"ADD p50 {times[100] * 1e3:.2f} ms, p99 {times[197] * 1e3:.2f} ms")  # noqa: T201
+    print(f"ADD p50 {times[100] * 1e3:.2f} ms, p99 {times[197] * 1e3:.2f} ms")
     assert times[100] < 0.1
