@@ -6,7 +6,7 @@ RUN := $(UV) run --frozen --no-sync
 NODES ?= 2
 LAB ?= dunlin
 APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk iproute2 iputils-ping \
-       ethtool procps curl openssl
+       ethtool procps curl openssl kubernetes-client:kubectl
 
 .PHONY: help setup apt uv sync build check test bench up down golden-update docs
 
@@ -22,7 +22,7 @@ uv:
 	@tools/install-uv
 
 sync: uv
-	@$(UV) sync --frozen --quiet
+	@UV_COMPILE_BYTECODE=1 $(UV) sync --frozen --quiet
 
 build: sync ## The CNI executable.
 	@$(MAKE) --no-print-directory -s -C services/agent/cni

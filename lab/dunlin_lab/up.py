@@ -202,7 +202,13 @@ def runner_spec(site: plan.Site, *, bind: bool) -> Spec:
 
 def start(paths: LabPaths, spec: Spec) -> None:
     """Start one process of the lab; it outlives this one."""
-    env = {**spec.env, "DUNLIN_LAB_ROOT": str(paths.root), "PYTHONUNBUFFERED": "1"}
+    env = {
+        **spec.env,
+        "DUNLIN_LAB_ROOT": str(paths.root),
+        "PYTHONUNBUFFERED": "1",
+        # Compiled once: a dozen processes start at the same time.
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     procs.Processes(paths).start(spec.process, spec.argv, env=env, netns_path=spec.netns)
 
 
