@@ -7,10 +7,10 @@ from dunlin_flowctl.adapters.pipeline import PipelineCompiler
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.desired import Compiler, Desired
 from dunlin_flowctl.gauges import SwitchCollector
+from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.metrics import FlowctlMetrics
 from dunlin_flowctl.ownership import Ownership
 from dunlin_flowctl.shell import Shell
-from dunlin_flowctl.state import State
 from dunlin_flowctl.wait import Waiter
 
 
@@ -21,12 +21,12 @@ async def setup(app: ServiceApp[FlowctlSettings], compiler: Compiler | None = No
     metrics = FlowctlMetrics(app.metrics.registry)
     ownership = Ownership(leases(bus), settings.replica, settings.lease_ttl_s)
     desired = Desired(compiler or PipelineCompiler())
-    state = State(settings, metrics, bus, desired, ownership)
-    shell = Shell(state, app.metrics)
-    waiter = Waiter(state)
-    app.metrics.registry.register(SwitchCollector(shell, state))
-    app.api.include_router(rest.router(state, waiter))
-    app.ready("intents", lambda: None if state.caught_up else "still reading the intents")
+    handles = Handles(settings, metrics, bus, desired, ownership)
+    shell = Shell(handles, app.metrics)
+    waiter = Waiter(handles)
+    app.metrics.registry.register(SwitchCollector(shell, handles))
+    app.api.include_router(rest.router(handles, waiter))
+    app.ready("intents", lambda: None if handles.caught_up else "still reading the intents")
     app.on_stop("sessions", shell.listener.close)
     await shell.listener.start()
     app.task("intents", shell.read_intents())

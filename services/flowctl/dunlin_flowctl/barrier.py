@@ -8,7 +8,7 @@ import msgspec
 from dunlin import subjects, wire
 from dunlin.bus.base import Subscription
 from dunlin.events.rpc import BarrierReply, BarrierRequest, Failure
-from dunlin_flowctl.state import State
+from dunlin_flowctl.handles import Handles
 
 if TYPE_CHECKING:
     from dunlin_flowctl.runner import SwitchRunner
@@ -17,22 +17,24 @@ MISSING_MAX = 100
 TIMEOUT_MAX_S = 600.0
 
 
-async def serve_barrier(state: State, runner: "SwitchRunner") -> Subscription:
+async def serve_barrier(handles: Handles, runner: "SwitchRunner") -> Subscription:
     """Answer barriers for the switch of `runner` until the subscription is stopped."""
 
     async def handle(_subject: str, data: bytes) -> bytes:
         try:
             request = wire.decode(data, BarrierRequest)
         except (msgspec.DecodeError, ValueError) as error:
-            state.metrics.openflow_errors.labels("bad_barrier").inc()
+            handles.metrics.openflow_errors.labels("bad_barrier").inc()
             return wire.encode(Failure(reason=f"barrier request: {error}"))
-        return wire.encode(await barrier(state, runner, request))
+        return wire.encode(await barrier(handles, runner, request))
 
     subject = subjects.rpc("flowctl", "barrier", runner.node)
-    return await state.bus.serve(subject, handle)
+    return await handles.bus.serve(subject, handle)
 
 
-async def barrier(state: State, runner: "SwitchRunner", request: BarrierRequest) -> BarrierReply:
+async def barrier(
+    handles: Handles, runner: "SwitchRunner", request: BarrierRequest
+) -> BarrierReply:
     """
     Waits until the switch holds every intent up to the revision asked for, or the time is over.
 
@@ -41,7 +43,7 @@ async def barrier(state: State, runner: "SwitchRunner", request: BarrierRequest)
 
     def reached() -> bool:
         return (
-            state.intents_epoch == request.epoch
+            handles.intents_epoch == request.epoch
             and runner.revision >= request.revision
             and (runner.swept or not request.swept)
         )
@@ -56,17 +58,17 @@ async def barrier(state: State, runner: "SwitchRunner", request: BarrierRequest)
         node=runner.node,
         applied=applied,
         revision=runner.revision,
-        missing=_missing(state, runner, request.revision),
-        reason="" if applied else _why(state, runner, request),
+        missing=_missing(handles, runner, request.revision),
+        reason="" if applied else _why(handles, runner, request),
     )
 
 
-def _missing(state: State, runner: "SwitchRunner", revision: int) -> tuple[str, ...]:
+def _missing(handles: Handles, runner: "SwitchRunner", revision: int) -> tuple[str, ...]:
     """Ids of intents up to `revision` that are not in force as asked, refused ones included."""
-    switch, desired = runner.switch, state.desired
+    switch, desired = runner.switch, handles.desired
     if switch is None or desired.switches.get(runner.node) is not switch:
         return ()
-    lacking = [item for item in switch.lacking if _revision(state, item) <= revision]
+    lacking = [item for item in switch.lacking if _revision(handles, item) <= revision]
     wrong = [
         item
         for item, at, _ in desired.errors(runner.node)
@@ -75,19 +77,19 @@ def _missing(state: State, runner: "SwitchRunner", revision: int) -> tuple[str, 
     return tuple(dict.fromkeys((*lacking, *wrong)))[:MISSING_MAX]
 
 
-def _revision(state: State, intent_id: str) -> int:
-    version = state.desired.intents.get(intent_id)  # type: ignore[call-overload]
+def _revision(handles: Handles, intent_id: str) -> int:
+    version = handles.desired.intents.get(intent_id)  # type: ignore[call-overload]
     return version.revision if version is not None else 0
 
 
-def _why(state: State, runner: "SwitchRunner", request: BarrierRequest) -> str:
+def _why(handles: Handles, runner: "SwitchRunner", request: BarrierRequest) -> str:
     switch = runner.switch
     if switch is None:
         return "the switch has just been given up"
-    if state.intents_epoch != request.epoch:
-        return f"flowctl reads epoch {state.intents_epoch!r} of the intents"
-    if state.desired.revision < request.revision:
-        return f"flowctl has read the intents up to {state.desired.revision}"
+    if handles.intents_epoch != request.epoch:
+        return f"flowctl reads epoch {handles.intents_epoch!r} of the intents"
+    if handles.desired.revision < request.revision:
+        return f"flowctl has read the intents up to {handles.desired.revision}"
     if not switch.synced:
         return "the switch has not been compared with its intents yet"
     if runner.revision >= request.revision:

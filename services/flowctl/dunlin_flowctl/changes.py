@@ -14,9 +14,9 @@ from dunlin_flowctl.core.program import FlowKey, describe_key
 from dunlin_flowctl.core.switch import Switch, Work
 from dunlin_flowctl.core.sync import Rules, SyncPlan, cookies_of, plan_sync
 from dunlin_flowctl.encode import COMMIT_XID, OPEN_XID, Bundle, Unencodable
+from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.ownership import Held
-from dunlin_flowctl.state import State, now_ms
 from dunlin_flowctl.writer import Plan, bundles, plan_work
 
 log = structlog.get_logger(__name__)
@@ -41,9 +41,9 @@ class Changes:
     """
 
     def __init__(
-        self, state: State, session: Session, switch: Switch, held: Held, signal: Signal
+        self, handles: Handles, session: Session, switch: Switch, held: Held, signal: Signal
     ) -> None:
-        self._state = state
+        self._handles = handles
         self._session = session
         self._held = held
         self._signal = signal
@@ -63,14 +63,14 @@ class Changes:
         if switch.suspect:
             switch.back(work)
             return
-        plan = plan_work(self._state.desired, switch, work, may_delete=self._state.may_delete)
+        plan = plan_work(self._handles.desired, switch, work, may_delete=self._handles.may_delete)
         if await self._write(work, plan):
             switch.leftovers |= plan.deferred > 0
             switch.stray_groups |= plan.stray_groups
             self._done(work)
 
     def _take(self, *, retry: bool = False) -> Work:
-        desired = self._state.desired
+        desired = self._handles.desired
         return self.switch.take(
             lambda item: desired.get(self.switch.node, item), time.monotonic(), retry=retry
         )
@@ -79,22 +79,22 @@ class Changes:
         """Compare with a dump and write the difference."""
         switch = self.switch
         self.expected.clear()
-        flows, groups = await dump(self._session, self._state.settings.dump_max)
-        if self._state.desired.switches.get(switch.node) is not switch:
+        flows, groups = await dump(self._session, self._handles.settings.dump_max)
+        if self._handles.desired.switches.get(switch.node) is not switch:
             return
         switch.suspect = False
         work = self._take(retry=True)
         switch.suspect = False
-        may_delete = self._state.may_delete
+        may_delete = self._handles.may_delete
         parts = [
             part
-            for part in self._state.desired.parts(self.switch.node)
+            for part in self._handles.desired.parts(self.switch.node)
             if part.intent_id not in work.refused
         ]
         rules = Rules(
             may_delete=may_delete,
-            remove_foreign=self._state.settings.remove_foreign,
-            protected=cookies_of({*work.refused, *self._state.desired.unreadable}),
+            remove_foreign=self._handles.settings.remove_foreign,
+            protected=cookies_of({*work.refused, *self._handles.desired.unreadable}),
             changing=frozenset(work.parts),
         )
         plan = await asyncio.to_thread(plan_sync, parts, flows, groups, rules)
@@ -107,21 +107,21 @@ class Changes:
             self.next_audit = time.monotonic() + self._jittered_interval()
             self._done(work)
             switch.flows, switch.groups = plan.flows, plan.groups
-            self._state.changed(self.switch.node)
+            self._handles.changed(self.switch.node)
         else:
             switch.suspect = True
 
     def _jittered_interval(self) -> float:
-        return self._state.settings.audit_interval_s * random.uniform(0.8, 1.2)  # noqa: S311
+        return self._handles.settings.audit_interval_s * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _report(self, plan: SyncPlan, cause: str) -> None:
-        metrics = self._state.metrics
+        metrics = self._handles.metrics
         metrics.audits.labels(cause).inc()
         found = {kind: number for kind, number in plan.drift.items() if number}
         if plan.foreign:
             self._log.warning(
                 "flows that are not Dunlin's",
-                removed=self._state.settings.remove_foreign and self._state.may_delete,
+                removed=self._handles.settings.remove_foreign and self._handles.may_delete,
                 flows=[describe_key(flow.key) for flow in plan.foreign[:10]],
             )
         if cause in AUDITS:
@@ -146,9 +146,11 @@ class Changes:
         """
         written = 0
         self.expected.update(plan.deleted_flows())
-        limit = self._state.settings.bundle_max
+        limit = self._handles.settings.bundle_max
         try:
-            async for bundle in bundles(plan, self._state.cache, limit) if len(plan) else nothing():
+            async for bundle in (
+                bundles(plan, self._handles.cache, limit) if len(plan) else nothing()
+            ):
                 if not self._held.valid:
                     raise NotMaster("the lease ended")
                 result = await self._session.commit(bundle)
@@ -171,7 +173,7 @@ class Changes:
             if changes is not None:
                 for kind, phase in zip(PHASES, changes.phases, strict=True):
                     if phase:
-                        self._state.metrics.messages.labels(kind).inc(len(phase))
+                        self._handles.metrics.messages.labels(kind).inc(len(phase))
 
     def _failed(self, work: Work, bundle: Bundle, result: CommitResult, *, whole: bool) -> None:
         """Who is to blame? They leave the work; nothing of an atomic bundle is on the switch."""
@@ -196,12 +198,12 @@ class Changes:
         unsure: bool,
     ) -> None:
         for intent_id, reason in reasons.items():
-            self._state.metrics.intent_errors.labels(kind).inc()
+            self._handles.metrics.intent_errors.labels(kind).inc()
             self._log.error("intent refused", intent=intent_id, reason=reason)
         self.switch.refuse(work, reasons, time.monotonic())
         # Part of it may be there: only a dump tells.
         self.switch.suspect |= unsure
-        self._state.changed(self.switch.node)
+        self._handles.changed(self.switch.node)
         self._signal.notify()
 
     def _back_off(self, reason: str) -> None:
@@ -210,7 +212,7 @@ class Changes:
         self._failures = min(self._failures + 1, 10)
         self.not_before = time.monotonic() + wait_s
         self.switch.suspect = True
-        self._state.metrics.openflow_errors.labels("bundle").inc()
+        self._handles.metrics.openflow_errors.labels("bundle").inc()
         self._log.error("changes failed", reason=reason, again_in_s=wait_s)
 
     def _done(self, work: Work) -> None:
@@ -224,13 +226,13 @@ class Changes:
                 continue
             seconds = max(0, now - start) / 1000
             kind = intent_id.split("/", 2)[1]
-            self._state.metrics.programming.labels(kind).observe(seconds)
+            self._handles.metrics.programming.labels(kind).observe(seconds)
             if kind == "service" and moment.trigger_ms is not None:
-                self._state.metrics.kubeproxy.observe(seconds)
+                self._handles.metrics.kubeproxy.observe(seconds)
             if moment.revision > newest:
                 newest, self.programming_ms = moment.revision, seconds * 1000
         if work.moments:
-            self._state.changed(self.switch.node)
+            self._handles.changed(self.switch.node)
         self._signal.notify()
 
 

@@ -12,6 +12,7 @@ from dunlin.openflow.flow import Action, Ct
 from dunlin.openflow.render import actions_text, match_text
 from dunlin_flowctl.adapters.session import Session
 from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.models import (
     BucketCounters,
     Counters,
@@ -20,7 +21,6 @@ from dunlin_flowctl.models import (
     IntentCounters,
     PortCountersModel,
 )
-from dunlin_flowctl.state import State, now_ms
 from dunlin_flowctl.views import NAMES, object_of
 
 UNCOUNTED = 2**64 - 1
@@ -32,7 +32,7 @@ ONE_BY_ONE = ("route", "service")
 class CounterCache:
     """The last answer of each switch: whoever asks sooner than the interval gets it again."""
 
-    state: State
+    handles: Handles
     _answers: dict[str, tuple[float, Counters]] = field(default_factory=dict)
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
@@ -40,8 +40,8 @@ class CounterCache:
         """Raises SessionClosed or Refusal."""
         async with self._locks.setdefault(node, asyncio.Lock()):
             at, answer = self._answers.get(node, (-1e9, None))
-            if answer is None or time.monotonic() - at >= self.state.settings.counters_interval_s:
-                answer = await read_counters(self.state.desired, node, session)
+            if answer is None or time.monotonic() - at >= self.handles.settings.counters_interval_s:
+                answer = await read_counters(self.handles.desired, node, session)
                 self._answers[node] = (time.monotonic(), answer)
             return answer
 

@@ -1,20 +1,20 @@
-"""Gauges that are read off the state when somebody scrapes."""
+"""Gauges that are read off the handles when somebody scrapes."""
 
 from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.shell import Shell
-from dunlin_flowctl.state import State
 
 
 class SwitchCollector(Collector):
     """Switches by state; flows, groups, pending and errors of each that this replica owns."""
 
-    def __init__(self, shell: Shell, state: State) -> None:
+    def __init__(self, shell: Shell, handles: Handles) -> None:
         self._shell = shell
-        self._state = state
+        self._handles = handles
 
     def collect(self) -> Iterator[Metric]:
         """The families, made anew: a switch that is gone leaves no series behind."""
@@ -40,7 +40,7 @@ class SwitchCollector(Collector):
             name: GaugeMetricFamily(f"dunlin_flowctl_{name}", text, labels=["node"])
             for name, text in texts.items()
         }
-        for node, runner in list(self._state.runners.items()):
+        for node, runner in list(self._handles.runners.items()):
             applied = runner.applied()
             values = (
                 applied.flows,

@@ -9,7 +9,7 @@ import structlog
 from dunlin import wire
 from dunlin.bus.base import BusError, Message
 from dunlin.events.state import Applied
-from dunlin_flowctl.state import State
+from dunlin_flowctl.handles import Handles
 
 log = structlog.get_logger(__name__)
 
@@ -21,13 +21,13 @@ class Publisher:
     `_not_before`: monotonic seconds, by node.
     """
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, handles: Handles) -> None:
+        self._handles = handles
         self._marked: set[str] = set()
         self._wake = asyncio.Event()
         self._published: dict[str, Applied] = {}
         self._not_before: dict[str, float] = {}
-        state.publisher = self
+        handles.publisher = self
 
     def mark(self, node: str) -> None:
         """There is something new to say of this switch."""
@@ -37,18 +37,18 @@ class Publisher:
     def forget(self) -> None:
         """The state stream is new: say everything again."""
         self._published.clear()
-        self._marked.update(self._state.runners)
+        self._marked.update(self._handles.runners)
         self._wake.set()
 
     async def run(self) -> None:
         """For ever."""
-        settings = self._state.settings
+        settings = self._handles.settings
         refreshed = time.monotonic()
         while True:
             now = time.monotonic()
             if now >= refreshed + settings.applied_refresh_s:
                 refreshed = now
-                self._marked.update(self._state.runners)
+                self._marked.update(self._handles.runners)
             due = {node for node in self._marked if self._not_before.get(node, now) <= now}
             if due:
                 await self._flush(due)
@@ -68,9 +68,9 @@ class Publisher:
     async def _flush(self, due: set[str]) -> None:
         """Only a switch that has just spoken waits: others need not."""
         self._marked -= due
-        runners = self._state.runners
+        runners = self._handles.runners
         live = [node for node in due if node in runners]
-        again_at = time.monotonic() + self._state.settings.applied_interval_s
+        again_at = time.monotonic() + self._handles.settings.applied_interval_s
         self._not_before = {
             **{node: at for node, at in self._not_before.items() if node in runners},
             **dict.fromkeys(live, again_at),
@@ -88,7 +88,7 @@ class Publisher:
             return
         messages = [Message(item.subject, wire.encode(item)) for item in news]
         try:
-            results = await self._state.bus.publish_many(messages)
+            results = await self._handles.bus.publish_many(messages)
         except BusError as error:
             log.warning("acknowledgements not published", error=str(error))
             results = [error] * len(news)
@@ -96,7 +96,7 @@ class Publisher:
             if isinstance(result, BusError):
                 self._marked.add(item.node)
                 self._not_before[item.node] = (
-                    time.monotonic() + self._state.settings.applied_refresh_s
+                    time.monotonic() + self._handles.settings.applied_refresh_s
                 )
                 log.warning("not published", node=item.node, error=str(result))
             else:

@@ -12,6 +12,7 @@ from dunlin.service.http import not_found
 from dunlin_flowctl import views
 from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
 from dunlin_flowctl.counters import CounterCache
+from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.models import (
     Counters,
     Flows,
@@ -22,55 +23,54 @@ from dunlin_flowctl.models import (
     SwitchModel,
     WaitModel,
 )
-from dunlin_flowctl.state import State
 from dunlin_flowctl.wait import Waiter
 
 ALL_BITS = 2**64 - 1
 PAGE_MAX = 100_000
 
 
-def router(state: State, waiter: Waiter) -> APIRouter:
+def router(handles: Handles, waiter: Waiter) -> APIRouter:
     """Every route of flowctl beside the common ones."""
     routes = APIRouter(prefix="/v1")
-    _add_switches(routes, state)
-    _add_live(routes, state)
-    _add_intents(routes, state)
+    _add_switches(routes, handles)
+    _add_live(routes, handles)
+    _add_intents(routes, handles)
     _add_wait(routes, waiter)
     return routes
 
 
-def _known(state: State, node: str) -> None:
-    if node not in views.node_names(state):
+def _known(handles: Handles, node: str) -> None:
+    if node not in views.node_names(handles):
         raise not_found("switch of node", node)
 
 
-def _session(state: State, node: str) -> Session:
+def _session(handles: Handles, node: str) -> Session:
     """The session of this replica with the switch of a node."""
-    _known(state, node)
-    intent, fact = state.desired.switch_intent(node), state.facts.get(node)
+    _known(handles, node)
+    intent, fact = handles.desired.switch_intent(node), handles.facts.get(node)
     dpid = intent.dpid if intent else fact.dpid if fact else 0
-    session = state.sessions.get(dpid)
+    session = handles.sessions.get(dpid)
     if session is None:
         raise HTTPException(503, f"the switch of node {node!r} is not connected to this replica")
     return session
 
 
-def _add_switches(routes: APIRouter, state: State) -> None:
+def _add_switches(routes: APIRouter, handles: Handles) -> None:
     @routes.get("/switches", tags=["switches"])
     async def switches() -> Switches:
         """Every switch, by node, with what it has acknowledged; also those of other replicas."""
-        nodes = views.node_names(state)
-        return Switches(items=[views.switch_model(state, node) for node in nodes])
+        nodes = views.node_names(handles)
+        return Switches(items=[views.switch_model(handles, node) for node in nodes])
 
     @routes.get("/switches/{node}", tags=["switches"])
     async def switch(node: str) -> SwitchModel:
         """One switch."""
-        _known(state, node)
-        return views.switch_model(state, node)
+        _known(handles, node)
+        return views.switch_model(handles, node)
 
 
-def _add_live(routes: APIRouter, state: State) -> None:
-    counters_of = CounterCache(state)
+def _add_live(routes: APIRouter, handles: Handles) -> None:
+    counters_of = CounterCache(handles)
 
     @routes.get("/switches/{node}/flows", tags=["switches"])
     async def flows(
@@ -78,7 +78,7 @@ def _add_live(routes: APIRouter, state: State) -> None:
         intent: Annotated[str | None, Query(description="Only flows of this intent id.")] = None,
     ) -> Flows:
         """Flows as the switch holds them now, decoded."""
-        session = _session(state, node)
+        session = _session(handles, node)
         cookie, mask = (_cookie(intent), ALL_BITS) if intent else (0, 0)
         rows: list[messages.InstalledFlow] = []
         with _reachable(node):
@@ -86,23 +86,23 @@ def _add_live(routes: APIRouter, state: State) -> None:
                 lambda xid: codec.encode_flow_dump_request(xid, cookie, mask), messages.FlowDump
             ):
                 rows.extend(part.entries)
-        index = CookieIndex(state.desired.intents)
-        return Flows(items=views.flow_models(state.desired, rows, index))
+        index = CookieIndex(handles.desired.intents)
+        return Flows(items=views.flow_models(handles.desired, rows, index))
 
     @routes.get("/switches/{node}/groups", tags=["switches"])
     async def groups(node: str) -> Groups:
         """Groups as the switch holds them now."""
-        session = _session(state, node)
+        session = _session(handles, node)
         found: list[Group] = []
         with _reachable(node):
             async for part in session.replies(codec.encode_group_dump_request, messages.GroupDump):
                 found.extend(part.groups)
-        return Groups(items=views.group_models(state.desired, found))
+        return Groups(items=views.group_models(handles.desired, found))
 
     @routes.get("/switches/{node}/counters", tags=["switches"])
     async def counters(node: str) -> Counters:
         """Packets and bytes, read now (at most once in DUNLIN_COUNTERS_INTERVAL_S)."""
-        session = _session(state, node)
+        session = _session(handles, node)
         with _reachable(node):
             return await counters_of.read(node, session)
 
@@ -128,7 +128,7 @@ class _reachable:  # noqa: N801 - reads as a statement
             raise HTTPException(503, f"switch of node {self._node!r}: {error}") from error
 
 
-def _add_intents(routes: APIRouter, state: State) -> None:
+def _add_intents(routes: APIRouter, handles: Handles) -> None:
     @routes.get("/intents", tags=["intents"])
     async def intents(
         *,
@@ -142,19 +142,19 @@ def _add_intents(routes: APIRouter, state: State) -> None:
         after: Annotated[str, Query(description="Only ids after this one.")] = "",
     ) -> Intents:
         """Intents by id, and where they are in force."""
-        found = views.select_intents(state.desired, scope=scope, kind=kind, object_=object)
+        found = views.select_intents(handles.desired, scope=scope, kind=kind, object_=object)
         found = [version for version in found if version.intent.id > after]
-        view = views.IntentView(state)
+        view = views.IntentView(handles)
         items = [view.model(version, applied=applied) for version in found[:limit]]
         return Intents(items=items, next=items[-1].id if len(found) > limit else "")
 
     @routes.get("/intents/{intent_id:path}", tags=["intents"])
     async def intent(intent_id: str) -> IntentDetail:
         """One intent with its content and the revision that each switch holds."""
-        version = state.desired.intents.get(IntentId(intent_id))
+        version = handles.desired.intents.get(IntentId(intent_id))
         if version is None:
             raise not_found("intent", intent_id)
-        return views.IntentView(state).detail(version)
+        return views.IntentView(handles).detail(version)
 
 
 def _add_wait(routes: APIRouter, waiter: Waiter) -> None:

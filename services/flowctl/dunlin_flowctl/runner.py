@@ -12,9 +12,9 @@ from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
 from dunlin_flowctl.barrier import serve_barrier
 from dunlin_flowctl.changes import Changes, NotMaster
 from dunlin_flowctl.core.switch import Switch
+from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.ownership import Held
-from dunlin_flowctl.state import State, now_ms
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +33,8 @@ class SwitchRunner:
     Changes are taken together, at the switch's own pace: the slower it is, the more they coalesce.
     """
 
-    def __init__(self, state: State, session: Session, node: str) -> None:
-        self.state = state
+    def __init__(self, handles: Handles, session: Session, node: str) -> None:
+        self.handles = handles
         self.session = session
         self.node = node
         self.changes: Changes | None = None
@@ -46,7 +46,7 @@ class SwitchRunner:
 
     def wanted(self) -> bool:
         """The session is still the one of the switch of `node`."""
-        desired, sessions = self.state.desired, self.state.sessions
+        desired, sessions = self.handles.desired, self.handles.sessions
         return (
             not self.session.closed
             and sessions.get(self.session.dpid) is self.session
@@ -62,13 +62,13 @@ class SwitchRunner:
                 await self._hold()
             except (NotMaster, Refusal, BusError) as error:
                 reason = type(error).__name__.lower()
-                self.state.metrics.openflow_errors.labels(reason).inc()
+                self.handles.metrics.openflow_errors.labels(reason).inc()
                 self._log.warning("cannot own the switch now", error=str(error))
                 await self.signal.wait_for(lambda: not self.wanted(), PAUSE_S)
 
     async def _hold(self) -> None:
         name = f"switch/{self.session.dpid:016x}"
-        async with self.state.ownership.hold(name, self.wanted, self.signal) as held:
+        async with self.handles.ownership.hold(name, self.wanted, self.signal) as held:
             if held is not None:
                 await self._become_master(held)
                 await self._own(held)
@@ -92,24 +92,24 @@ class SwitchRunner:
             remembered=reply.generation_id,
             lease=held.fencing,
         )
-        self.state.metrics.openflow_errors.labels("stale_generation").inc()
+        self.handles.metrics.openflow_errors.labels("stale_generation").inc()
         try:
             await self.session.set_role("master", generation)
         except Refusal as refusal:
             raise NotMaster(str(refusal)) from refusal
 
     async def _own(self, held: Held) -> None:
-        switch = self.state.desired.manage(self.node)
+        switch = self.handles.desired.manage(self.node)
         if switch is None:
             return
-        self.changes = Changes(self.state, self.session, switch, held, self.signal)
+        self.changes = Changes(self.handles, self.session, switch, held, self.signal)
         self._removed_by_others = False
-        self.state.runners[self.node] = self
+        self.handles.runners[self.node] = self
         self.session.unasked = self._unasked
         self._log.info("owning switch", generation=held.fencing)
         serving = None
         try:
-            serving = await serve_barrier(self.state, self)
+            serving = await serve_barrier(self.handles, self)
             while held.valid and self._current() and self.wanted():
                 await self._turn(self.changes, held)
         finally:
@@ -121,19 +121,19 @@ class SwitchRunner:
     async def _give_up(self, held: Held) -> None:
         last = self.applied(connected=False)
         if self._current():
-            self.state.desired.unmanage(self.node)
+            self.handles.desired.unmanage(self.node)
         self.changes = None
         self.signal.notify()
-        if self.state.runners.get(self.node) is self:
-            del self.state.runners[self.node]
-            if held.valid and self.state.publisher is not None:
-                await self.state.publisher.goodbye(last)
+        if self.handles.runners.get(self.node) is self:
+            del self.handles.runners[self.node]
+            if held.valid and self.handles.publisher is not None:
+                await self.handles.publisher.goodbye(last)
         self._log.info("switch given up", lease_lost=not held.valid)
 
     def _current(self) -> bool:
         """The intents still mean the switch that is being written to."""
         switch = self.switch
-        return switch is not None and self.state.desired.switches.get(self.node) is switch
+        return switch is not None and self.handles.desired.switches.get(self.node) is switch
 
     # --- working ----------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class SwitchRunner:
         return bool(pending) and self._may_write(changes)
 
     def _may_write(self, changes: Changes) -> bool:
-        return self.state.caught_up and time.monotonic() >= changes.not_before
+        return self.handles.caught_up and time.monotonic() >= changes.not_before
 
     def _cause_of_sync(self, changes: Changes, now: float) -> str:
         """Why a dump is needed; "" if it is not."""
@@ -169,7 +169,7 @@ class SwitchRunner:
             return "connect"
         if switch.suspect:
             return "repair"
-        if (switch.leftovers or not changes.swept) and self.state.may_delete:
+        if (switch.leftovers or not changes.swept) and self.handles.may_delete:
             return "complete"
         if self._removed_by_others:
             return "flow_removed"
@@ -183,7 +183,7 @@ class SwitchRunner:
         if key in self.changes.expected:
             self.changes.expected.discard(key)
         elif is_ours(message.flow.cookie) and self._current():
-            owner = self.state.desired.owner(self.node, key)
+            owner = self.handles.desired.owner(self.node, key)
             if owner is not None:
                 self._log.warning("flow removed by somebody else", intent=owner, why=message.reason)
                 self._removed_by_others = True
@@ -200,7 +200,7 @@ class SwitchRunner:
     def revision(self) -> int:
         """The switch holds every intent up to here (but those with errors)."""
         switch = self.switch
-        return switch.revision(self.state.desired.revision) if switch is not None else 0
+        return switch.revision(self.handles.desired.revision) if switch is not None else 0
 
     @property
     def swept(self) -> bool:
@@ -210,13 +210,13 @@ class SwitchRunner:
 
     def applied(self, *, connected: bool = True) -> Applied:
         """The acknowledgement of the switch, as of now."""
-        switch, desired = self.switch, self.state.desired
+        switch, desired = self.switch, self.handles.desired
         errors = desired.errors(self.node) if self._current() else []
         return Applied(
             node=self.node,
             dpid=self.session.dpid,
             revision=self.revision,
-            epoch=self.state.intents_epoch,
+            epoch=self.handles.intents_epoch,
             connected=connected,
             flows=switch.flows if switch else 0,
             groups=switch.groups if switch else 0,
@@ -226,6 +226,6 @@ class SwitchRunner:
                 for item, revision, reason in errors[:ERRORS_MAX]
             ),
             programming_ms=self.changes.programming_ms if self.changes else None,
-            owner=self.state.settings.replica,
+            owner=self.handles.settings.replica,
             at_ms=now_ms(),
         )

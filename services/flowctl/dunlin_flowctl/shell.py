@@ -1,4 +1,4 @@
-"""Streams in, sessions in; everything meets in `State`."""
+"""Streams in, sessions in; everything meets in `Handles`."""
 
 import asyncio
 import gc
@@ -19,9 +19,9 @@ from dunlin_flowctl.adapters.listener import Listener
 from dunlin_flowctl.adapters.session import Session, SessionClosed
 from dunlin_flowctl.core.desired import IntentVersion
 from dunlin_flowctl.core.switch import Moment
+from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.publish import Publisher
 from dunlin_flowctl.runner import SwitchRunner
-from dunlin_flowctl.state import State
 
 log = structlog.get_logger(__name__)
 
@@ -34,46 +34,46 @@ BAD_INPUT = (msgspec.DecodeError, msgspec.ValidationError, ValueError)
 class Shell:
     """Reads the three streams and serves sessions."""
 
-    def __init__(self, state: State, common: Metrics) -> None:
-        self._state = state
+    def __init__(self, handles: Handles, common: Metrics) -> None:
+        self._handles = handles
         self._common = common
-        self.publisher = Publisher(state)
-        self.listener = Listener(state.settings, state.metrics, self.serve)
+        self.publisher = Publisher(handles)
+        self.listener = Listener(handles.settings, handles.metrics, self.serve)
 
     # --- streams ----------------------------------------------------------------------------------
 
     async def read_intents(self) -> None:
         """For ever."""
-        async for batch in self._state.bus.follow(subjects.INTENTS_STREAM):
+        async for batch in self._handles.bus.follow(subjects.INTENTS_STREAM):
             await self._intents(batch)
 
     async def _intents(self, batch: Batch) -> None:
-        state = self._state
-        if batch.reset or batch.epoch != state.intents_epoch:
-            log.info("intent stream", epoch=batch.epoch, before=state.intents_epoch)
-            state.desired.forget()
-            state.caught_up = False
-            state.intents_epoch = batch.epoch
+        handles = self._handles
+        if batch.reset or batch.epoch != handles.intents_epoch:
+            log.info("intent stream", epoch=batch.epoch, before=handles.intents_epoch)
+            handles.desired.forget()
+            handles.caught_up = False
+            handles.intents_epoch = batch.epoch
         started = time.monotonic()
         for record in batch.records:
             for node in self._intent(record):
-                if node in state.runners:
-                    state.runners[node].signal.notify()
+                if node in handles.runners:
+                    handles.runners[node].signal.notify()
             if time.monotonic() - started > SLICE_S:
                 await asyncio.sleep(0)
                 started = time.monotonic()
-        state.desired.read_up_to(batch.seq)
-        state.metrics.revision.set(batch.seq)
-        if batch.caught_up and not state.caught_up:
-            state.caught_up = True
+        handles.desired.read_up_to(batch.seq)
+        handles.metrics.revision.set(batch.seq)
+        if batch.caught_up and not handles.caught_up:
+            handles.caught_up = True
             # What has been read stays: the garbage collector need not look at it again and again.
             gc.freeze()
-            log.info("intents read", revision=batch.seq, intents=len(state.desired.intents))
-        state.wake()
+            log.info("intents read", revision=batch.seq, intents=len(handles.desired.intents))
+        handles.wake()
 
     def _intent(self, record: Record) -> set[str]:
         """Returns the nodes whose switch has something to do."""
-        desired = self._state.desired
+        desired = self._handles.desired
         intent_id = intent_id_of(record.subject)
         moment = Moment(record.seq, record.time_ms)
         if intent_id is None:
@@ -97,67 +97,67 @@ class Shell:
 
     async def read_facts(self) -> None:
         """The epoch of the facts, and which switches there are; for ever."""
-        state = self._state
+        handles = self._handles
         filters = [subjects.facts_of("switch")]
-        async for batch in state.bus.follow(subjects.FACTS_STREAM, filters):
-            if batch.reset or batch.epoch != state.facts_epoch:
-                state.facts.clear()
-                state.facts_epoch = batch.epoch
+        async for batch in handles.bus.follow(subjects.FACTS_STREAM, filters):
+            if batch.reset or batch.epoch != handles.facts_epoch:
+                handles.facts.clear()
+                handles.facts_epoch = batch.epoch
             for record in batch.records:
                 self._fact(record)
-            state.wake()
+            handles.wake()
 
     def _fact(self, record: Record) -> None:
         name = subjects.split(record.subject)[-1]
         if record.is_tombstone:
-            self._state.facts.pop(name, None)
+            self._handles.facts.pop(name, None)
             return
         try:
             fact = wire.decode(record.data, SwitchFact)
         except BAD_INPUT as error:
             self._bad("switch", "parse", record, str(error))
             return
-        self._state.facts[fact.name] = fact
+        self._handles.facts[fact.name] = fact
 
     async def read_state(self) -> None:
         """Watermarks, and the acknowledgements of all replicas; for ever."""
-        state = self._state
+        handles = self._handles
         epoch = ""
-        async for batch in state.bus.follow(subjects.STATE_STREAM):
+        async for batch in handles.bus.follow(subjects.STATE_STREAM):
             claimed = batch.reset or batch.epoch != epoch
             if claimed:
                 epoch = batch.epoch
-                state.watermarks.forget()
-                state.applied.clear()
+                handles.watermarks.forget()
+                handles.applied.clear()
                 self.publisher.forget()
             for record in batch.records:
                 claimed |= self._status(record)
             # Acknowledgements change nothing for switches: all of them would look at each one's.
             if claimed:
-                state.wake()
+                handles.wake()
             else:
-                state.moved.notify()
+                handles.moved.notify()
 
     def _status(self, record: Record) -> bool:
         """Returns whether it was a claim."""
-        state = self._state
+        handles = self._handles
         what, *rest = subjects.split(record.subject)
         try:
             if what == "applied":
                 self._applied(rest[0], record)
             elif record.is_tombstone:
-                state.watermarks.retract(rest[0], rest[1])
+                handles.watermarks.retract(rest[0], rest[1])
             else:
-                state.watermarks.claim(wire.decode(record.data, Progress))
+                handles.watermarks.claim(wire.decode(record.data, Progress))
         except BAD_INPUT as error:
             self._bad(what, "parse", record, str(error))
         return what != "applied"
 
     def _applied(self, node: str, record: Record) -> None:
         if record.is_tombstone:
-            self._state.applied.pop(node, None)
+            self._handles.applied.pop(node, None)
         else:
-            self._state.applied[node] = wire.decode(record.data, Applied)
+            self._handles.applied[node] = wire.decode(record.data, Applied)
 
     def _bad(self, kind: str, reason: str, record: Record, error: str) -> None:
         self._common.bad_input(kind, reason)
@@ -167,15 +167,15 @@ class Shell:
 
     async def serve(self, session: Session) -> None:
         """One session that has shaken hands, until it ends."""
-        state = self._state
-        older = state.sessions.get(session.dpid)
-        state.sessions[session.dpid] = session
+        handles = self._handles
+        older = handles.sessions.get(session.dpid)
+        handles.sessions[session.dpid] = session
         logger = log.bind(dpid=format_dpid(session.dpid), peer=session.peer)
         logger.info("switch connected")
         if older is not None and not older.closed:
             logger.warning("a switch with this dpid was connected already", other=older.peer)
             older.close("replaced", f"by {session.peer}")
-        session.on_closed(state.moved.notify)
+        session.on_closed(handles.moved.notify)
         reading = asyncio.create_task(session.run(), name=f"read {session.peer}")
         try:
             await self._drive(session)
@@ -183,42 +183,43 @@ class Shell:
             logger.debug("session over")
         finally:
             session.close("done")
-            if state.sessions.get(session.dpid) is session:
-                del state.sessions[session.dpid]
+            if handles.sessions.get(session.dpid) is session:
+                del handles.sessions[session.dpid]
             self.listener.report_end(session, await reading)
 
     async def _drive(self, session: Session) -> None:
         """As the switch of a node, or as a stranger, as the intents say."""
-        state = self._state
+        handles = self._handles
         while not session.closed:
-            node = state.desired.node_of(session.dpid)
+            node = handles.desired.node_of(session.dpid)
             if node is not None:
-                await SwitchRunner(state, session, node).run()
+                await SwitchRunner(handles, session, node).run()
             if session.closed:
                 return
-            if state.desired.node_of(session.dpid) is None:
+            if handles.desired.node_of(session.dpid) is None:
                 self._check_strangers()
-                await state.moved.wait_for(
-                    lambda: session.closed or state.desired.node_of(session.dpid) is not None, 30.0
+                await handles.moved.wait_for(
+                    lambda: session.closed or handles.desired.node_of(session.dpid) is not None,
+                    30.0,
                 )
 
     def _check_strangers(self) -> None:
         """Raises SessionClosed when too many; before the intents are read nobody is one."""
-        state = self._state
-        strangers = sum(1 for dpid in state.sessions if state.desired.node_of(dpid) is None)
-        if state.caught_up and strangers > state.settings.unknown_max:
+        handles = self._handles
+        strangers = sum(1 for dpid in handles.sessions if handles.desired.node_of(dpid) is None)
+        if handles.caught_up and strangers > handles.settings.unknown_max:
             raise SessionClosed("too_many_unknown", f"{strangers} switches without switch intent")
 
     def count_switches(self) -> dict[str, int]:
         """Switches by state."""
-        state = self._state
-        connected = set(state.sessions)
-        known = {dpid for dpid in connected if state.desired.node_of(dpid) is not None}
+        handles = self._handles
+        connected = set(handles.sessions)
+        known = {dpid for dpid in connected if handles.desired.node_of(dpid) is not None}
         return {
-            "owned": len(state.runners),
-            "standby": max(0, len(known) - len(state.runners)),
+            "owned": len(handles.runners),
+            "standby": max(0, len(known) - len(handles.runners)),
             "unknown": len(connected - known),
-            "absent": max(0, len(state.desired.nodes()) - len(known)),
+            "absent": max(0, len(handles.desired.nodes()) - len(known)),
         }
 
 

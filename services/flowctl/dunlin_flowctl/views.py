@@ -1,4 +1,4 @@
-"""What REST shows of the state, as models."""
+"""What REST shows of flowctl, as models."""
 
 from collections.abc import Iterable
 
@@ -14,6 +14,7 @@ from dunlin.openflow.render import Names, actions_text, match_text
 from dunlin.pipeline.layout import Table
 from dunlin.subjects import ALL_SCOPE
 from dunlin_flowctl.core.desired import Desired, IntentVersion
+from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.models import (
     AppliedErrorModel,
     BucketModel,
@@ -27,7 +28,6 @@ from dunlin_flowctl.models import (
     SwitchWaitModel,
     WaitModel,
 )
-from dunlin_flowctl.state import State
 
 LACKING_MAX = 100
 NAMES = Names({int(table): table.title for table in Table})
@@ -39,23 +39,23 @@ def object_of(desired: Desired, intent_id: str) -> str:
     return version.intent.object if version is not None else ""
 
 
-def node_names(state: State) -> list[str]:
+def node_names(handles: Handles) -> list[str]:
     """Every switch that something is known of, sorted."""
-    return sorted({*state.desired.nodes(), *state.facts, *state.applied})
+    return sorted({*handles.desired.nodes(), *handles.facts, *handles.applied})
 
 
-def newest(state: State, node: str) -> Applied | None:
+def newest(handles: Handles, node: str) -> Applied | None:
     """What is known best: this replica's own switch now, else what its owner published."""
-    runner = state.runners.get(node)
-    return runner.applied() if runner is not None else state.applied.get(node)
+    runner = handles.runners.get(node)
+    return runner.applied() if runner is not None else handles.applied.get(node)
 
 
-def switch_model(state: State, node: str) -> SwitchModel:
+def switch_model(handles: Handles, node: str) -> SwitchModel:
     """One switch."""
-    applied = newest(state, node)
-    intent, fact = state.desired.switch_intent(node), state.facts.get(node)
+    applied = newest(handles, node)
+    intent, fact = handles.desired.switch_intent(node), handles.facts.get(node)
     dpid = intent.dpid if intent else fact.dpid if fact else applied.dpid if applied else 0
-    session = state.sessions.get(dpid)
+    session = handles.sessions.get(dpid)
     return SwitchModel(
         node=node,
         dpid=format_dpid(dpid),
@@ -68,7 +68,7 @@ def switch_model(state: State, node: str) -> SwitchModel:
         errors=[
             AppliedErrorModel(
                 intent=error.intent,
-                object=object_of(state.desired, error.intent),
+                object=object_of(handles.desired, error.intent),
                 revision=error.revision,
                 reason=error.reason,
             )
@@ -84,10 +84,10 @@ def switch_model(state: State, node: str) -> SwitchModel:
 class IntentView:
     """Intents with where they are in force: one look at all switches for many intents."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, handles: Handles) -> None:
+        self._handles = handles
         self._switches: dict[str, Applied | None] = {
-            node: newest(state, node) for node in state.desired.nodes()
+            node: newest(handles, node) for node in handles.desired.nodes()
         }
         self._errors = {
             node: {error.intent: error.reason for error in applied.errors} if applied else {}
@@ -110,14 +110,14 @@ class IntentView:
             trigger_ms=intent.trigger_ms,
             cookie=f"{cookie_of(intent.id):#018x}",
             switches=len(states),
-            in_force=sum(state.in_force for state in states),
-            lacking=[state for state in states if not state.in_force][:LACKING_MAX],
-            applied={state.node: state.revision for state in states} if applied else {},
+            in_force=sum(handles.in_force for handles in states),
+            lacking=[handles for handles in states if not handles.in_force][:LACKING_MAX],
+            applied={handles.node: handles.revision for handles in states} if applied else {},
         )
 
     def _on(self, version: IntentVersion, node: str) -> IntentOnSwitch:
         applied = self._switches[node]
-        if applied is None or applied.epoch != self._state.intents_epoch:
+        if applied is None or applied.epoch != self._handles.intents_epoch:
             return IntentOnSwitch(node=node, in_force=False, revision=0, error="not acknowledged")
         error = self._errors[node].get(version.intent.id, "")
         in_force = applied.revision >= version.revision and not error
@@ -126,7 +126,7 @@ class IntentView:
     def detail(self, version: IntentVersion) -> IntentDetail:
         """One intent with its content."""
         base = self.model(version, applied=True)
-        desired = self._state.desired
+        desired = self._handles.desired
         error = desired.unreadable.get(version.intent.id) or desired.failures.get(version.intent.id)
         content = wire.to_builtins(version.intent)
         return IntentDetail(**base.model_dump(), intent=content, error=error or "")

@@ -21,7 +21,7 @@ from dunlin.events.rpc import (
 from dunlin.model.ids import IntentId
 from dunlin.watermarks import SERVICES
 from dunlin_flowctl.barrier import TIMEOUT_MAX_S, barrier
-from dunlin_flowctl.state import State
+from dunlin_flowctl.handles import Handles
 
 RETRY_S = 0.1
 
@@ -29,14 +29,14 @@ RETRY_S = 0.1
 class Waiter:
     """Serves `rpc.flowctl.wait`; any replica can."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, handles: Handles) -> None:
+        self._handles = handles
 
     async def serve(self) -> None:
         """Answer requests until the bus closes; retries while there is no bus."""
         while True:
             try:
-                await self._state.bus.serve(
+                await self._handles.bus.serve(
                     subjects.rpc("flowctl", "wait"), self._handle, queue="flowctl"
                 )
             except BusError:
@@ -60,7 +60,7 @@ class Waiter:
         revision = await self._intents(synced, deadline)
         if revision is None:
             return self._behind(synced)
-        nodes = sorted({*self._state.facts, *self._state.desired.nodes()})
+        nodes = sorted({*self._handles.facts, *self._handles.desired.nodes()})
         switches = await asyncio.gather(*(self._switch(node, revision, deadline) for node in nodes))
         applied = all(switch.applied for switch in switches)
         return WaitReply(
@@ -79,7 +79,9 @@ class Waiter:
         while (left := deadline - time.monotonic()) > 0:
             request = SyncRequest(timeout_ms=max(1, int(left * 1000)))
             try:
-                data = await self._state.bus.request(subject, wire.encode(request), timeout_s=left)
+                data = await self._handles.bus.request(
+                    subject, wire.encode(request), timeout_s=left
+                )
                 reply: Synced | Failure = wire.decode(data, Synced | Failure)  # type: ignore[arg-type]
             except NoResponder:
                 reason = "no watcher answers"
@@ -96,28 +98,28 @@ class Waiter:
 
     async def _intents(self, synced: Synced, deadline: float) -> int | None:
         """The newest intent that the facts lead to; None when time is over."""
-        state = self._state
+        handles = self._handles
 
         def reached() -> bool:
             return (
-                state.facts_epoch == synced.fact_epoch
-                and state.watermarks.complete(state.epochs) is not None
-                and not state.watermarks.behind(state.epochs, synced.fact_seq)
+                handles.facts_epoch == synced.fact_epoch
+                and handles.watermarks.complete(handles.epochs) is not None
+                and not handles.watermarks.behind(handles.epochs, synced.fact_seq)
             )
 
-        if not await state.moved.wait_for(reached, deadline - time.monotonic()):
+        if not await handles.moved.wait_for(reached, deadline - time.monotonic()):
             return None
         covered = [
-            state.watermarks.covering(service, state.epochs, synced.fact_seq) or 0
+            handles.watermarks.covering(service, handles.epochs, synced.fact_seq) or 0
             for service in SERVICES
         ]
         return max(covered)
 
     def _behind(self, synced: Synced) -> WaitReply:
-        state = self._state
-        behind = state.watermarks.behind(state.epochs, synced.fact_seq)
-        if state.facts_epoch != synced.fact_epoch:
-            reason = f"flowctl reads epoch {state.facts_epoch!r} of the facts"
+        handles = self._handles
+        behind = handles.watermarks.behind(handles.epochs, synced.fact_seq)
+        if handles.facts_epoch != synced.fact_epoch:
+            reason = f"flowctl reads epoch {handles.facts_epoch!r} of the facts"
         elif behind:
             reason = "; ".join(behind)
         else:
@@ -134,7 +136,7 @@ class Waiter:
             request = BarrierRequest(
                 node=node,
                 revision=revision,
-                epoch=self._state.intents_epoch,
+                epoch=self._handles.intents_epoch,
                 timeout_ms=max(0, int(left * 1000)),
                 swept=True,
             )
@@ -149,11 +151,11 @@ class Waiter:
         return self._result(node, reply, reason)
 
     async def _ask(self, request: BarrierRequest, left_s: float) -> BarrierReply:
-        runner = self._state.runners.get(request.node)
+        runner = self._handles.runners.get(request.node)
         if runner is not None:
-            return await barrier(self._state, runner, request)
+            return await barrier(self._handles, runner, request)
         # The owner answers when time is over; the reply needs a moment more.
-        data = await self._state.bus.request(
+        data = await self._handles.bus.request(
             subjects.rpc("flowctl", "barrier", request.node),
             wire.encode(request),
             timeout_s=max(left_s, 0.0) + 1.0,
@@ -177,5 +179,5 @@ class Waiter:
         )
 
     def _object(self, intent_id: str) -> str:
-        version = self._state.desired.intents.get(IntentId(intent_id))
+        version = self._handles.desired.intents.get(IntentId(intent_id))
         return version.intent.object if version is not None else ""

@@ -33,14 +33,14 @@ async def test_a_dump_equals_what_was_written(ovs: Ovs, cluster: Cluster) -> Non
     flowctl = await start(ovs, cluster, audit_interval_s=0.2)
     reply = await cluster.barrier("n1", seq, swept=True)
     assert (reply.applied, reply.missing) == (True, ())
-    assert flowctl.state.desired.errors("n1") == []
+    assert flowctl.handles.desired.errors("n1") == []
     await until(
         lambda: flowctl.sample("dunlin_flowctl_audits_total", cause="audit") >= 2, "two audits"
     )
     written = [flowctl.sample("dunlin_flowctl_messages_total", kind=kind) for kind in KINDS]
     assert written[0] > 0
     assert written[2:] == [0, 0]
-    runner = flowctl.state.runners["n1"]
+    runner = flowctl.handles.runners["n1"]
     assert runner.switch is not None
     assert written[:2] == [runner.switch.groups, runner.switch.flows], "audits wrote something"
     before = await asyncio.to_thread(ovs.flows, "br-n1")

@@ -86,7 +86,7 @@ async def test_a_lost_stream_changes_nothing(ovs: Ovs, cluster: Cluster) -> None
     for name in list(cluster.server.streams):
         cluster.server.delete_stream(name)
     await cluster.start()
-    await until(lambda: "n1" not in flowctl.state.runners, "the switch is given up")
+    await until(lambda: "n1" not in flowctl.handles.runners, "the switch is given up")
     seq = await cluster.intend(switch_intent("n1"))
     await cluster.claim(complete=False)
     await flowctl.synced("n1")
@@ -142,8 +142,8 @@ async def test_a_refused_intent_stops_nobody(ovs: Ovs, cluster: Cluster) -> None
         "all/service/default/worse:/TCP",
     }
     assert len(await asyncio.to_thread(ovs.groups, "br-n1")) == 3
-    await until(lambda: len(flowctl.state.applied["n1"].errors) == 2, "errors published")
-    refused = {error.intent: error for error in flowctl.state.applied["n1"].errors}
+    await until(lambda: len(flowctl.handles.applied["n1"].errors) == 2, "errors published")
+    refused = {error.intent: error for error in flowctl.handles.applied["n1"].errors}
     assert (
         refused["all/service/default/bad:/TCP"].reason == "switch refused it: OFPBAC_BAD_OUT_GROUP"
     )
@@ -215,16 +215,16 @@ async def test_the_second_replica_takes_over(ovs: Ovs, cluster: Cluster) -> None
     await asyncio.to_thread(
         ovs.controllers, "br-n1", f"tcp:127.0.0.1:{first.port}", f"tcp:127.0.0.1:{second.port}"
     )
-    await until(lambda: second.state.sessions, "second session")
-    await until(lambda: len(first.state.runners) + len(second.state.runners) == 1, "one owner")
-    owner, other = (first, second) if first.state.runners else (second, first)
-    await until(lambda: other.state.sessions[0x11].role == "slave", "the other one is slave")
+    await until(lambda: second.handles.sessions, "second session")
+    await until(lambda: len(first.handles.runners) + len(second.handles.runners) == 1, "one owner")
+    owner, other = (first, second) if first.handles.runners else (second, first)
+    await until(lambda: other.handles.sessions[0x11].role == "slave", "the other one is slave")
     await owner.stop()
     await other.synced("n1")
     seq = await cluster.intend(service_intent("db", (3,), port=90))
     assert (await cluster.barrier("n1", seq)).applied
     assert other.sample("dunlin_flowctl_messages_total", kind="flows_put") == 2
-    assert other.state.sessions[0x11].role == "master"
+    assert other.handles.sessions[0x11].role == "master"
     await other.stop()
 
 
@@ -255,6 +255,6 @@ async def test_an_unknown_switch_is_left_alone(ovs: Ovs, cluster: Cluster) -> No
     await flowctl.synced("n1")
     assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 2
     await cluster.claim()
-    await until(lambda: flowctl.state.runners["n1"].swept, "swept")
+    await until(lambda: flowctl.handles.runners["n1"].swept, "swept")
     assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 1
     await flowctl.stop()

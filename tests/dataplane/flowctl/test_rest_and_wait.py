@@ -47,7 +47,7 @@ async def scene(ovs: Ovs, cluster: Cluster) -> AsyncIterator[Scene]:
     await asyncio.to_thread(ovs.bridge, "br-n1", 0x11, f"tcp:127.0.0.1:{flowctl.port}")
     await flowctl.synced("n1")
     app = FastAPI()
-    app.include_router(rest.router(flowctl.state, flowctl.waiter))
+    app.include_router(rest.router(flowctl.handles, flowctl.waiter))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app), base_url="http://flowctl"
     ) as client:
@@ -129,7 +129,7 @@ async def test_unknown_names_are_errors_that_name_them(scene: Scene) -> None:
         response = await scene.client.get(path)
         assert (response.status_code, word in response.text) == (code, True), response.text
     await scene.cluster.intend(switch_intent("n2"))
-    await until(lambda: scene.flowctl.state.desired.switch_intent("n2"), "n2 known")
+    await until(lambda: scene.flowctl.handles.desired.switch_intent("n2"), "n2 known")
     response = await scene.client.get("/v1/switches/n2/flows")
     assert (response.status_code, "n2" in response.text) == (503, True)
 

@@ -74,9 +74,9 @@ async def test_flowctl_connects_to_the_switch(ovs: Ovs, cluster: Cluster) -> Non
     address = f"unix:{ovs.dir}/br-n1.mgmt"
     connecting = asyncio.create_task(flowctl.shell.listener.connect(address))
     await flowctl.synced("n1")
-    first = flowctl.state.sessions[0x11]
+    first = flowctl.handles.sessions[0x11]
     first.close("done")
-    await until(lambda: flowctl.state.sessions.get(0x11) not in {None, first}, "another session")
+    await until(lambda: flowctl.handles.sessions.get(0x11) not in {None, first}, "another session")
     await flowctl.synced("n1")
     connecting.cancel()
     await asyncio.wait({connecting})

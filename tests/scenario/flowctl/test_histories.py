@@ -52,7 +52,7 @@ class World:
 
     async def reconnect(self, name: str, node: str) -> None:
         """The session ends, and its replica has noticed before the next one begins."""
-        sessions = self.replicas[name].state.sessions
+        sessions = self.replicas[name].handles.sessions
         await until(lambda: DPIDS[node] in sessions, "connected")
         self.sessions[name, node].close()
         await until(lambda: DPIDS[node] not in sessions, "noticed")
@@ -102,7 +102,7 @@ class World:
         """Both switches hold everything, and nothing else."""
         await self.cluster.claim()
         await until(
-            lambda: {n for r in self.replicas.values() for n in r.state.runners} == set(NODES),
+            lambda: {n for r in self.replicas.values() for n in r.handles.runners} == set(NODES),
             "owned",
         )
         for node in NODES:
@@ -157,12 +157,12 @@ async def test_two_switches_get_the_same_bytes_from_one_encoding() -> None:
     await world.start("a")
     await world.settled(seq)
     replica = world.replicas["a"]
-    for runner in replica.state.runners.values():
+    for runner in replica.handles.runners.values():
         assert runner.switch is not None
         assert runner.switch.synced
     world.history.append(Change(service_intent("x", (1, 2)), gone=False))
     seq = await world.cluster.intend(service_intent("x", (1, 2)))
     await world.settled(seq)
-    assert replica.state.cache.shared_made == 1
-    assert replica.state.cache.shared_used == 2
+    assert replica.handles.cache.shared_made == 1
+    assert replica.handles.cache.shared_used == 2
     await world.close()

@@ -35,7 +35,7 @@ async def test_the_bus_may_go_and_come_back() -> None:
     async with scene() as (cluster, flowctl, fake):
         applied = fake.switch.applied
         cluster.server.stop()
-        await until(lambda: "n1" not in flowctl.state.runners, "the lease ended")
+        await until(lambda: "n1" not in flowctl.handles.runners, "the lease ended")
         assert fake.switch.applied == applied
         cluster.server.start()
         await flowctl.synced("n1")
@@ -53,8 +53,8 @@ async def test_garbage_on_an_intent_changes_nothing() -> None:
         seq = await cluster.bus.publish(Message(subject, b'{"kind": "service", "port": "x"}'))
         other = endpoint_intent("n1", "b", 5, ip="10.0.0.3")
         assert (await cluster.barrier("n1", await cluster.intend(other))).applied
-        await until(lambda: flowctl.state.applied["n1"].errors, "reported")
-        (error,) = flowctl.state.applied["n1"].errors
+        await until(lambda: flowctl.handles.applied["n1"].errors, "reported")
+        (error,) = flowctl.handles.applied["n1"].errors
         assert error.intent == "all/service/default/web:/TCP"
         assert "does not parse" in error.reason
         again = await Flowctl(cluster, "flowctl-1").start()

@@ -18,11 +18,11 @@ from dunlin.events.state import Applied, Progress
 from dunlin.service.metrics import Metrics
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.desired import Compiler, Desired
+from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.metrics import FlowctlMetrics
 from dunlin_flowctl.ownership import Ownership
 from dunlin_flowctl.runner import SwitchRunner
 from dunlin_flowctl.shell import Shell
-from dunlin_flowctl.state import State
 from dunlin_flowctl.wait import Waiter
 from tests.unit.flowctl.programs import FakeCompiler
 
@@ -130,9 +130,9 @@ class Flowctl:
         self.metrics = FlowctlMetrics(self.registry)
         ownership = Ownership(leases(self.bus), replica, self.settings.lease_ttl_s)
         desired = Desired(compiler or FakeCompiler())
-        self.state = State(self.settings, self.metrics, self.bus, desired, ownership)
-        self.shell = Shell(self.state, Metrics("flowctl", "0"))
-        self.waiter = Waiter(self.state)
+        self.handles = Handles(self.settings, self.metrics, self.bus, desired, ownership)
+        self.shell = Shell(self.handles, Metrics("flowctl", "0"))
+        self.waiter = Waiter(self.handles)
         self._tasks: list[asyncio.Task[Any]] = []
 
     async def start(self) -> "Flowctl":
@@ -166,11 +166,11 @@ class Flowctl:
         """Wait until the switch of `node` is owned and compared."""
 
         def ready() -> bool:
-            runner = self.state.runners.get(node)
+            runner = self.handles.runners.get(node)
             return runner is not None and runner.switch is not None and runner.switch.synced
 
         await until(ready, f"{node} synced")
-        return self.state.runners[node]
+        return self.handles.runners[node]
 
     def sample(self, name: str, **labels: str) -> float:
         """A metric's value, 0 where there is none."""

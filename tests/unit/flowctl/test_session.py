@@ -88,7 +88,7 @@ async def test_garbage_closes_only_that_session(data: bytes, reason: str) -> Non
             assert await bad.gone()
             assert replica.sample("dunlin_openflow_errors_total", reason=reason) == 1
         good = await (await Peer.connect(replica)).hello(7)
-        await until(lambda: 7 in replica.state.sessions, "the good one is served")
+        await until(lambda: 7 in replica.handles.sessions, "the good one is served")
         assert replica.shell.count_switches()["unknown"] == 1
         for peer in (bad, good):
             peer.writer.close()
@@ -104,7 +104,7 @@ async def test_no_bytes_stop_the_server(pieces: list[bytes]) -> None:
         bad.writer.write_eof()
         assert await bad.gone()
         good = await (await Peer.connect(replica)).hello(7)
-        await until(lambda: 7 in replica.state.sessions, "served")
+        await until(lambda: 7 in replica.handles.sessions, "served")
         good.writer.close()
 
 
@@ -121,7 +121,7 @@ async def test_a_switch_that_does_not_answer_echoes_is_dead() -> None:
         peer = await (await Peer.connect(replica)).hello(7)
         assert await peer.gone()
         assert replica.sample("dunlin_openflow_errors_total", reason="dead") == 1
-        assert not replica.state.sessions
+        assert not replica.handles.sessions
 
 
 async def test_echoes_are_answered() -> None:
@@ -139,12 +139,12 @@ async def test_echoes_are_answered() -> None:
 async def test_too_many_strangers_are_turned_away() -> None:
     """Switches that no intent names are limited; the newest goes, the others stay."""
     async with flowctl(unknown_max=2) as replica:
-        await until(lambda: replica.state.caught_up, "intents read")
+        await until(lambda: replica.handles.caught_up, "intents read")
         peers = [await (await Peer.connect(replica)).hello(dpid) for dpid in (1, 2)]
-        await until(lambda: len(replica.state.sessions) == 2, "two strangers")
+        await until(lambda: len(replica.handles.sessions) == 2, "two strangers")
         third = await (await Peer.connect(replica)).hello(3)
         assert await third.gone()
-        assert set(replica.state.sessions) == {1, 2}
+        assert set(replica.handles.sessions) == {1, 2}
         for peer in peers:
             peer.writer.close()
 
@@ -164,9 +164,9 @@ async def test_the_newer_session_of_a_dpid_replaces_the_older() -> None:
     """A switch that reconnects before its old session was noticed to be dead is served."""
     async with flowctl() as replica:
         first = await (await Peer.connect(replica)).hello(7)
-        await until(lambda: 7 in replica.state.sessions, "first")
-        older = replica.state.sessions[7]
+        await until(lambda: 7 in replica.handles.sessions, "first")
+        older = replica.handles.sessions[7]
         second = await (await Peer.connect(replica)).hello(7)
         assert await first.gone()
-        await until(lambda: replica.state.sessions.get(7) not in {None, older}, "second")
+        await until(lambda: replica.handles.sessions.get(7) not in {None, older}, "second")
         second.writer.close()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class State:
+class Handles:
     """
     `caught_up`: the intents' initial state has been read, in this epoch: switches may be written.
 
