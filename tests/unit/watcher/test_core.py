@@ -1,14 +1,10 @@
 """The watcher's decisions: what is published, when a fact is deleted, when a sync is covered."""
 
 import json
-from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dunlin.bus.base import Message, Record
 from dunlin_watcher.core import missing, reached, step, take
 from dunlin_watcher.events import (
     Bookmark,
@@ -21,81 +17,8 @@ from dunlin_watcher.events import (
     Seen,
     StreamRead,
 )
-from dunlin_watcher.kinds import KINDS
 from dunlin_watcher.state import State
-from tests.scenario.watcher.objects import pod
-
-
-def raw(name: str, version: int, ip: str = "10.0.0.1", uid: str = "") -> bytes:
-    """A Pod as JSON."""
-    obj = pod(name, ip)
-    obj["metadata"] |= {"resourceVersion": str(version), "uid": uid or f"uid-{name}"}
-    return json.dumps(obj).encode()
-
-
-class Stream:
-    """A fact stream that stores by compare-and-set, and shows its records."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.last: dict[str, Record] = {}
-        self.log: list[Record] = []
-
-    def store(self, message: Message) -> int | None:
-        """The sequence; None if the expected one is wrong."""
-        last = self.last.get(message.subject)
-        if message.expected_seq != (last.seq if last else 0):
-            return None
-        return self.write(message.subject, message.data)
-
-    def write(self, subject: str, data: bytes) -> int:
-        """Store whatever somebody writes."""
-        self.seq += 1
-        record = Record(subject, data, self.seq, 0)
-        self.last[subject] = record
-        self.log.append(record)
-        return self.seq
-
-    def alive(self) -> dict[str, Any]:
-        """Name -> fact without meta."""
-        found = {}
-        for record in self.last.values():
-            if not record.is_tombstone:
-                fact = msgspec.json.decode(record.data)
-                fact.pop("meta")
-                found[fact["name"]] = fact
-        return found
-
-
-def publish(state: State, stream: Stream) -> list[Message]:
-    """Publish until nothing is dirty; returns what was stored."""
-    stored = []
-    while chosen := take(state, 10):
-        for address, message in chosen:
-            seq = stream.store(message)
-            if seq is None:
-                step(state, Refused(address, stream.last.get(message.subject), looked_up=True))
-            else:
-                stored.append(message)
-                step(state, Published(address, seq))
-    return stored
-
-
-def listed(state: State, *pods: bytes, version: int = 1000) -> None:
-    """A complete list of Pods."""
-    step(state, ListStarted("pod"))
-    for item in pods:
-        step(state, Seen("pod", item, 1))
-    step(state, ListEnded("pod", str(version)))
-
-
-def started(stream: Stream | None = None) -> State:
-    """A state that knows its stream."""
-    state = State()
-    records = tuple(stream.last.values()) if stream else ()
-    step(state, LeadershipChanged())
-    step(state, StreamRead("e1", records, caught_up=True))
-    return state
+from tests.unit.watcher.streams import Stream, listed, publish, raw, started
 
 
 def test_nothing_before_the_stream_is_known() -> None:
@@ -397,110 +320,3 @@ def test_missing() -> None:
     assert missing(state, "pod", {"default/d": ("uid-d", "6")}, "8") == ["default/d", "default/a"]
     step(state, Bookmark("pod", "8"))
     assert missing(state, "pod", {}, "8") == []
-
-
-NAMES = ["a", "b", "c"]
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.sampled_from(NAMES), st.integers(1, 3)),
-        st.tuples(st.just("delete"), st.sampled_from(NAMES), st.just(0)),
-        st.tuples(st.just("publish"), st.integers(0, 3).map(str), st.just(0)),
-        st.tuples(
-            st.sampled_from(["relist", "new epoch", "fail over", "lose answers", "foreign"]),
-            st.sampled_from(NAMES),
-            st.just(0),
-        ),
-    ),
-    max_size=40,
-)
-
-
-class Machine:
-    """A cluster, its stream, and a watcher to which everything may happen."""
-
-    def __init__(self) -> None:
-        self.cluster: dict[str, bytes] = {}
-        self.version = 10
-        self.stream = Stream()
-        self.epoch = 1
-        self.shown = 0
-        self.state = started()
-        self.relist()
-
-    def relist(self) -> None:
-        """A complete list."""
-        listed(self.state, *self.cluster.values(), version=self.version)
-        for kind in KINDS:
-            if kind != "pod":
-                step(self.state, ListStarted(kind))
-                step(self.state, ListEnded(kind, "1"))
-
-    def show(self) -> None:
-        """Let the watcher read the stream to its end."""
-        records = tuple(self.stream.log[self.shown :])
-        self.shown = len(self.stream.log)
-        step(self.state, StreamRead(f"e{self.epoch}", records, caught_up=True))
-
-    def do(self, action: str, name: str, number: int) -> None:
-        """One action."""
-        self.version += 1
-        match action:
-            case "put":
-                self.cluster[name] = raw(name, self.version, f"10.0.0.{number}")
-                step(self.state, Seen("pod", self.cluster[name], 1))
-            case "delete" if name in self.cluster:
-                step(self.state, Gone("pod", self.cluster.pop(name), 1))
-            case "publish":
-                self.some(int(name))
-            case "relist":
-                self.relist()
-            case "new epoch":
-                self.stream, self.shown = Stream(), 0
-                self.epoch += 1
-                step(self.state, StreamRead(f"e{self.epoch}", (), reset=True, caught_up=True))
-            case "fail over":
-                self.state, self.shown = State(), 0
-                self.show()
-                step(self.state, LeadershipChanged())
-                self.relist()
-            case "lose answers":
-                for address, message in take(self.state, 2):
-                    self.stream.store(message)
-                    step(self.state, Refused(address))
-            case "foreign":
-                self.stream.write(f"dunlin.v1.fact.pod.default.{name}", b"{nonsense")
-
-    def some(self, count: int) -> None:
-        """Publish a few, and answer."""
-        for address, message in take(self.state, count):
-            seq = self.stream.store(message)
-            if seq is None:
-                last = self.stream.last.get(message.subject)
-                step(self.state, Refused(address, last, looked_up=True))
-            else:
-                step(self.state, Published(address, seq))
-
-
-@settings(max_examples=300, deadline=None)
-@given(ACTIONS)
-def test_whatever_happens_the_stream_ends_as_the_cluster_is(
-    actions: list[tuple[str, str, int]],
-) -> None:
-    """After any history the facts are those of the cluster, and stay so."""
-    machine = Machine()
-    for action in actions:
-        machine.do(*action)
-    machine.show()
-    publish(machine.state, machine.stream)
-    machine.show()
-    publish(machine.state, machine.stream)
-    fresh, reference = started(), Stream()
-    listed(fresh, *machine.cluster.values())
-    publish(fresh, reference)
-    assert machine.stream.alive() == reference.alive()
-    assert machine.state.settled
-    before = machine.stream.seq
-    machine.show()
-    machine.relist()
-    publish(machine.state, machine.stream)
-    assert machine.stream.seq == before
