@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from dunlin.events.intents import EndpointIntent
 from dunlin.openflow import codec, messages
@@ -12,6 +13,7 @@ from dunlin.openflow.flow import Action, Ct
 from dunlin.openflow.render import actions_text, match_text
 from dunlin_flowctl.adapters.session import Session
 from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.core.program import Compiled
 from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.models import (
     BucketCounters,
@@ -152,27 +154,51 @@ def _endpoint(actions: Sequence[Action]) -> str:
 
 
 def _group(desired: Desired, group: messages.GroupCounters) -> GroupCountersModel:
-    owner = desired.shared.owner(group.group_id) or ""
-    content = desired.shared.content(group.group_id)
-    buckets = getattr(content, "buckets", ())
+    owner = desired.shared.owner(group.group_id)
+    part = desired.shared.effective.get(owner) if owner is not None else None
+    known = _buckets(part, group.group_id) if part is not None else ()
     # Statistics come in the order of the buckets; during a change their number may differ.
-    known = buckets if len(buckets) == len(group.buckets) else (None,) * len(group.buckets)
+    if len(known) != len(group.buckets):
+        known = tuple((position, "", "") for position in range(len(group.buckets)))
     return GroupCountersModel(
         group_id=group.group_id,
-        intent=owner,
-        object=object_of(desired, owner),
+        intent=owner or "",
+        object=object_of(desired, owner or ""),
         packets=group.packets,
         bytes=group.bytes,
         buckets=[
             BucketCounters(
-                bucket_id=bucket.bucket_id if bucket is not None else position,
-                actions=actions_text(bucket.actions, NAMES) if bucket is not None else "",
-                endpoint=_endpoint(bucket.actions) if bucket is not None else "",
+                bucket_id=bucket_id,
+                actions=actions,
+                endpoint=endpoint,
                 packets=packets,
                 bytes=octets,
             )
-            for position, (bucket, (packets, octets)) in enumerate(
-                zip(known, group.buckets, strict=True)
+            for (bucket_id, actions, endpoint), (packets, octets) in zip(
+                known, group.buckets, strict=True
             )
         ],
     )
+
+
+BucketTexts = tuple[tuple[int, str, str], ...]
+"""(bucket_id, actions, endpoint) of each bucket of a group."""
+
+_TEXTS: WeakKeyDictionary[Compiled, dict[int, BucketTexts]] = WeakKeyDictionary()
+
+
+def _buckets(part: Compiled, group_id: int) -> BucketTexts:
+    """
+    Made once for each compiled intent.
+
+    The texts of 1,000 Services of 10 endpoints were most of the work of a poll, and never change.
+    """
+    texts = _TEXTS.setdefault(part, {})
+    found = texts.get(group_id)
+    if found is None:
+        group = part.groups.get(group_id)
+        found = texts[group_id] = tuple(
+            (bucket.bucket_id, actions_text(bucket.actions, NAMES), _endpoint(bucket.actions))
+            for bucket in (group.buckets if group is not None else ())
+        )
+    return found
