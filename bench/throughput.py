@@ -149,7 +149,7 @@ def lab_ways(cluster: lab.Lab, services: int) -> tuple[list[Way], list[str]]:
 
 def run(options: Options) -> list[Table]:
     """Raises Unavailable."""
-    seconds = 0.5 if options.quick else 2.0
+    seconds = 0.5 if options.quick else 1.5
     services = SERVICES // 10 if options.quick else SERVICES
     tables = {SAME: Table(SAME, METRICS, BRIDGE), CROSS: Table(CROSS, METRICS, ROUTED2)}
     with ExitStack() as stack:
@@ -177,7 +177,7 @@ def run(options: Options) -> list[Table]:
             turns = {
                 way.name: partial(load.measure, way.client, way.address, seconds) for way in mine
             }
-            take_turns(turns, table, options.rounds(5), options.progress)
+            take_turns(turns, table, options.rounds(3), options.progress)
             table.notes.append(
                 f"lab with datapath {cluster.datapath}, {services} Services loaded; client, "
                 "switches and server share this machine's cores"
