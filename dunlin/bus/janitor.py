@@ -14,7 +14,7 @@ from contextlib import aclosing
 
 from dunlin import subjects
 from dunlin.bus.base import Bus, BusError, Leases
-from dunlin.bus.leases import LeaseKeeper
+from dunlin.bus.lease_keeper import LeaseKeeper
 
 log = logging.getLogger("dunlin.bus")
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from dunlin.bus.base import Lease, Leases
-from dunlin.bus.leases import LeaseKeeper
+from dunlin.bus.lease_keeper import LeaseKeeper
 from dunlin_flowctl.level import Signal
 
 LOOK_S = 1.0

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from dunlin.bus.base import Bus, Lease
-from dunlin.bus.leases import LeaseKeeper
+from dunlin.bus.lease_keeper import LeaseKeeper
 from tests.fixtures.worlds import World
 
 DEADLINE_S = 15
