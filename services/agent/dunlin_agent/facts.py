@@ -16,11 +16,11 @@ from dunlin.bus.base import TOMBSTONE, Batch, Bus, BusError, Message, Record
 from dunlin.events.facts import AttachmentFact, BlockFact, Meta, SwitchFact
 from dunlin.events.rpc import BarrierReply, BarrierRequest, Failure
 from dunlin.events.state import Applied, Progress
+from dunlin.service.pulse import Pulse
 from dunlin.watermarks import SERVICES, Epochs, Watermarks
 from dunlin_agent import core
 from dunlin_agent.core import Effect, Event, FactRead, Publish, Retract, Seed
 from dunlin_agent.metrics import AgentMetrics
-from dunlin_agent.pulse import Pulse
 from dunlin_agent.state import Neighbour, OwnFact, State
 
 T = TypeVar("T")

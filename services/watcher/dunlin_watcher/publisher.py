@@ -6,11 +6,11 @@ from collections.abc import Callable
 import structlog
 
 from dunlin.bus.base import Bus, BusError, BusUnavailable, Message, WrongLastSequence
+from dunlin.service.pulse import Pulse
 from dunlin_watcher.backoff import Backoff
 from dunlin_watcher.core import step, take
 from dunlin_watcher.events import Published, Refused
 from dunlin_watcher.metrics import WatcherMetrics
-from dunlin_watcher.pulse import Pulse
 from dunlin_watcher.state import Address, State
 
 log = structlog.get_logger(__name__)

@@ -13,6 +13,7 @@ import structlog
 from dunlin import subjects, wire
 from dunlin.bus.base import Batch, Bus, BusError, Lease, Leases, Message, Subscription
 from dunlin.events.facts import Meta, SyncFact
+from dunlin.service.pulse import Pulse
 from dunlin_watcher.backoff import Backoff
 from dunlin_watcher.config import Settings
 from dunlin_watcher.core import step
@@ -20,7 +21,6 @@ from dunlin_watcher.events import Event, LeadershipChanged, StreamRead
 from dunlin_watcher.kinds import KINDS
 from dunlin_watcher.metrics import WatcherMetrics
 from dunlin_watcher.publisher import Publisher
-from dunlin_watcher.pulse import Pulse
 from dunlin_watcher.reflector import Api, Reflector
 from dunlin_watcher.state import State
 from dunlin_watcher.status import Status

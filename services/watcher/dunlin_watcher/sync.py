@@ -9,12 +9,12 @@ import structlog
 from dunlin import subjects, wire
 from dunlin.bus.base import Bus
 from dunlin.events.rpc import Failure, Synced, SyncRequest
+from dunlin.service.pulse import Pulse
 from dunlin_watcher import core
 from dunlin_watcher.adapters.errors import ApiError, GarbageError, NotServedError
 from dunlin_watcher.backoff import Backoff
 from dunlin_watcher.kinds import KINDS, Kind, describe
 from dunlin_watcher.normalise import UnreadableError, identity_of
-from dunlin_watcher.pulse import Pulse
 from dunlin_watcher.reflector import Api
 from dunlin_watcher.state import State
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Pulse:
-    """Wakes whoever waits for a level."""
+    """Wakes all who wait for a level: a waiter takes the pulse, then looks, then waits."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
