@@ -1,83 +1,17 @@
-"""Buses for scenarios of whole services: in memory, and on a real nats-server."""
+"""What scenarios of services that turn facts into intents do and see on a bus."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
 
-import pytest
+from dunlin import subjects, wire
+from dunlin.bus.base import Bus, Message
+from dunlin.events.facts import Fact
+from dunlin.events.state import Progress
 
-from dunlin import subjects
-from dunlin.bus import leases as leases_of
-from dunlin.bus.base import Bus
-from dunlin.bus.memory import MemoryBus, MemoryServer
-from dunlin.bus.nats import NatsBus
-from dunlin.bus.nats_api import LEASES_STREAM
-from dunlin.bus.nats_client import Options
-from tests.fixtures.nats import Given
-from tests.fixtures.worlds import World
-
-
-async def _clean(bus: NatsBus, *, only_mine: bool) -> None:
-    for name in (*subjects.STREAM_SUBJECTS, LEASES_STREAM):
-        if await bus.api.stream_info(name) is not None:
-            if only_mine:
-                pytest.skip(f"nats tier skipped: NATS_URL has a stream {name} already")
-            await bus.api.call(f"STREAM.DELETE.{name}")
-
-
-def _memory_world() -> World:
-    server = MemoryServer()
-
-    async def bus() -> Bus:
-        return MemoryBus(server)
-
-    async def delete_stream(name: str) -> None:
-        server.delete_stream(name)
-
-    async def outage() -> None:
-        server.stop()
-
-    async def back() -> None:
-        server.start()
-
-    return World(bus, leases_of, delete_stream, outage, back)
-
-
-@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.nats)])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Each scenario runs in both worlds, each time without any stream."""
-    if request.param == "memory":
-        yield _memory_world()
-        return
-    server = request.getfixturevalue("nats_server")
-    options = Options((server.url,), timeout_s=3.0, heartbeat_s=0.2)
-    admin = await NatsBus.connect(options, wait_s=10)
-    await _clean(admin, only_mine=isinstance(server, Given))
-    opened: list[NatsBus] = [admin]
-
-    async def bus() -> Bus:
-        opened.append(await NatsBus.connect(options, wait_s=10))
-        return opened[-1]
-
-    async def delete_stream(name: str) -> None:
-        await admin.api.call(f"STREAM.DELETE.{name}")
-
-    async def outage() -> None:
-        if isinstance(server, Given):
-            pytest.skip("a server given by NATS_URL is not ours to stop")
-        await asyncio.to_thread(server.kill)
-
-    async def back() -> None:
-        await asyncio.to_thread(server.start)
-
-    try:
-        yield World(bus, leases_of, delete_stream, outage, back)
-    finally:
-        if not isinstance(server, Given) and server.process is None:
-            await back()
-        await _clean(admin, only_mine=False)
-        for connection in opened:
-            await connection.close()
+T = TypeVar("T")
 
 
 async def until(holds: Callable[[], object], what: str = "", *, timeout_s: float = 15.0) -> None:
@@ -86,3 +20,75 @@ async def until(holds: Callable[[], object], what: str = "", *, timeout_s: float
     while not holds():
         assert time.monotonic() < end, f"not within {timeout_s} s: {what or holds}"
         await asyncio.sleep(0.005)
+
+
+async def tell(bus: Bus, *facts: Fact) -> int:
+    """Publish facts; the sequence of the last."""
+    seq = 0
+    for fact in facts:
+        seq = await bus.publish(Message(fact.subject, wire.encode(fact)))
+    return seq
+
+
+async def forget(bus: Bus, fact: Fact) -> int:
+    """Publish a tombstone."""
+    return await bus.publish(Message(fact.subject, b""))
+
+
+@asynccontextmanager
+async def meanwhile(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """These run until the context ends; one that failed fails the test."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            assert task.cancelled(), task.exception()
+
+
+class Reader(Generic[T]):
+    """
+    What stands in the intent and state streams.
+
+    `kind`: what intents are read as. `service`: whose claims. `skip`: data that is left out.
+    """
+
+    def __init__(self, kind: Any, service: str, shard_count: int, skip: bytes = b"") -> None:
+        self.intents: dict[str, T] = {}
+        self.writes = 0
+        self.resets = 0
+        self.progress: dict[str, Progress] = {}
+        self._kind = kind
+        self._service = service
+        self._shard_count = shard_count
+        self._skip = skip
+
+    async def read_intents(self, bus: Bus) -> None:
+        """Follow the intents."""
+        async for batch in bus.follow(subjects.INTENTS_STREAM, history=True):
+            if batch.reset:
+                self.intents.clear()
+            for record in batch.records:
+                self.writes += 1
+                self.intents.pop(record.subject, None)
+                if not record.is_tombstone and record.data != self._skip:
+                    self.intents[record.subject] = wire.decode(record.data, self._kind)
+
+    async def read_progress(self, bus: Bus) -> None:
+        """Follow the claims."""
+        async for batch in bus.follow(subjects.STATE_STREAM):
+            if batch.reset:
+                self.progress.clear()
+                self.resets += 1
+            for record in batch.records:
+                claim = wire.decode(record.data, Progress)
+                if claim.service == self._service:
+                    self.progress[claim.replica] = claim
+
+    def claims(self, seq: int) -> bool:
+        """Every shard is claimed up to this fact."""
+        shards = {s for c in self.progress.values() if c.fact_seq >= seq for s in c.shards}
+        return len(shards) == self._shard_count

@@ -10,17 +10,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dunlin import subjects, wire
-from dunlin.bus.base import Bus, Message
-from dunlin.events.facts import Fact, SyncFact
+from dunlin.bus.base import Bus
+from dunlin.events.facts import SyncFact
 from dunlin.events.rpc import Allocated, Failure, Released
 from dunlin.model.addresses import IPAddress
 from dunlin_ipam.core.events import Upserted
 from dunlin_ipam.core.step import apply
 from dunlin_ipam.core.violations import violations
 from dunlin_ipam.state import State
-from tests.fixtures.worlds import World
+from tests.fixtures.worlds import World, memory_world
 from tests.scenario.ipam.replicas import insist, reborn, replica
-from tests.scenario.worlds import until
+from tests.scenario.worlds import forget, tell, until
 from tests.unit.ipam.build import RULES, attachment, node, pod, release_of, request, switch
 
 NODES = {"n1": "10.244.1.0/28", "n2": "10.244.2.0/28"}
@@ -47,17 +47,6 @@ class Book:
         """Before DEL is called: from then on the address may be another's."""
         for ip in [ip for ip, holder in self.holders.items() if holder == owner]:
             del self.holders[ip]
-
-
-async def tell(bus: Bus, *facts: Fact) -> None:
-    """Publish facts."""
-    for fact in facts:
-        await bus.publish(Message(fact.subject, wire.encode(fact)))
-
-
-async def forget(bus: Bus, fact: Fact) -> None:
-    """Publish a tombstone."""
-    await bus.publish(Message(fact.subject, b""))
 
 
 async def life(bus: Bus, book: Book, rng: random.Random, name: str, rounds: int) -> None:
@@ -176,9 +165,7 @@ async def test_a_storm(world: World) -> None:
 )
 def test_small_storms(seed: int, chance: float) -> None:
     """Many small ones in memory, with other seeds each time."""
-    from tests.scenario.worlds import _memory_world
-
-    asyncio.run(storm(_memory_world(), seed, pods=6, rounds=2, chance=chance))
+    asyncio.run(storm(memory_world(), seed, pods=6, rounds=2, chance=chance))
 
 
 async def test_latency(world: World) -> None:

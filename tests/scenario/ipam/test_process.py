@@ -19,6 +19,8 @@ from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_client import Options
 from dunlin.events.facts import SyncFact
 from dunlin.events.rpc import Allocated
+from tests.fixtures.nats import Given
+from tests.fixtures.worlds import clean, need_unused
 from tests.scenario.ipam.replicas import insist
 from tests.unit.ipam.build import attachment, node, pod, request, switch
 from tests.unit.planner.build import endpoint, service, slice_of
@@ -142,12 +144,12 @@ async def test_processes(world_nats: Any) -> None:
 @pytest.fixture
 async def world_nats(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """A nats-server with fresh streams, and a connection."""
-    from tests.scenario.worlds import _clean
-
     server = request.getfixturevalue("nats_server")
     bus = await NatsBus.connect(Options((server.url,)), wait_s=10)
-    await _clean(bus, only_mine="NATS_URL" in os.environ)
+    if isinstance(server, Given):
+        await need_unused(bus)
     await bus.ensure_streams()
     yield server, bus
-    await _clean(bus, only_mine=False)
+    if isinstance(server, Given):
+        await clean(bus)
     await bus.close()

@@ -9,51 +9,26 @@ import pytest
 
 from dunlin import subjects, wire
 from dunlin.bus.base import Bus, Message
-from dunlin.events.facts import Fact, SyncFact
+from dunlin.events.facts import SyncFact
 from dunlin.events.intents import EndpointIntent
 from dunlin.events.rpc import Allocated, Blocks, BlocksRequest, Failure, Released
-from dunlin.events.state import Progress
 from dunlin_ipam.core.violations import violations
 from dunlin_ipam.usage import block_usage, pool_usage
 from tests.fixtures.worlds import World
+from tests.scenario import worlds
 from tests.scenario.ipam.replicas import ask, insist, replica
-from tests.scenario.worlds import until
+from tests.scenario.worlds import forget, meanwhile, tell, until
 from tests.unit.ipam.build import attachment, ips, node, pod, release_of, request, switch
 
 SYNC = SyncFact(name="watcher")
 FACTS = (node("n1", "10.244.1.0/24", "fd00:10:244:1::/64"), node("n2"))
 
 
-class Reader:
-    """What stands in the intent and state streams."""
+class Reader(worlds.Reader[EndpointIntent]):
+    """What ipam publishes."""
 
     def __init__(self) -> None:
-        self.intents: dict[str, EndpointIntent] = {}
-        self.writes = 0
-        self.progress: dict[str, Progress] = {}
-
-    async def read_intents(self, bus: Bus) -> None:
-        """Follow the intents."""
-        async for batch in bus.follow(subjects.INTENTS_STREAM, history=True):
-            if batch.reset:
-                self.intents.clear()
-            for record in batch.records:
-                self.writes += 1
-                self.intents.pop(record.subject, None)
-                if not record.is_tombstone:
-                    self.intents[record.subject] = wire.decode(record.data, EndpointIntent)
-
-    async def read_progress(self, bus: Bus) -> None:
-        """Follow the claims."""
-        async for batch in bus.follow(subjects.STATE_STREAM):
-            for record in batch.records:
-                claim = wire.decode(record.data, Progress)
-                self.progress[claim.replica] = claim
-
-    def claims(self, seq: int) -> bool:
-        """Every shard is claimed up to this fact."""
-        shards = {s for c in self.progress.values() if c.fact_seq >= seq for s in c.shards}
-        return len(shards) == 16
+        super().__init__(EndpointIntent, "ipam", 16)
 
     @property
     def pods(self) -> list[str]:
@@ -62,38 +37,11 @@ class Reader:
 
 
 @pytest.fixture
-async def bus(world: World) -> Bus:
-    """A connection of the test's own."""
-    connection = await world.bus()
-    await connection.ensure_streams()
-    return connection
-
-
-@pytest.fixture
 async def reader(bus: Bus) -> AsyncIterator[Reader]:
     """Reads intents and claims meanwhile."""
     made = Reader()
-    tasks = [
-        asyncio.create_task(made.read_intents(bus)),
-        asyncio.create_task(made.read_progress(bus)),
-    ]
-    yield made
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-async def tell(bus: Bus, *facts: Fact) -> int:
-    """Publish facts; the sequence of the last."""
-    seq = 0
-    for fact in facts:
-        seq = await bus.publish(Message(fact.subject, wire.encode(fact)))
-    return seq
-
-
-async def forget(bus: Bus, fact: Fact) -> int:
-    """Publish a tombstone."""
-    return await bus.publish(Message(fact.subject, b""))
+    async with meanwhile(made.read_intents(bus), made.read_progress(bus)):
+        yield made
 
 
 async def add(bus: Bus, name: str, on: str = "n1", **changes: Any) -> list[str]:

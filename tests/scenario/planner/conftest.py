@@ -1,5 +1,5 @@
-"""The planner's scenarios run on both buses."""
+"""Scenarios of planner run on both buses."""
 
-from tests.scenario.worlds import world
+from tests.fixtures.worlds import bus, world
 
-__all__ = ["world"]
+__all__ = ["bus", "world"]

@@ -12,7 +12,7 @@ import pytest
 from dunlin import subjects, wire
 from dunlin.bus import leases
 from dunlin.bus.base import Bus, Message
-from dunlin.events.facts import Fact, SyncFact
+from dunlin.events.facts import SyncFact
 from dunlin.events.intents import AnyIntent, ServicePortIntent
 from dunlin.events.state import Progress
 from dunlin.service.metrics import Metrics
@@ -22,7 +22,8 @@ from dunlin_planner.observer import Observer
 from dunlin_planner.shell import Shell
 from dunlin_planner.state import SHARD_COUNT
 from tests.fixtures.worlds import World
-from tests.scenario.worlds import until
+from tests.scenario import worlds
+from tests.scenario.worlds import forget, meanwhile, tell, until
 from tests.unit.planner.build import CLUSTER, endpoint, node, service, slice_of, switch
 
 SETTINGS = PlannerSettings(
@@ -55,52 +56,15 @@ async def running(world: World, **changes: Any) -> AsyncIterator[Shell]:
         shards.run(),
         shell.claims.follow(),
     )
-    tasks = [asyncio.create_task(coroutine) for coroutine in work]
-    try:
+    async with meanwhile(*work):
         yield shell
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        for task in tasks:
-            assert task.cancelled(), task.exception()
 
 
-class Reader:
-    """What stands in the intent and state streams."""
+class Reader(worlds.Reader[AnyIntent]):
+    """What the planner publishes."""
 
     def __init__(self) -> None:
-        self.intents: dict[str, AnyIntent] = {}
-        self.writes = 0
-        self.resets = 0
-        self.progress: dict[str, Progress] = {}
-
-    async def read_intents(self, bus: Bus) -> None:
-        """Follow the intents."""
-        async for batch in bus.follow(subjects.INTENTS_STREAM, history=True):
-            if batch.reset:
-                self.intents.clear()
-            for record in batch.records:
-                self.writes += 1
-                self.intents.pop(record.subject, None)
-                if not record.is_tombstone and record.data != NONSENSE:
-                    self.intents[record.subject] = wire.decode(record.data, AnyIntent)  # type: ignore[arg-type]
-
-    async def read_progress(self, bus: Bus) -> None:
-        """Follow the claims."""
-        async for batch in bus.follow(subjects.STATE_STREAM):
-            if batch.reset:
-                self.progress.clear()
-                self.resets += 1
-            for record in batch.records:
-                claim = wire.decode(record.data, Progress)
-                if claim.service == "planner":
-                    self.progress[claim.replica] = claim
-
-    def claims(self, seq: int) -> bool:
-        """Every shard is claimed up to this fact."""
-        shards = {s for c in self.progress.values() if c.fact_seq >= seq for s in c.shards}
-        return len(shards) == SHARD_COUNT
+        super().__init__(AnyIntent, "planner", SHARD_COUNT, skip=NONSENSE)
 
     @property
     def services(self) -> dict[str, list[str]]:
@@ -149,49 +113,19 @@ class Ipam:
 
 
 @pytest.fixture
-async def bus(world: World) -> Bus:
-    """A connection of the test's own."""
-    connection = await world.bus()
-    await connection.ensure_streams()
-    return connection
-
-
-@pytest.fixture
 async def ipam(bus: Bus) -> AsyncIterator[Ipam]:
     """An ipam that is always done."""
     made = Ipam(bus)
-    tasks = [asyncio.create_task(made.read_facts()), asyncio.create_task(made.read_intents())]
-    yield made
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    async with meanwhile(made.read_facts(), made.read_intents()):
+        yield made
 
 
 @pytest.fixture
 async def reader(bus: Bus, ipam: Ipam) -> AsyncIterator[Reader]:
     """Reads intents and claims meanwhile."""
     made = Reader()
-    tasks = [
-        asyncio.create_task(made.read_intents(bus)),
-        asyncio.create_task(made.read_progress(bus)),
-    ]
-    yield made
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-async def tell(bus: Bus, *facts: Fact) -> int:
-    """Publish facts; the sequence of the last."""
-    seq = 0
-    for fact in facts:
-        seq = await bus.publish(Message(fact.subject, wire.encode(fact)))
-    return seq
-
-
-async def forget(bus: Bus, fact: Fact) -> int:
-    """Publish a tombstone."""
-    return await bus.publish(Message(fact.subject, b""))
+    async with meanwhile(made.read_intents(bus), made.read_progress(bus)):
+        yield made
 
 
 FACTS = (
