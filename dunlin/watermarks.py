@@ -36,18 +36,13 @@ class Watermarks:
         self._claims.pop((service, replica), None)
 
     def covering(self, service: str, epochs: Epochs, fact_seq: int) -> int | None:
-        """
-        All facts up to `fact_seq` are intents up to the returned sequence; None: not yet.
-        """
+        """All facts up to `fact_seq` are intents up to the returned sequence; None: not yet."""
         return self._every_shard(service, epochs, lambda claim: claim.fact_seq >= fact_seq)
 
     def complete(self, epochs: Epochs) -> int | None:
-        """
-        What no intent up to the returned sequence explains does not exist; None: that is not known.
-        """
+        """What no intent up to the returned sequence explains does not exist; None: not known."""
         needed = [
-            self._every_shard(service, epochs, lambda claim: claim.complete)
-            for service in SERVICES
+            self._every_shard(service, epochs, lambda claim: claim.complete) for service in SERVICES
         ]
         known = [seq for seq in needed if seq is not None]
         return max(known) if len(known) == len(SERVICES) else None

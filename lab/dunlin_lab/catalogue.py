@@ -1,8 +1,8 @@
 """
 The processes of a lab: what each service is called, how it is started and where it answers.
 
-A service has replicas `0`, `1`, …; agents, one on each node, are called by their node's name. A process
-is `SERVICE@REPLICA` in procs.
+A service has replicas `0`, `1`, …; agents, one on each node, are called by their node's name. A
+process is `SERVICE@REPLICA` in procs.
 """
 
 from __future__ import annotations

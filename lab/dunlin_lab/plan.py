@@ -80,8 +80,8 @@ def networks(cidrs: tuple[IPv4Network | IPv6Network, ...]) -> str:
     return ",".join(map(str, cidrs))
 
 
-def nats_spec(site: Site, server: str, config: Path) -> Spec:
-    """nats-server with JetStream in the run directory."""
+def nats_spec(server: str, config: Path) -> Spec:
+    """One nats-server with JetStream in the run directory."""
     return Spec("nats", "0", (server, "-c", str(config)))
 
 

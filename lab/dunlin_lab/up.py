@@ -149,7 +149,7 @@ def _start_services(site: plan.Site, options: plan.Options, report: Report) -> d
     config = site.paths.run_dir / "nats.conf"
     write_atomically(config, nats_config(site).encode())
     config.chmod(0o600)
-    first = [plan.nats_spec(site, plan.nats_server(), config)]
+    first = [plan.nats_spec(plan.nats_server(), config)]
     if options.kubeconfig is None:
         if options.kube_assets is not None:
             first += assets.specs(site, options.kube_assets)

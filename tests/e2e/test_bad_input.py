@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -48,9 +49,8 @@ def metric(cluster: LabCluster, service: str, prefix: str) -> float:
 
 def log(cluster: LabCluster, process: str) -> str:
     """What a process of the lab has logged."""
-    root = os.environ.get("DUNLIN_LAB_ROOT", "/run/dunlin-lab")
-    with open(f"{root}/{cluster.name}/log/{process}.log", encoding="utf-8") as file:
-        return file.read()
+    root = Path(os.environ.get("DUNLIN_LAB_ROOT", "/run/dunlin-lab"))
+    return (root / cluster.name / "log" / f"{process}.log").read_text("utf-8")
 
 
 def test_bad_service(cluster: LabCluster, shop: tuple[str, dict[str, Any], str]) -> None:

@@ -86,7 +86,7 @@ def test_kill_and_restart(
     traffic: Traffic,
     service: str,
 ) -> None:
-    """kill -9: no packet lost, flows identical after, and changes made meanwhile are applied."""
+    """After kill -9 no packet is lost, flows are identical, changes made meanwhile are applied."""
     namespace, (client, *_), _ = pods
     before = [cluster.flows(node) for node in cluster.nodes]
     cluster.kill(service)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.plan import (
     OptionError,
@@ -30,7 +31,7 @@ def site(tmp_path: Path) -> Site:
         nats_url="nats://x",
         token_file=tmp_path / "token",
         userspace_tso=True,
-        port=lambda host: next(ports),
+        port=lambda _host: next(ports),
     )
 
 
