@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from dunlin_lab.api import client
+from tests.fixtures.ovs_dummy import missing_ovs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DUNLIN = [str(REPOSITORY / ".venv" / "bin" / "dunlin")]
@@ -36,6 +39,13 @@ def eventually(what: str, reached: Callable[[], Any], timeout_s: float = LEVEL_T
         if time.monotonic() > deadline:
             raise NotInTime(f"not within {timeout_s} s: {what} (last: {value!r})")
         time.sleep(0.05)
+
+
+def why_not() -> str:
+    """Why there can be no lab here; "" if there can."""
+    if os.geteuid() != 0:
+        return "a lab needs root"
+    return missing_ovs() or ("" if shutil.which("ip") else "no ip command")
 
 
 class LabCluster:
@@ -244,3 +254,17 @@ def _is_ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+@contextmanager
+def a_lab(prefix: str, *options: str) -> Iterator[LabCluster]:
+    """The lab `<prefix>-<pid>` with these options of `up`; taken down at the end."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    lab = LabCluster(f"{prefix}-{os.getpid()}")
+    try:
+        lab.up(*options)
+        yield lab
+    finally:
+        lab.down()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import why_not
-from tests.e2e.lab_cluster import LabCluster
+from tests.e2e.lab_cluster import LabCluster, a_lab
 from tests.e2e.traffic import get, matrix, ping
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
@@ -18,15 +16,8 @@ GENEVE_MTU_BYTES = 1450
 @pytest.fixture(scope="module")
 def tunnel() -> Iterator[LabCluster]:
     """A lab of two nodes that never route directly."""
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    lab = LabCluster(f"tun-{os.getpid()}")
-    try:
-        lab.up("--nodes", "2", "--encapsulation", "geneve")
+    with a_lab("tun", "--nodes", "2", "--encapsulation", "geneve") as lab:
         yield lab
-    finally:
-        lab.down()
 
 
 @pytest.mark.timeout(180)

@@ -11,8 +11,7 @@ import pytest
 
 from dunlin_lab.down import down
 from dunlin_lab.paths import LabPaths
-from tests.e2e.conftest import why_not
-from tests.e2e.lab_cluster import DUNLIN, LabCluster, eventually
+from tests.e2e.lab_cluster import DUNLIN, LabCluster, eventually, why_not
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 TIMES = 10

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from dunlin_lab import links, netns
-from tests.e2e.conftest import why_not
-from tests.e2e.lab_cluster import eventually
+from tests.e2e.lab_cluster import eventually, why_not
 from tests.e2e.traffic import HttpProbe, UdpProbe, ping_here
 
 pytestmark = [pytest.mark.root]

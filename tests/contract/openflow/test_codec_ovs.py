@@ -10,7 +10,6 @@ from dunlin.openflow.flow import (
     OFPP_LOCAL,
     Controller,
     Flow,
-    Group,
     Output,
     Resubmit,
     Unknown,
@@ -18,13 +17,9 @@ from dunlin.openflow.flow import (
 )
 from dunlin.openflow.messages import (
     EchoReply,
-    ErrorMessage,
     FeaturesReply,
-    FlowDump,
     FlowRemoved,
-    GroupDump,
     GroupStats,
-    Message,
     PacketIn,
     PortDesc,
     PortStats,
@@ -32,36 +27,10 @@ from dunlin.openflow.messages import (
     RoleReply,
     TableStats,
 )
-from tests.fixtures.openflow_samples import GROUPS
-from tests.fixtures.ovs_dummy import OpenFlowSocket, OvsBridge, OvsDummy
+from tests.contract.openflow.asking import errors, flows_of
+from tests.fixtures.ovs_dummy import OvsBridge, OvsDummy
 
 pytestmark = pytest.mark.ovs
-
-
-def flows_of(session: OpenFlowSocket) -> set[Flow]:
-    """All flows of the bridge."""
-    parts = session.ask(codec.encode_flow_dump_request(77))
-    assert all(isinstance(part, FlowDump) for part in parts), parts
-    assert [part.more for part in parts if isinstance(part, FlowDump)][-1] is False
-    return {e.flow for part in parts if isinstance(part, FlowDump) for e in part.entries}
-
-
-def groups_of(session: OpenFlowSocket) -> dict[int, Group]:
-    """All groups of the bridge."""
-    parts = session.ask(codec.encode_group_dump_request(78))
-    assert all(isinstance(part, GroupDump) for part in parts), parts
-    return {g.group_id: g for part in parts if isinstance(part, GroupDump) for g in part.groups}
-
-
-def errors(messages: list[Message]) -> list[ErrorMessage]:
-    """The errors among them."""
-    return [message for message in messages if isinstance(message, ErrorMessage)]
-
-
-def add_groups(session: OpenFlowSocket) -> None:
-    """All sample groups."""
-    answers = session.ask(*(codec.encode_group(group, "add") for group in GROUPS.values()))
-    assert not errors(answers), errors(answers)
 
 
 def test_foreign_flows_can_be_read_and_deleted(ovs_bridge: OvsBridge) -> None:

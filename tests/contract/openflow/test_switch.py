@@ -8,7 +8,6 @@ both.
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from typing import Protocol
 
 import pytest
 
@@ -32,19 +31,11 @@ from dunlin.openflow.messages import (
     BundleReply,
     ErrorMessage,
     FlowDump,
-    GroupDump,
     Message,
 )
+from tests.contract.openflow.asking import Session, add_groups, errors, flows_of, groups_of
 from tests.fixtures.openflow_samples import GROUPS, MAC, sample_flows
 from tests.fixtures.ovs_dummy import OvsDummy
-
-
-class Session(Protocol):
-    """A session with any switch."""
-
-    def ask(self, *requests: bytes) -> list[Message]:
-        """Send; everything that comes until a barrier's reply."""
-        ...
 
 
 class InMemory:
@@ -68,32 +59,6 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     ovs: OvsDummy = request.getfixturevalue("ovs_dummy")
     with ovs.bridge(ports=4) as bridge, bridge.session() as real:
         yield real
-
-
-def flows_of(session: Session) -> set[Flow]:
-    """All flows of the bridge."""
-    parts = session.ask(codec.encode_flow_dump_request(77))
-    assert all(isinstance(part, FlowDump) for part in parts), parts
-    assert [part.more for part in parts if isinstance(part, FlowDump)][-1] is False
-    return {e.flow for part in parts if isinstance(part, FlowDump) for e in part.entries}
-
-
-def groups_of(session: Session) -> dict[int, Group]:
-    """All groups of the bridge."""
-    parts = session.ask(codec.encode_group_dump_request(78))
-    assert all(isinstance(part, GroupDump) for part in parts), parts
-    return {g.group_id: g for part in parts if isinstance(part, GroupDump) for g in part.groups}
-
-
-def errors(messages: list[Message]) -> list[ErrorMessage]:
-    """The errors among them."""
-    return [message for message in messages if isinstance(message, ErrorMessage)]
-
-
-def add_groups(session: Session) -> None:
-    """All sample groups."""
-    answers = session.ask(*(codec.encode_group(group, "add") for group in GROUPS.values()))
-    assert not errors(answers), errors(answers)
 
 
 @pytest.mark.parametrize("flow", sample_flows(), ids=lambda flow: f"{flow.table}-{flow.priority}")

@@ -144,16 +144,20 @@ async def test_a_draining_pod_answers_and_asks_to_reconnect(
 ) -> None:
     """A connection that stays open gets its answer, then the client goes elsewhere."""
     a, b = pods
-    await client.call(Request("serve", "a", str(a), "web-1", "n1", WEB))
-    connection = await asyncio.to_thread(
-        netns.run_in, b, lambda: socket.create_connection(("192.0.2.1", 80), 5)
-    )
-    with connection:
+    with await served_and_connected(client, a, b) as connection:
         assert b"Connection: close" not in await exchange(connection)
         assert (await client.call(Request("drain", "a"))).ok
         assert b"Connection: close" in await exchange(connection)
         assert await asyncio.to_thread(connection.recv, 100) == b""
     assert len(await asyncio.to_thread(get, b, "192.0.2.1")) == 1
+
+
+async def served_and_connected(client: ResponderClient, a: Path, b: Path) -> socket.socket:
+    """Have `web-1` served in namespace `a`, and connect to it from `b`."""
+    await client.call(Request("serve", "a", str(a), "web-1", "n1", WEB))
+    return await asyncio.to_thread(
+        netns.run_in, b, lambda: socket.create_connection(("192.0.2.1", 80), 5)
+    )
 
 
 async def exchange(connection: socket.socket) -> bytes:
@@ -172,11 +176,7 @@ async def exchange(connection: socket.socket) -> bytes:
 async def test_stop_closes_everything(client: ResponderClient, pods: tuple[Path, Path]) -> None:
     """Open connections too: nothing of the responder keeps the namespace alive."""
     a, b = pods
-    await client.call(Request("serve", "a", str(a), "web-1", "n1", WEB))
-    connection = await asyncio.to_thread(
-        netns.run_in, b, lambda: socket.create_connection(("192.0.2.1", 80), 5)
-    )
-    with connection:
+    with await served_and_connected(client, a, b) as connection:
         await exchange(connection)
         assert (await client.call(Request("stop", "a"))).ok
         with pytest.raises(ConnectionResetError):
@@ -191,11 +191,7 @@ async def test_serve_again_changes_only_the_difference(
 ) -> None:
     """A kubelet that restarts says everything again; connections do not notice."""
     a, b = pods
-    await client.call(Request("serve", "a", str(a), "web-1", "n1", WEB))
-    connection = await asyncio.to_thread(
-        netns.run_in, b, lambda: socket.create_connection(("192.0.2.1", 80), 5)
-    )
-    with connection:
+    with await served_and_connected(client, a, b) as connection:
         ports = (Port("TCP", 80), Port("TCP", 81))
         assert (await client.call(Request("serve", "a", str(a), "web-1", "n1", ports))).ok
         await exchange(connection)

@@ -191,12 +191,9 @@ class OvsdbSession:
         waiter = _Waiter(condition, reply)
         self._send(lambda: self._waiters.append(waiter))
         try:
-            async with asyncio.timeout(timeout_seconds):
-                result: T = await future
-                return result
-        except TimeoutError as error:
             message = f"OVSDB: waited {timeout_seconds or 0:g} s for {what}"
-            raise OvsdbError(message) from error
+            result: T = await _within(timeout_seconds, future, message)
+            return result
         finally:
             if not future.done() or future.cancelled():
                 self._send(lambda: self._forget(waiter))
@@ -214,13 +211,9 @@ class OvsdbSession:
         future, reply = self._future()
         job = _Job(change, reply)
         self._send(lambda: self._jobs.append(job))
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                result: T = await future
-                return result
-        except TimeoutError as error:
-            message = f"OVSDB: no answer to a transaction within {timeout_seconds:g} s"
-            raise OvsdbError(message) from error
+        message = f"OVSDB: no answer to a transaction within {timeout_seconds:g} s"
+        result: T = await _within(timeout_seconds, future, message)
+        return result
 
     # --- between the threads ----------------------------------------------------------------------
 
@@ -341,6 +334,22 @@ class OvsdbSession:
             return self._commit(job) if self._is_current() else None
         details = job.transaction.get_error()
         return (OvsdbError(f"OVSDB refused a transaction: {status}: {details}"),)
+
+
+async def _within(
+    timeout_seconds: float | None, future: "asyncio.Future[Any]", message: str
+) -> Any:
+    """
+    What `future` gives, and the future cancelled if that takes too long; None: for ever.
+
+    Raises:
+        OvsdbError: `message`.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await future
+    except TimeoutError as error:
+        raise OvsdbError(message) from error
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
