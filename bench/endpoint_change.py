@@ -1,7 +1,7 @@
 """
 From a change of one EndpointSlice to its acknowledgement by ten switches.
 
-Real are: NATS, the planner, flowctl (processes as in production), ten bridges in one Open vSwitch
+Real are: NATS, ipam, the planner, flowctl (processes as in production), ten bridges in one Open vSwitch
 that connect to it, and 1,000 Services of 10 endpoints on each. The watcher's part is played here:
 the fact is published, and the clock starts with that. Beside it, a bare bundle with the same change
 goes to one more bridge that holds the same tables.
@@ -75,8 +75,9 @@ class Seen:
                     applied = wire.decode(record.data, Applied)
                     self.applied[applied.node] = (applied, now)
                 else:
-                    self.progress = wire.decode(record.data, Progress)
-                    self.progress_at = now
+                    progress = wire.decode(record.data, Progress)
+                    if progress.service == "planner":
+                        self.progress, self.progress_at = progress, now
             await self.notify()
 
     async def notify(self) -> None:
@@ -85,9 +86,15 @@ class Seen:
             self.moved.notify_all()
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Wait for a level. Raises TimeoutError."""
-        async with asyncio.timeout(DEADLINE_S), self.moved:
-            await self.moved.wait_for(reached)
+        """Wait for a level. Raises RuntimeError: it is not reached in time; with what is known."""
+        try:
+            async with asyncio.timeout(DEADLINE_S), self.moved:
+                await self.moved.wait_for(reached)
+        except TimeoutError as error:
+            raise RuntimeError(
+                f"not within {DEADLINE_S} s; planner: {self.progress}; {len(self.intents)} intents; "
+                f"revisions: {[applied.revision for applied, _ in self.applied.values()]}"
+            ) from error
 
     def revision(self) -> int:
         """What all switches hold."""
@@ -122,10 +129,14 @@ class Bench:
         last = results[-1]
         assert isinstance(last, int), last
         await self.seen.until(lambda: self._planned(last))
-        assert self.seen.progress is not None
-        wanted = self.seen.progress.intent_seq
-        await self.seen.until(lambda: self.seen.revision() >= wanted)
+        await self.seen.until(lambda: self.seen.revision() >= self._wanted())
         self._epoch = await self._bus.epoch(subjects.INTENTS_STREAM)
+
+    def _wanted(self) -> int:
+        """The newest intent; the switches' own come last, after ipam's claim."""
+        switches = sum(1 for subject in self.seen.intents if ".switch." in subject)
+        assert self.seen.progress is not None
+        return self.seen.progress.intent_seq if switches == SWITCHES else sys.maxsize
 
     def _planned(self, fact_seq: int) -> bool:
         progress = self.seen.progress
@@ -211,6 +222,7 @@ async def control_plane(switch: ovs.Ovs, services: int) -> AsyncIterator[Bench]:
         await bus.ensure_streams()
         common = {"NATS_URL": nats.url, "DUNLIN_LOG_LEVEL": "warning"}
         processes += [
+            _process("dunlin_ipam", switch.directory, **common),
             _process("dunlin_planner", switch.directory, **common),
             _process("dunlin_flowctl", switch.directory, **common),
         ]
