@@ -1,10 +1,10 @@
 """
 From a change of one EndpointSlice to its acknowledgement by ten switches.
 
-Real are: NATS, ipam, the planner, flowctl (processes as in production), ten bridges in one Open vSwitch
-that connect to it, and 1,000 Services of 10 endpoints on each. The watcher's part is played here:
-the fact is published, and the clock starts with that. Beside it, a bare bundle with the same change
-goes to one more bridge that holds the same tables.
+Real are: NATS, ipam, the planner, flowctl (processes as in production), ten bridges in one Open
+vSwitch that connect to it, and 1,000 Services of 10 endpoints on each. The watcher's part is played
+here: the fact is published, and the clock starts with that. Beside it, a bare bundle with the same
+change goes to one more bridge that holds the same tables, and to ten at once.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Seen:
             self.moved.notify_all()
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Wait for a level. Raises RuntimeError: it is not reached in time; with what is known."""
+        """Wait for a level. Raises RuntimeError: not reached in time."""
         try:
             async with asyncio.timeout(DEADLINE_S), self.moved:
                 await self.moved.wait_for(reached)

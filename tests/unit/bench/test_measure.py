@@ -2,6 +2,7 @@
 
 import importlib
 import io
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -34,7 +35,7 @@ def test_ways_take_turns() -> None:
         return {"time": 1.0}
 
     table = Table("t", [MS], "a")
-    take_turns({name: lambda name=name: way(name) for name in "ab"}, table, 3)
+    take_turns({name: partial(way, name) for name in "ab"}, table, 3)
     assert "".join(order) == "abbaab"
     assert list(table.rows) == ["a", "b"]
 
