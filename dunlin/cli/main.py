@@ -44,7 +44,7 @@ def intents(
     output: Output = Form.TABLE,
 ) -> None:
     """What switches must do, and which have done it; OBJECT like service/default/web."""
-    params = {"object": object_} if object_ else {}
+    params = {"object": canonical_object(object_)} if object_ else {}
     found = items(installation(url, name), "flowctl", "/v1/intents", **params)
     emit(output, found, [views.intents(found, wide=output is Form.WIDE)])
 
@@ -110,6 +110,30 @@ def wait_(
         console.print(views.waited(answer))
         return
     raise WaitFailedError("; ".join(problems))
+
+
+KINDS = {
+    "po": "pod",
+    "pods": "pod",
+    "svc": "service",
+    "services": "service",
+    "no": "node",
+    "nodes": "node",
+    "netpol": "networkpolicy",
+    "networkpolicies": "networkpolicy",
+}
+"""kubectl's short and plural names of the kinds that cause intents."""
+
+
+def canonical_object(word: str) -> str:
+    """`svc/default/web`, `svc/web` (namespace default) and `default/web` as the REST API has them."""
+    kind, *rest = word.split("/")
+    name = KINDS.get(kind, kind)
+    if name not in KINDS.values():
+        return word
+    if len(rest) == 1 and name != "node":
+        rest = ["default", *rest]
+    return "/".join([name, *rest])
 
 
 def items(place: Installation, service: str, path: str, **params: str) -> list[dict[str, Any]]:
