@@ -5,18 +5,16 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from dunlin_lab.apiserver.controllers.base import Controller, split_key
+from dunlin_lab.apiserver.controllers.base import split_key
 from dunlin_lab.apiserver.controllers.endpointslice import HEADLESS_LABEL, address_of, ports_of
+from dunlin_lab.apiserver.controllers.services import ServiceController
 from dunlin_lab.apiserver.deletion import delete
-from dunlin_lab.apiserver.resources import ENDPOINTS, PODS, SERVICES
+from dunlin_lab.apiserver.resources import ENDPOINTS, SERVICES
 from dunlin_lab.apiserver.values import Obj, encode, is_ready, labels_of, meta, thaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dunlin_lab.apiserver.controllers.index import LabelIndex, ServiceIndex
-    from dunlin_lab.apiserver.registry import Registry
-    from dunlin_lab.apiserver.store import Change
 
 _MANAGED_BY = "endpoints.kubernetes.io/managed-by"
 _CONTROLLER = "endpoint-controller"
@@ -60,26 +58,10 @@ def _address(pod: Obj, address: str) -> Obj:
     return found
 
 
-class EndpointsController(Controller):
+class EndpointsController(ServiceController):
     """Keeps the Endpoints of every Service with a selector."""
 
     name = "endpoints"
-
-    def __init__(self, registry: Registry, pods: LabelIndex, services: ServiceIndex) -> None:
-        """Look at every Service once, and follow Services and Pods."""
-        super().__init__(registry)
-        self._pods = pods
-        self._services = services
-        self.watch(SERVICES, lambda change: self.enqueue(change.key))
-        self.watch(PODS, self._on_pod)
-        for key in self.store.of(SERVICES).items:
-            self.enqueue(key)
-
-    def _on_pod(self, change: Change) -> None:
-        for version in (change.old, change.new):
-            if version is not None:
-                for key in self._services.selecting(version):
-                    self.enqueue(key)
 
     def sync(self, key: str) -> None:
         """Bring one Service's Endpoints up to date; without the Service they go."""

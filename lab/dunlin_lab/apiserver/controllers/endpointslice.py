@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
-from dunlin_lab.apiserver.controllers.base import Controller, split_key
+from dunlin_lab.apiserver.controllers.base import split_key
 from dunlin_lab.apiserver.controllers.index import ControlledIndex
+from dunlin_lab.apiserver.controllers.services import ServiceController
 from dunlin_lab.apiserver.deletion import delete
 from dunlin_lab.apiserver.registry import WriteOptions, is_injected
-from dunlin_lab.apiserver.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
+from dunlin_lab.apiserver.resources import ENDPOINTSLICES, NODES, SERVICES
 from dunlin_lab.apiserver.values import (
     Obj,
     encode,
@@ -260,30 +261,18 @@ def next_triggers(before: Triggers, service: Obj, pods: Iterable[Obj]) -> tuple[
     return Triggers(created, times), min(news, default="")
 
 
-class EndpointSliceController(Controller):
+class EndpointSliceController(ServiceController):
     """Keeps the slices of every Service with a selector."""
 
     name = "endpointslice"
 
     def __init__(self, registry: Registry, pods: LabelIndex, services: ServiceIndex) -> None:
-        """Look at every Service once, and follow Services, Pods, slices and nodes."""
-        super().__init__(registry)
-        self._pods = pods
-        self._services = services
+        """Follow slices and nodes too."""
+        super().__init__(registry, pods, services)
         self._triggers: dict[str, Triggers] = {}
-        self.watch(SERVICES, lambda change: self.enqueue(change.key))
-        self.watch(PODS, self._on_pod)
         self.watch(ENDPOINTSLICES, self._on_slice)
         self.watch(NODES, self._on_node)
         self._slices = ControlledIndex(self.store, ENDPOINTSLICES)
-        for key in self.store.of(SERVICES).items:
-            self.enqueue(key)
-
-    def _on_pod(self, change: Change) -> None:
-        for version in (change.old, change.new):
-            if version is not None:
-                for key in self._services.selecting(version):
-                    self.enqueue(key)
 
     def _on_slice(self, change: Change) -> None:
         labels = labels_of(change.latest.obj)
@@ -293,8 +282,7 @@ class EndpointSliceController(Controller):
     def _on_node(self, change: Change) -> None:
         versions = [item and labels_of(item.obj).get(_ZONE) for item in (change.old, change.new)]
         if versions[0] != versions[1]:
-            for key in self.store.of(SERVICES).items:
-                self.enqueue(key)
+            self._enqueue_all()
 
     def _zones(self, pods: Iterable[Stored]) -> dict[str, str]:
         found = {}
