@@ -92,7 +92,7 @@ class Seen:
                 await self.moved.wait_for(reached)
         except TimeoutError as error:
             raise RuntimeError(
-                f"not within {DEADLINE_S} s; planner: {self.progress}; {len(self.intents)} intents; "
+                f"not in {DEADLINE_S} s; planner: {self.progress}; {len(self.intents)} intents; "
                 f"revisions: {[applied.revision for applied, _ in self.applied.values()]}"
             ) from error
 
