@@ -126,7 +126,7 @@ KINDS = {
 
 
 def canonical_object(word: str) -> str:
-    """`svc/default/web`, `svc/web` (namespace default) and `default/web` as the REST API has them."""
+    """`svc/default/web`, `svc/web` (namespace default) and `default/web` as REST has them."""
     kind, *rest = word.split("/")
     name = KINDS.get(kind, kind)
     if name not in KINDS.values():

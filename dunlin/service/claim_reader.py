@@ -50,6 +50,7 @@ class ClaimReader:
         try:
             claim = wire.decode(record.data, Progress)
         except (msgspec.DecodeError, ValueError) as error:
+            # Bad input, no bug of ours.
             log.error("bad claim", subject=record.subject, reason=str(error))  # noqa: TRY400
             return False
         self._marks.claim(claim)

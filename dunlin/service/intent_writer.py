@@ -88,6 +88,7 @@ def digest_of_record(record: Record) -> bytes | None:
     try:
         intent: AnyIntent = wire.decode(record.data, AnyIntent)  # type: ignore[arg-type]
     except (msgspec.DecodeError, ValueError) as error:
+        # Bad input, no bug of ours.
         log.error("bad intent in the stream", subject=record.subject, reason=str(error))  # noqa: TRY400
         return b""
     return digest_of(intent)

@@ -64,7 +64,7 @@ class Watch:
         self._headers = True
         low, high = _TIMEOUT_SECONDS
         asked = request.seconds("timeoutSeconds")
-        self._timeout = float(asked or random.randint(low, high))  # noqa: S311
+        self._timeout = float(asked or random.randint(low, high))  # noqa: S311 - spreads load
         self._bookmarks = request.flag("allowWatchBookmarks")
         self._timer: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] = lambda: None

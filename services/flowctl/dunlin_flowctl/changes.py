@@ -112,6 +112,7 @@ class Changes:
             switch.suspect = True
 
     def _jittered_interval(self) -> float:
+        # Spreads load.
         return self._handles.settings.audit_interval_s * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _report(self, plan: SyncPlan, cause: str) -> None:

@@ -119,6 +119,7 @@ class Server:
             request = wire.decode(data, kind)
         except (msgspec.DecodeError, ValueError) as error:
             self._metrics.bad_input(f"rpc.ipam.{operation}", "parse")
+            # Bad input, no bug of ours.
             log.error("bad request", operation=operation, reason=str(error))  # noqa: TRY400
             return Failure(reason=f"rpc.ipam.{operation}: {error}")
         missing = [

@@ -120,6 +120,7 @@ class Reflector:
         self.status.absent = True
         self._heard()
         self.emit(ListEnded(self.kind.name, ""))
+        # Spreads load.
         await self.backoff.wait(random.uniform(0.8, 1.2) * ABSENT_RETRY_S)  # noqa: S311
 
     async def _watch(self, version: str) -> str:
@@ -150,7 +151,7 @@ class Reflector:
 
     async def _follow(self, version: str) -> AsyncGenerator[str, None]:
         """One watch; yields the version after each batch of events."""
-        timeout_s = random.randint(WATCH_MIN_S, WATCH_MAX_S)  # noqa: S311
+        timeout_s = random.randint(WATCH_MIN_S, WATCH_MAX_S)  # noqa: S311 - spreads load
         self.status.watching = True
         async with aclosing(self.api.watch(self.kind, version, timeout_s)) as watch:
             async for events in watch:

@@ -25,7 +25,9 @@ def test_objects_as_kubectl_names_them(word: str, expected: str) -> None:
 
 def test_an_unfinished_wait_names_switch_and_object() -> None:
     """One line a switch, at most ten objects, and how many more."""
-    missing = [{"intent": f"all/service/x{i}", "object": f"service/default/x{i}"} for i in range(12)]
+    missing = [
+        {"intent": f"all/service/x{i}", "object": f"service/default/x{i}"} for i in range(12)
+    ]
     answer = {
         "applied": False,
         "reason": "time is over",

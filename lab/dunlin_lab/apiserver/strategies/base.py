@@ -52,11 +52,11 @@ class Plain:
     def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:
         """Nothing to set."""
 
-    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:  # noqa: ARG002
+    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:
         """Nothing to refuse."""
         return []
 
-    def allocate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:  # noqa: ARG002
+    def allocate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:
         """Nothing to take."""
         return []
 

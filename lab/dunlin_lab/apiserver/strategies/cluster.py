@@ -53,7 +53,7 @@ class NodeStrategy(Plain):
             found.setdefault("lastTransitionTime", None)
         obj["status"] = status
 
-    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:  # noqa: ARG002
+    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:
         """Check the Pod CIDRs."""
         found: list[Cause] = []
         cidrs = obj["spec"].get("podCIDRs") or []
@@ -73,7 +73,7 @@ class NodeStrategy(Plain):
 class SecretStrategy(Plain):
     """Secrets."""
 
-    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:  # noqa: ARG002
+    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:
         """Default the type, and fold stringData into data."""
         obj.setdefault("type", "Opaque")
         for key, value in (obj.pop("stringData", None) or {}).items():

@@ -29,7 +29,7 @@ _ENDPOINTS_MAX = 1000
 class NetworkPolicyStrategy(Plain):
     """NetworkPolicies."""
 
-    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:  # noqa: ARG002
+    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:
         """Default the protocol and the policy types."""
         spec = obj.setdefault("spec", {})
         spec.setdefault("podSelector", {})
@@ -39,7 +39,7 @@ class NetworkPolicyStrategy(Plain):
         if not spec.get("policyTypes"):
             spec["policyTypes"] = ["Ingress", "Egress"] if spec.get("egress") else ["Ingress"]
 
-    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:  # noqa: ARG002
+    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:
         """Check peers and ports."""
         spec = obj["spec"]
         found = check_selector("spec.podSelector", spec["podSelector"])
@@ -119,7 +119,7 @@ def _check_ip_block(path: str, block: Obj) -> list[Cause]:
 class EndpointSliceStrategy(Plain):
     """EndpointSlices; their empty lists read as null, as the real ones do."""
 
-    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:  # noqa: ARG002
+    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:
         """Default the ports."""
         for name in ("endpoints", "ports"):
             obj[name] = obj.get(name) or None
@@ -127,7 +127,7 @@ class EndpointSliceStrategy(Plain):
             port.setdefault("name", "")
             port.setdefault("protocol", "TCP")
 
-    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:  # noqa: ARG002
+    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:
         """Check addresses against the address type."""
         kind = obj.get("addressType", "")
         found = check_one_of("addressType", kind, _ADDRESS_TYPES) if kind else []
@@ -163,7 +163,7 @@ def _check_address(field: str, address: str, kind: str) -> list[Cause]:
 class EndpointsStrategy(Plain):
     """Endpoints."""
 
-    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:  # noqa: ARG002
+    def prepare(self, obj: Obj, old: Obj | None, context: Context) -> None:
         """Default the protocol."""
         for subset in obj.get("subsets") or ():
             for port in subset.get("ports") or ():

@@ -37,7 +37,7 @@ class WorkloadStrategy(Plain):
     def _default(self, spec: Obj) -> None:
         spec.setdefault("replicas", 1)
 
-    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:  # noqa: ARG002
+    def validate(self, obj: Obj, old: Obj | None, context: Context) -> list[Cause]:
         """Check the selector against the template."""
         spec = obj["spec"]
         found = check_count("spec.replicas", spec.get("replicas", 0))

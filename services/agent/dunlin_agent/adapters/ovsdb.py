@@ -241,7 +241,7 @@ class Ovs:
             change(tables, transaction)
             number: int = root.next_cfg
             # Rows touched so far; without any there is nothing to number, and nothing is sent.
-            if transaction._txn_rows:  # noqa: SLF001
+            if transaction._txn_rows:  # noqa: SLF001 - the package has no other way
                 number += 1
                 root.verify("next_cfg")
                 root.next_cfg = number

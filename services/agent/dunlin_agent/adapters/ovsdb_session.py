@@ -71,7 +71,7 @@ class Tables:
             return
         self._versions[row.uuid] = self.version(row) + 1
         if event == ROW_CREATE and "name" in row._table.columns:  # noqa: SLF001 - Row has no other
-            self._named[row._table.name, row.name] = row  # noqa: SLF001
+            self._named[row._table.name, row.name] = row  # noqa: SLF001 - no other way
 
 
 Change = Callable[[Tables, Transaction], T]
@@ -132,7 +132,8 @@ class OvsdbSession:
             helper.register_columns(table, list(names))
         self._idl: Any = _Idl(remote, helper)  # type: ignore[no-untyped-call]
         self._tables = self._idl.view = Tables(self._idl.tables)
-        # The default of 8 s is for servers far away; ours is on this machine.
+        # The default of 8 s is for servers far away; ours is on this machine. The package has no
+        # public word for it.
         self._idl._session.reconnect.set_backoff(RECONNECT_MIN_MS, RECONNECT_MAX_MS)  # noqa: SLF001
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._inbox: deque[Callable[[], None]] = deque()
@@ -286,7 +287,7 @@ class OvsdbSession:
 
     def _is_current(self) -> bool:
         """The session stands and its first copy has come; Idl has no public word for it."""
-        session = self._idl._session  # noqa: SLF001
+        session = self._idl._session  # noqa: SLF001 - as said
         return bool(self._idl.state == Idl.IDL_S_MONITORING and session.is_connected())
 
     def _look(self) -> None:

@@ -196,7 +196,7 @@ async def _remove_dead_socket(path: Path) -> None:
     try:
         _, writer = await asyncio.open_unix_connection(path)
     except ConnectionRefusedError:
-        path.unlink(missing_ok=True)  # noqa: ASYNC240
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, as above
         return
     writer.close()
     message = f"another agent listens on {path}"

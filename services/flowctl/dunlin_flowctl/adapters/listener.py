@@ -98,6 +98,7 @@ class Listener:
                 raise SettingsError(f"DUNLIN_OPENFLOW_LISTEN={address}: {error}") from error
             bound = self._servers[-1].sockets[0].getsockname()
             if address.kind != "unix":
+                # The port that was given, where 0 was asked for.
                 address = Address(address.kind, bound[0], bound[1])  # noqa: PLW2901
             self.addresses.append(address)
             log.info("listening for switches", address=str(address))

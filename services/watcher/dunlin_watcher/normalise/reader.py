@@ -95,7 +95,7 @@ class Reader:
         """An address (of that IP version, where given), without a zone index."""
         try:
             if not isinstance(value, str) or "%" in value:
-                raise ValueError("not the text of an address")  # noqa: TRY301
+                raise ValueError("not the text of an address")  # noqa: TRY301 - said once, below
             address = ipaddress.ip_address(value)
         except ValueError:
             self.bad(field, "address", f"not an IP address: {quoted(value)}")
@@ -114,7 +114,7 @@ class Reader:
         """A CIDR; bits beyond the prefix are masked, as Kubernetes does."""
         try:
             if not isinstance(value, str) or "/" not in value:
-                raise ValueError("not the text of a CIDR")  # noqa: TRY301
+                raise ValueError("not the text of a CIDR")  # noqa: TRY301 - said once, below
             return ipaddress.ip_network(value.strip(), strict=False)
         except ValueError:
             self.bad(field, "cidr", f"not a CIDR: {quoted(value)}")
@@ -149,7 +149,7 @@ class Reader:
         try:
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
-                raise ValueError("no time zone")  # noqa: TRY301
+                raise ValueError("no time zone")  # noqa: TRY301 - said once, below
             return int(moment.timestamp() * 1000)
         except (TypeError, ValueError, OverflowError):
             self.bad(field, "time", f"not an RFC 3339 time: {quoted(value)}")
