@@ -202,11 +202,13 @@ class IntentWriter:
 
     # --- writing ---------------------------------------------------------------------------------
 
-    async def flush(self, mark: Watermark, shards: frozenset[int]) -> None:
+    async def flush(self, mark: Watermark, shards: frozenset[int]) -> bool:
         """
         Write every pending difference, tombstones only if `mark.complete`; then claim `mark`.
 
         `shards`: those that `desired` was computed for. Waits for as long as the bus is away.
+        False: it was claimed for fewer shards (a lease was away for a moment), or something is
+        held: the caller flushes again.
         """
         attempt = 0
         while True:
@@ -215,9 +217,10 @@ class IntentWriter:
                 epoch = self.epoch
                 await self._write(complete=mark.complete)
                 if self.caught_up and epoch == self.epoch:
+                    owned = shards & self._role.owned()
                     if not self.held:
-                        await self._claim(mark, shards & self._role.owned(), epoch)
-                    return
+                        await self._claim(mark, owned, epoch)
+                    return not self.held and owned == shards
             except BusUnavailable as error:
                 log.warning("intents not written", error=str(error), pending=len(self.pending))
             await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])

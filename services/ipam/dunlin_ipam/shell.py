@@ -163,8 +163,10 @@ class Shell:
             return
         claim = (mark.epoch, mark.seq, self.writer.epoch, self.claims.life)
         if self.writer.pending or self._claimed != claim:
-            await self.writer.flush(mark, self.working)
-            self._claimed = claim
+            claimed = await self.writer.flush(mark, self.working)
+            self._claimed = claim if claimed else ()
+            if not claimed:
+                asyncio.get_running_loop().call_later(RETRY_S, self.nudge.set)
 
     def _own(self) -> None:
         owned = self.shards.owned()

@@ -126,7 +126,7 @@ class Shell:
                 async with asyncio.timeout(TICK_S):
                     await self.nudge.wait()
             except TimeoutError:
-                if self._complete or self.not_ready():
+                if (self._complete and self._claimed) or self.not_ready():
                     continue
             self.nudge.clear()
             async with self._lock:
@@ -197,8 +197,8 @@ class Shell:
         mark = Watermark(self.epoch, self.seq, self._complete)
         claim = (mark, self.state.shards, self.writer.epoch, self.claims.life)
         if self.writer.pending or self._claimed != claim:
-            await self.writer.flush(mark, self.state.shards)
-            self._claimed = claim
+            claimed = await self.writer.flush(mark, self.state.shards)
+            self._claimed = claim if claimed else ()
 
     def _is_complete(self) -> bool:
         """Every ready node has been described by its agent, or has had the time to be."""
