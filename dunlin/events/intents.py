@@ -130,7 +130,127 @@ class ServicePortIntent(Intent, frozen=True, kw_only=True, tag="service"):
     endpoints: tuple[ServiceEndpoint, ...] = ()
 
 
-AnyIntent: TypeAlias = SwitchIntent | EndpointIntent | RouteIntent | ServicePortIntent
+# --- policies: docs/design/policy.md says how they work together ------------------------------------
+
+PolicyDirection: TypeAlias = Literal["ingress", "egress"]
+PolicyTier: TypeAlias = Literal["admin", "default", "baseline"]
+PolicyAction: TypeAlias = Literal["Accept", "Deny", "Pass"]
+ClassRole: TypeAlias = Literal["ingress", "egress", "peer", "network"]
+ConjunctionId: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)]
+ClassId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
+
+
+class Clause(Event, frozen=True, kw_only=True, array_like=True):
+    """
+    Clause `number` of `of` of one conjunction: where and at which OpenFlow priority it is matched.
+
+    Clauses: 1 subject, 2 peer, 3 port. An array on the wire: there are many.
+    """
+
+    direction: PolicyDirection
+    tier: PolicyTier
+    priority: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    conj_id: ConjunctionId
+    number: Annotated[int, msgspec.Meta(ge=1, le=3)]
+    of: Annotated[int, msgspec.Meta(ge=2, le=3)]
+
+
+class PolicyRule(Event, frozen=True, kw_only=True):
+    """What happens when a conjunction holds. `index`: as the object lists its rules."""
+
+    conj_id: ConjunctionId
+    direction: PolicyDirection
+    index: int
+    action: PolicyAction = "Accept"
+    name: str = ""
+
+
+class PolicyIntent(Intent, frozen=True, kw_only=True, tag="policy"):
+    """The verdicts of one policy; scope "all", key = `<namespace>/<name>` (cluster-wide: `/<name>`)."""
+
+    tier: PolicyTier
+    priority: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    rules: tuple[PolicyRule, ...] = ()
+
+
+class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
+    """
+    Addresses that policies do not tell apart share a class; scope "all", key = its id in hex.
+
+    `role`: subjects of ingress or of egress policies, peers that are Pods (or nodes), or peers that are
+    networks. `isolated`: some NetworkPolicy (tier "default") selects these subjects: what no rule
+    allows is dropped. `policies`: who selects these subjects (`<namespace>/<name>`), for people.
+    """
+
+    class_id: ClassId
+    role: ClassRole
+    clauses: tuple[Clause, ...] = ()
+    isolated: bool = False
+    policies: tuple[str, ...] = ()
+
+
+class PolicyPortIntent(Intent, frozen=True, kw_only=True, tag="policyport"):
+    """
+    Clauses that a range of ports fulfils; scope "all", key = `TCP/80/ffff` (value and mask), or `any`.
+
+    `protocol` None ("any"): every packet, whatever its peer and protocol. `mask` 0: every port.
+    """
+
+    protocol: Protocol | None = None
+    value: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    mask: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    clauses: tuple[Clause, ...] = ()
+
+
+class PolicyPeerIntent(Intent, frozen=True, kw_only=True, tag="policypeer"):
+    """The class that a Pod (or node) is in as a peer; scope "all", key = `<namespace>/<pod>`."""
+
+    ips: tuple[IPAddress, ...]
+    class_id: ClassId
+
+
+class PolicyNetworkIntent(Intent, frozen=True, kw_only=True, tag="policynetwork"):
+    """The class of a network's addresses; of several the longest prefix counts; key = the CIDR."""
+
+    cidr: IPNetwork
+    class_id: ClassId
+
+
+class PolicySubjectIntent(Intent, frozen=True, kw_only=True, tag="policysubject"):
+    """
+    A Pod on its own node: lifts the fence of its endpoint, because its policies are known.
+
+    Scope = the node, key = `<namespace>/<pod>`. Class 0: no policy selects it in that direction.
+    """
+
+    ips: tuple[IPAddress, ...]
+    ingress_class: ClassId = 0
+    egress_class: ClassId = 0
+
+
+class PolicyGenerationIntent(Intent, frozen=True, kw_only=True, tag="policygeneration"):
+    """
+    Connections that were judged under another generation are judged again; scope "all".
+
+    Absent: no policy has been seen, and nothing is judged again.
+    """
+
+    generation: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFF)]
+
+
+AnyIntent: TypeAlias = (
+    SwitchIntent
+    | EndpointIntent
+    | RouteIntent
+    | ServicePortIntent
+    | PolicyIntent
+    | PolicyClassIntent
+    | PolicyPortIntent
+    | PolicyPeerIntent
+    | PolicyNetworkIntent
+    | PolicySubjectIntent
+    | PolicyGenerationIntent
+)
 
 
 def intent_id(scope: str, kind: str, key: str) -> IntentId:

@@ -16,7 +16,19 @@ from dunlin.model.ids import IntentId
 
 OWNER = 0xD1
 OWNER_MASK = 0xFF << 56
-KINDS = {"switch": 1, "endpoint": 2, "route": 3, "service": 4, "policy": 5}
+KINDS = {
+    "switch": 1,
+    "endpoint": 2,
+    "route": 3,
+    "service": 4,
+    "policy": 5,
+    "policyclass": 6,
+    "policyport": 7,
+    "policypeer": 8,
+    "policynetwork": 9,
+    "policysubject": 10,
+    "policygeneration": 11,
+}
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
 
 

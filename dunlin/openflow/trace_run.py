@@ -157,17 +157,20 @@ class Run:
             raise CannotTrace(f"a flow and conjunction {complete} of one priority match: {hard[0]}")
         if hard:
             return hard[0]
-        if len(complete) > 1:
-            raise CannotTrace(f"conjunctions {complete} of one priority are complete")
-        for conj_id in complete:
-            wanted = FieldMatch("conj_id", conj_id)
-            named = [flow for flow in flows if wanted in flow.match]
-            inner = self._next_tier(named, {**packet, "conj_id": conj_id}, 1 << 17)
-            if len(inner) > 1:
-                raise CannotTrace(f"two flows of conj_id {conj_id} match")
-            if inner:
-                return inner[0]
-        return None
+        found = [self._of_conjunction(conj_id, flows, packet) for conj_id in sorted(complete)]
+        if len({_effect(flow) for flow in found}) > 1:
+            raise CannotTrace(f"conjunctions {complete} of one priority are complete and differ")
+        return found[0] if found else None
+
+    def _of_conjunction(
+        self, conj_id: int, flows: list[Flow], packet: dict[str, int]
+    ) -> Flow | None:
+        wanted = FieldMatch("conj_id", conj_id)
+        named = [flow for flow in flows if wanted in flow.match]
+        inner = self._next_tier(named, {**packet, "conj_id": conj_id}, 1 << 17)
+        if len(inner) > 1:
+            raise CannotTrace(f"two flows of conj_id {conj_id} match")
+        return inner[0] if inner else None
 
     # --- actions ---
 
@@ -327,6 +330,14 @@ class Run:
         connection = replace(connection, mark=values["ct_mark"], label=values["ct_label"])
         self.conntrack.put(connection)
         return connection
+
+
+def _effect(flow: Flow | None) -> object:
+    """What a flow does to a packet; which number it notes in a register is not looked at."""
+    if flow is None:
+        return None
+    noted = [a.field if isinstance(a, SetField) else a for a in flow.actions]
+    return (flow.goto, tuple(noted))
 
 
 def _complete(flows: list[Flow]) -> tuple[int, ...]:

@@ -9,6 +9,13 @@ from typing import assert_never
 from dunlin.events.intents import (
     AnyIntent,
     EndpointIntent,
+    PolicyClassIntent,
+    PolicyGenerationIntent,
+    PolicyIntent,
+    PolicyNetworkIntent,
+    PolicyPeerIntent,
+    PolicyPortIntent,
+    PolicySubjectIntent,
     RouteIntent,
     ServicePortIntent,
     SwitchIntent,
@@ -16,6 +23,14 @@ from dunlin.events.intents import (
 from dunlin.openflow.flow import Program
 from dunlin.pipeline.base import SwitchContext
 from dunlin.pipeline.endpoint import compile_endpoint
+from dunlin.pipeline.policy import (
+    compile_class,
+    compile_network,
+    compile_peer,
+    compile_policy,
+    compile_port,
+)
+from dunlin.pipeline.policy_state import compile_generation, compile_subject
 from dunlin.pipeline.route import compile_route
 from dunlin.pipeline.service import compile_service
 from dunlin.pipeline.switch import compile_switch
@@ -30,7 +45,18 @@ def switch_context(intent: SwitchIntent) -> SwitchContext:
 
 def is_shared(intent: AnyIntent) -> bool:
     """Its program is the same on every switch and needs no context."""
-    return isinstance(intent, ServicePortIntent)
+    return isinstance(intent, _SHARED)
+
+
+_SHARED = (
+    ServicePortIntent,
+    PolicyIntent,
+    PolicyClassIntent,
+    PolicyPortIntent,
+    PolicyPeerIntent,
+    PolicyNetworkIntent,
+    PolicyGenerationIntent,
+)
 
 
 def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
@@ -49,5 +75,19 @@ def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
             return compile_route(intent, context)
         case ServicePortIntent():
             return compile_service(intent)
+        case PolicyIntent():
+            return compile_policy(intent)
+        case PolicyClassIntent():
+            return compile_class(intent)
+        case PolicyPortIntent():
+            return compile_port(intent)
+        case PolicyPeerIntent():
+            return compile_peer(intent)
+        case PolicyNetworkIntent():
+            return compile_network(intent)
+        case PolicySubjectIntent():
+            return compile_subject(intent)
+        case PolicyGenerationIntent():
+            return compile_generation(intent)
         case _:
             assert_never(intent)

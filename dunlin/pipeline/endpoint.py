@@ -21,6 +21,7 @@ def compile_endpoint(intent: EndpointIntent) -> Program:
     for ip in intent.ips:
         _guard(make, intent, ip)
         _deliver(make, intent, ip)
+        _fence(make, ip)
     if any(ip.version == 6 for ip in intent.ips):
         _neighbours(make, intent)
     return Program(tuple(make.flows))
@@ -33,6 +34,13 @@ def _guard(make: FlowMaker, intent: EndpointIntent, ip: IPAddress) -> None:
     if ip.version == 4:
         who = match(in_port=intent.ofport, arp_spa=ip, arp_sha=intent.mac, arp_op=1)
         make.add(Table.CLASSIFIER, Priority.EXACT, with_fields(who, ARP), (), Table.ARP_RESPONDER)
+
+
+def _fence(make: FlowMaker, ip: IPAddress) -> None:
+    """Nothing passes until a PolicySubjectIntent, stronger than this, says which policies hold."""
+    family = family_of(ip)
+    make.add(Table.EGRESS_SUBJECT, Priority.DROP, family.from_(ip))
+    make.add(Table.INGRESS_SUBJECT, Priority.DROP, family.to(ip))
 
 
 def _neighbours(make: FlowMaker, intent: EndpointIntent) -> None:

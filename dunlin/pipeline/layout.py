@@ -22,8 +22,19 @@ class Table(IntEnum):
     CONNTRACK_STATE = 14
     SERVICE_LB = 22
     ENDPOINT_SELECTED = 24
+    EGRESS_SUBJECT = 26
+    EGRESS_PEER = 27
+    EGRESS_NETWORK = 28
+    EGRESS_ADMIN = 29
     EGRESS_POLICY = 30
+    EGRESS_BASELINE = 31
+    INGRESS_SUBJECT = 36
+    INGRESS_PEER = 37
+    INGRESS_NETWORK = 38
+    INGRESS_ADMIN = 39
     INGRESS_POLICY = 40
+    INGRESS_BASELINE = 41
+    POLICY_DENY = 48
     COMMIT = 50
     L3_FORWARD = 60
     HAIRPIN = 70
@@ -49,8 +60,19 @@ _TITLES = {
     Table.CONNTRACK_STATE: "ConntrackState",
     Table.SERVICE_LB: "ServiceLB",
     Table.ENDPOINT_SELECTED: "EndpointSelected",
+    Table.EGRESS_SUBJECT: "EgressSubject",
+    Table.EGRESS_PEER: "EgressPeer",
+    Table.EGRESS_NETWORK: "EgressNetwork",
+    Table.EGRESS_ADMIN: "EgressAdmin",
     Table.EGRESS_POLICY: "EgressPolicy",
+    Table.EGRESS_BASELINE: "EgressBaseline",
+    Table.INGRESS_SUBJECT: "IngressSubject",
+    Table.INGRESS_PEER: "IngressPeer",
+    Table.INGRESS_NETWORK: "IngressNetwork",
+    Table.INGRESS_ADMIN: "IngressAdmin",
     Table.INGRESS_POLICY: "IngressPolicy",
+    Table.INGRESS_BASELINE: "IngressBaseline",
+    Table.POLICY_DENY: "PolicyDeny",
     Table.COMMIT: "Commit",
     Table.L3_FORWARD: "L3Forward",
     Table.HAIRPIN: "Hairpin",
@@ -71,8 +93,19 @@ PURPOSE = {
     Table.CONNTRACK_STATE: "invalid: drop; established: straight to L3Forward; new: on",
     Table.SERVICE_LB: "address, protocol, port of a ServicePort -> its select group",
     Table.ENDPOINT_SELECTED: "an endpoint has been chosen: is it the client itself?",
-    Table.EGRESS_POLICY: "NetworkPolicy of the source (after DNAT)",
-    Table.INGRESS_POLICY: "NetworkPolicy of the destination",
+    Table.EGRESS_SUBJECT: "source: a Pod here -> its class; one not known yet is fenced",
+    Table.EGRESS_PEER: "destination (after DNAT): Pod -> its class as a peer",
+    Table.EGRESS_NETWORK: "destination: longest prefix -> class of ipBlocks",
+    Table.EGRESS_ADMIN: "ClusterNetworkPolicies of tier Admin, by priority",
+    Table.EGRESS_POLICY: "NetworkPolicies; what is isolated and not allowed is denied",
+    Table.EGRESS_BASELINE: "ClusterNetworkPolicies of tier Baseline: what is not isolated",
+    Table.INGRESS_SUBJECT: "destination: a Pod here -> its class; its own node is let through",
+    Table.INGRESS_PEER: "source: Pod -> its class as a peer",
+    Table.INGRESS_NETWORK: "source: longest prefix -> class of ipBlocks",
+    Table.INGRESS_ADMIN: "as EgressAdmin",
+    Table.INGRESS_POLICY: "as EgressPolicy",
+    Table.INGRESS_BASELINE: "as EgressBaseline",
+    Table.POLICY_DENY: "forbidden: a connection that was allowed is marked denied; drop",
     Table.COMMIT: "new connections that no Service has committed",
     Table.L3_FORWARD: "destination -> Pod, gateway, other node, or the world outside",
     Table.HAIRPIN: "source NAT of connections from a Pod to itself",
@@ -106,6 +139,20 @@ class Mark:
 
 SERVICE = Mark(0x1, 0x1)
 HAIRPIN_MARK = Mark(0x2, 0x2)
+# A connection that was established when policy began to forbid it: its replies are dropped too.
+DENIED = Mark(0x4, 0x4)
+# The generation of policy under which a connection was allowed: bits 8-31.
+GENERATION_SHIFT = 8
+GENERATION_MASK = 0xFFFFFF00
+
+# Registers of the policy tables. xxreg0 becomes ct_label: who allowed the connection.
+EGRESS_RULE_REG = "reg0"
+INGRESS_RULE_REG = "reg1"
+RULES_XXREG = "xxreg0"
+# Classes are 62 bits in two registers each, the upper half first.
+SUBJECT_REGS = ("reg4", "reg5")
+PEER_REGS = ("reg6", "reg7")
+NETWORK_REGS = ("reg8", "reg9")
 
 HAIRPIN_V4 = IPv4Address("169.254.0.253")
 HAIRPIN_V6 = IPv6Address("fd64:756e:6c69:6e::fd")

@@ -32,6 +32,7 @@ from dunlin.pipeline.layout import (
     Table,
     Zone,
 )
+from dunlin.pipeline.policy_state import policy_base
 
 ARP = match(eth_type=ETH_ARP)
 ARP_REQUEST = match(eth_type=ETH_ARP, arp_op=1)
@@ -51,6 +52,7 @@ def compile_switch(intent: SwitchIntent) -> Program:
     _neighbours(make)
     _conntrack(make)
     _services(make, context)
+    policy_base(make, context)
     _forwarding(make, context)
     _hairpin(make, context)
     _external(make, context)
@@ -154,16 +156,14 @@ def _conntrack_state(make: FlowMaker, family: Family) -> None:
     make.add(table, Priority.EXACT, state(hairpin, "+trk+rpl"), (), Table.HAIRPIN_OUTPUT)
     make.add(table, Priority.LOCAL, state(family.any, "+trk+est"), (), Table.L3_FORWARD)
     make.add(table, Priority.RELATED, state(family.any, "+trk+rel"), (), Table.L3_FORWARD)
-    make.add(table, Priority.FALLBACK, state(service, "+trk+new"), (), Table.EGRESS_POLICY)
+    make.add(table, Priority.FALLBACK, state(service, "+trk+new"), (), Table.EGRESS_SUBJECT)
     make.add(table, Priority.DEFAULT, state(family.any, "+trk+new"), (), Table.SERVICE_LB)
 
 
 def _services(make: FlowMaker, context: SwitchContext) -> None:
     for family in FAMILIES:
-        make.add(Table.SERVICE_LB, Priority.MISS, family.any, (), Table.EGRESS_POLICY)
-        make.add(Table.ENDPOINT_SELECTED, Priority.MISS, family.any, (), Table.EGRESS_POLICY)
-        make.add(Table.EGRESS_POLICY, Priority.MISS, family.any, (), Table.INGRESS_POLICY)
-        make.add(Table.INGRESS_POLICY, Priority.MISS, family.any, (), Table.COMMIT)
+        make.add(Table.SERVICE_LB, Priority.MISS, family.any, (), Table.EGRESS_SUBJECT)
+        make.add(Table.ENDPOINT_SELECTED, Priority.MISS, family.any, (), Table.EGRESS_SUBJECT)
         commit = Ct(Zone.MAIN, commit=True, table=Table.L3_FORWARD)
         make.add(Table.COMMIT, Priority.DEFAULT, family.any, (commit,))
         known = with_fields(family.any, match(ct_mark=SERVICE.pair))

@@ -200,7 +200,26 @@ class IntentWriter:
         self.pending.clear()
         self.review(self._role.owned())
 
+    def differs(self, which: Callable[[str], bool]) -> bool:
+        """Something of ours stands otherwise than desired, among the subjects that `which` names."""
+        subjects_ = {*self.standing, *self.desired}
+        return any(self._differs(subject) for subject in subjects_ if which(subject))
+
     # --- writing ---------------------------------------------------------------------------------
+
+    async def write(self) -> None:
+        """Write every pending upsert now, before what is wanted next; claims nothing."""
+        attempt = 0
+        while True:
+            try:
+                await self._known.wait()
+                await self._write(complete=False)
+            except BusUnavailable as error:
+                log.warning("intents not written", error=str(error), pending=len(self.pending))
+            else:
+                return
+            await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+            attempt += 1
 
     async def flush(self, mark: Watermark, shards: frozenset[int]) -> bool:
         """

@@ -12,25 +12,43 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
 import structlog
 
-from dunlin import subjects
-from dunlin.bus.base import Bus
+from dunlin import subjects, wire
+from dunlin.bus.base import Bus, BusError
 from dunlin.events.findings import Finding
+from dunlin.events.intents import PolicyGenerationIntent
 from dunlin.service.claim_reader import ClaimReader
 from dunlin.service.fact_reader import Chunk, FactReader, Read
 from dunlin.service.intent_writer import IntentWriter, Role, Watermark
 from dunlin.service.metrics import Metrics
 from dunlin.service.shards import ShardLeases
 from dunlin_planner.config import PlannerSettings
-from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
-from dunlin_planner.core.step import Changes, findings, step, waiting_nodes
+from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
+from dunlin_planner.core.policy.order import split_ends
+from dunlin_planner.core.policy.plan import UNIT_KINDS
+from dunlin_planner.core.step import GENERATION_MAX, Changes, findings, step, waiting_nodes
 from dunlin_planner.observer import Observer
-from dunlin_planner.state import KINDS, SHARD_COUNT, State, shard_of
+from dunlin_planner.state import (
+    KINDS,
+    POLICY_SHARD,
+    SHARD_COUNT,
+    PlannerIntent,
+    State,
+    shard_of,
+)
 
 log = structlog.get_logger(__name__)
 
-FILTERS = tuple(f"{subjects.PREFIX}.intent.*.{kind}.*" for kind in ("switch", "route", "service"))
+POLICY_KINDS = (
+    "policy", "policyclass", "policyport", "policypeer", "policynetwork", "policysubject",
+    "policygeneration",
+)  # fmt: skip
+FILTERS = tuple(
+    f"{subjects.PREFIX}.intent.*.{kind}.*" for kind in ("switch", "route", "service", *POLICY_KINDS)
+)
+GENERATION_SUBJECT = subjects.intent("all", "policygeneration", "all")
 TICK_S = 0.5
 
 
@@ -41,6 +59,12 @@ def unit_of(subject: str) -> Unit:
         return Unit("node", "", scope)
     if kind == "route":
         return Unit("node", "", key)
+    if kind in ("policyclass", "policyport", "policynetwork", "policygeneration"):
+        return Unit(kind, "", key)
+    if kind in POLICY_KINDS:
+        namespace, _, name = key.partition("/")
+        policy = "networkpolicy" if namespace else "clusternetworkpolicy"
+        return Unit(policy if kind == "policy" else kind, namespace, name)
     namespace, _, name = key.partition(":")[0].partition("/")
     return Unit("service", namespace, name)
 
@@ -78,12 +102,14 @@ class Shell:
         self._switch_seqs: dict[str, int] = {}
         self._metrics = metrics
         self._observer = observer
+        self._bus = bus
         self._clock = clock
         self._lock = asyncio.Lock()
         self._caught_up = False
         self._ready_at: float | None = None
         self._complete = False
         self._claimed: tuple[object, ...] = ()
+        self._staged: list[dict[str, PlannerIntent | None]] = []
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -150,6 +176,7 @@ class Shell:
     def _start_over(self) -> None:
         log.warning("the fact stream is new: starting over")
         self.state = State(self.settings.cluster, shards=frozenset())
+        self._staged.clear()
         self.writer.start_over()
         self._switch_seqs.clear()
         self._caught_up = False
@@ -162,16 +189,48 @@ class Shell:
         if owned == self.state.shards:
             return
         lost, gained = self.state.shards - owned, owned - self.state.shards
+        self._want_staged()
         self.writer.forget(lost)
+        if POLICY_SHARD in gained:
+            await self._adopt_generation()
         self._step([Owned(self.state.shards - lost)])
         for shard in sorted(gained):
             self._step([Owned(self.state.shards | {shard})])
             await asyncio.sleep(0)
         self.writer.review(gained)
+        if POLICY_SHARD in gained:
+            self._renew_generation()
+
+    def _want_staged(self) -> None:
+        """All at once: nothing of it stands yet, or it is not ours to write any more."""
+        staged, self._staged = self._staged, []
+        for wanted in staged:
+            self.writer.want(wanted)
+
+    async def _adopt_generation(self) -> None:
+        """Go on with the generation that stands, so that a restart judges nothing again."""
+        self.state.generation = int(time.time()) % GENERATION_MAX + 1
+        try:
+            record = await self._bus.get_last(GENERATION_SUBJECT)
+            if record is not None and not record.is_tombstone:
+                standing = wire.decode(record.data, PolicyGenerationIntent)
+                self.state.generation = standing.generation
+        except (BusError, msgspec.DecodeError, ValueError) as error:
+            log.warning("connections are judged again: generation unknown", reason=str(error))
+
+    def _renew_generation(self) -> None:
+        """Policy changed while nobody planned it: connections must be judged again."""
+        self._want_staged()
+        if self.writer.differs(lambda subject: unit_of(subject).kind in UNIT_KINDS):
+            self.state.generation = self.state.generation % GENERATION_MAX + 1
+            self._step([Renewed()])
 
     def _step(self, events: Iterable[Event]) -> None:
         changes = step(self.state, events)
-        self.writer.want(changes.intents)
+        # What is staged is wanted stage by stage, as it is written; the rest, and the ends, after it.
+        rest, ends = split_ends(changes.intents)
+        stages = [changes.stages[stage] for stage in sorted(changes.stages)]
+        self._staged += [wanted for wanted in (*stages, rest, *ends) if wanted]
         self._tell(changes)
 
     def _tell(self, changes: Changes) -> None:
@@ -195,6 +254,11 @@ class Shell:
         await self._own()
         self._complete = self._complete or self._is_complete()
         mark = Watermark(self.epoch, self.seq, self._complete)
+        staged, self._staged = self._staged, []
+        for wanted in staged:
+            self.writer.want(wanted)
+            if wanted is not staged[-1]:
+                await self.writer.write()
         claim = (mark, self.state.shards, self.writer.epoch, self.claims.life)
         if self.writer.pending or self._claimed != claim:
             claimed = await self.writer.flush(mark, self.state.shards)

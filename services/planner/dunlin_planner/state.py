@@ -7,11 +7,14 @@ from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 from dunlin.events.facts import (
+    AttachmentFact,
     BlockFact,
     EndpointSliceFact,
     Fact,
+    NamespaceFact,
     NetworkPolicyFact,
     NodeFact,
+    PodFact,
     Protocol,
     ServiceCIDRFact,
     ServiceFact,
@@ -21,11 +24,16 @@ from dunlin.events.facts import (
     kind_of,
 )
 from dunlin.events.findings import Finding
-from dunlin.events.intents import RouteIntent, ServicePortIntent, SwitchIntent
+from dunlin.events.intents import AnyIntent
 from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_planner.core.claims import Claims
 from dunlin_planner.core.events import Unit
 from dunlin_planner.core.groups import GroupIds, GroupKey
+from dunlin_planner.core.policy.groups import PodName
+from dunlin_planner.core.policy.index import PolicyIndex
+from dunlin_planner.core.policy.model import PolicyName
+from dunlin_planner.core.policy.parse import parse_policy
+from dunlin_planner.core.policy.plan import UNIT_KINDS
 
 SHARD_COUNT = 16
 ALL_SHARDS = frozenset(range(SHARD_COUNT))
@@ -39,13 +47,19 @@ KINDS: dict[str, type[Fact]] = {
         ServiceFact,
         EndpointSliceFact,
         ServiceCIDRFact,
+        NamespaceFact,
         NetworkPolicyFact,
+        PodFact,
+        AttachmentFact,
         SyncFact,
     )
 }
 """The facts that the planner uses, by kind."""
 
-PlannerIntent = SwitchIntent | RouteIntent | ServicePortIntent
+PlannerIntent = AnyIntent
+
+POLICY_SHARD = 0
+"""One replica plans all that is about policy: a change of it touches many intents, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,8 @@ class Plan:
 
 def shard_of(unit: Unit) -> int:
     """Which share of the work a unit is in."""
+    if unit.kind in UNIT_KINDS:
+        return POLICY_SHARD
     text = f"{unit.namespace}/{unit.name}" if unit.namespace else unit.name
     return crc32(text.encode()) % SHARD_COUNT
 
@@ -143,6 +159,8 @@ class State:
     The newest fact of each object, with indexes; changed only by `put` and `drop`.
 
     Both return the units whose plan may change by that, and do nothing about the plans themselves.
+    `generation` of policy (24 bits; 0: nothing is judged again): the one thing that is history, see
+    docs/design/policy.md.
     """
 
     cluster: Cluster = field(default_factory=Cluster)
@@ -155,6 +173,8 @@ class State:
     frontends: Claims[Frontend, ServicePortKey] = field(default_factory=Claims)
     dpids: Claims[int, tuple[str]] = field(default_factory=Claims)
     pod_cidrs: Claims[IPNetwork, tuple[str]] = field(default_factory=Claims)
+    policy: PolicyIndex = field(default_factory=PolicyIndex)
+    generation: int = 0
 
     # --- queries ---------------------------------------------------------------------------------
 
@@ -176,8 +196,7 @@ class State:
         """Everything that may have a plan."""
         nodes = {_node(name) for kind in ("node", "switch") for _, name in self.facts[kind]}
         services = {_service(*name) for name in self.facts["service"]}
-        policies = {Unit("networkpolicy", *name) for name in self.facts["networkpolicy"]}
-        return nodes | services | policies
+        return nodes | services | self.policy.units()
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -256,7 +275,24 @@ class State:
     def _index_networkpolicy(
         self, name: Name, _old: NetworkPolicyFact | None, _new: NetworkPolicyFact | None
     ) -> set[Unit]:
-        return {Unit("networkpolicy", name.namespace, name.name)}
+        policy = PolicyName(*name)
+        if new is None:
+            return self.policy.put_policy(policy, None)
+        spec = bytes(new.spec)
+        return self.policy.put_policy(policy, *parse_policy(new.namespace, new.name, spec))
+
+    def _index_pod(self, name: Name, _old: PodFact | None, new: PodFact | None) -> set[Unit]:
+        return self.policy.put_pod(PodName(*name), new)
+
+    def _index_namespace(
+        self, name: Name, _old: NamespaceFact | None, new: NamespaceFact | None
+    ) -> set[Unit]:
+        return self.policy.put_namespace(name.name, new.labels if new else None)
+
+    def _index_attachment(
+        self, _name: Name, old: AttachmentFact | None, new: AttachmentFact | None
+    ) -> set[Unit]:
+        return self.policy.put_attachment(old, new)
 
     def _index_endpointslice(
         self, _name: Name, old: EndpointSliceFact | None, new: EndpointSliceFact | None

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
+import msgspec
+
 from dunlin.events.facts import (
     NetworkPolicyFact,
     NodeAddress,
@@ -175,17 +177,19 @@ def test_pod_cidr_outside_the_pools_is_named() -> None:
     assert route_intent(state, "n1").cidrs == odd.pod_cidrs
 
 
-def test_network_policies_are_loud() -> None:
-    """Each one is named as not enforced, and no longer once it is gone."""
-    state = state_of(NetworkPolicyFact(namespace="shop", name="deny"))
+def test_bad_network_policies_are_loud() -> None:
+    """A policy that cannot be read is named, and no longer once it is gone."""
+    spec = msgspec.Raw(b'{"podSelector": {}, "egress": [{"to": 1}]}')
+    state = state_of(NetworkPolicyFact(namespace="shop", name="deny", spec=spec))
     (finding,) = findings(state)
-    assert (finding.object, finding.severity) == ("NetworkPolicy shop/deny", "unsupported")
+    assert (finding.object, finding.severity) == ("NetworkPolicy shop/deny", "invalid")
+    assert finding.field == "spec.egress[0].to"
     step(state, [Deleted("networkpolicy", "shop", "deny")])
     assert findings(state) == []
 
 
 def test_facts_of_no_concern_change_nothing() -> None:
-    """Pods are ipam's; the sync fact only opens the gate."""
+    """A Pod without interface leads to nothing; the sync fact only opens the gate."""
     state = state_of(PodFact(namespace="default", name="p"), SyncFact(name="watcher"))
     assert state.synced
     assert intents(state) == {}

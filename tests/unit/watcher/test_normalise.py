@@ -207,13 +207,13 @@ def test_empty_endpoint_slice() -> None:
 
 
 def test_network_policy() -> None:
-    """The spec is passed on untouched; it counts as not supported yet."""
+    """The spec is passed on untouched: the planner judges it."""
     spec = {"podSelector": {}, "policyTypes": ["Ingress"]}
     obj = {"metadata": {"name": "np", "namespace": "default"}, "spec": spec}
     found = read("networkpolicy", obj)
     assert isinstance(found.fact, NetworkPolicyFact)
     assert msgspec.json.decode(found.fact.spec) == spec
-    assert found.unsupported == ("spec",)
+    assert found.unsupported == ()
 
 
 def test_namespace_and_service_cidr() -> None:

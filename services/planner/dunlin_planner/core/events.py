@@ -33,14 +33,19 @@ class Owned:
     shards: frozenset[int]
 
 
-Event: TypeAlias = Upserted | Deleted | Owned
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The generation of policy has been changed from outside."""
+
+
+Event: TypeAlias = Upserted | Deleted | Owned | Renewed
 
 
 class Unit(NamedTuple):
     """
     What is planned as one: all intents and findings of one object.
 
-    `kind`: node (its switch and its route), service, networkpolicy.
+    `kind`: node (its switch and its route), service, or one of `policy.plan.UNIT_KINDS`.
     """
 
     kind: str

@@ -8,7 +8,7 @@ keys.
 """
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 SLOTS = 2**24 - 2
 """
@@ -27,14 +27,17 @@ class GroupKey(NamedTuple):
     version: int
 
 
-def _hash(key: GroupKey, salt: int, slots: int) -> int:
+Key = TypeVar("Key", bound=tuple[Any, ...])
+
+
+def _hash(key: tuple[Any, ...], salt: int, slots: int) -> int:
     text = "\0".join((*map(str, key), str(salt)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % slots + 1
 
 
-class GroupIds:
+class Slots(Generic[Key]):
     """
-    The slot of every key.
+    The slot of every key: numbers from 1 that are a function of the set of keys.
 
     `slots` may be small in tests; there must be more of them than keys. Each key remembers the
     slots that a smaller key kept from it (`_refused`, in the order of its salts), each slot who
@@ -43,30 +46,30 @@ class GroupIds:
 
     def __init__(self, slots: int = SLOTS) -> None:
         self._slots = slots
-        self._holder: dict[int, GroupKey] = {}
-        self._slot: dict[GroupKey, int] = {}
-        self._refused: dict[GroupKey, list[int]] = {}
-        self._waiting: dict[int, set[GroupKey]] = {}
+        self._holder: dict[int, Key] = {}
+        self._slot: dict[Key, int] = {}
+        self._refused: dict[Key, list[int]] = {}
+        self._waiting: dict[int, set[Key]] = {}
 
-    def __contains__(self, key: GroupKey) -> bool:
+    def __contains__(self, key: Key) -> bool:
         """The key has a group."""
         return key in self._slot
 
-    def group_id(self, key: GroupKey) -> int:
-        """The OpenFlow group id. Raises KeyError for a key that was not added."""
-        return self._slot[key] << 8
+    def slot(self, key: Key) -> int:
+        """Its number, 1 ... `slots`. Raises KeyError for a key that was not added."""
+        return self._slot[key]
 
-    def add(self, key: GroupKey) -> set[GroupKey]:
+    def add(self, key: Key) -> set[Key]:
         """
-        Gives it a group.
+        Gives it a number.
 
-        Returns the keys whose group changed (itself, and who had to make room).
+        Returns the keys whose number changed (itself, and who had to make room).
         """
         if key in self._slot:
             return set()
         if len(self._slot) + 1 >= self._slots:
             raise ValueError(f"no group id is left for {key}")
-        moved: set[GroupKey] = set()
+        moved: set[Key] = set()
         while True:
             slot = _hash(key, len(self._refused.get(key, ())), self._slots)
             holder = self._holder.get(slot)
@@ -81,13 +84,13 @@ class GroupIds:
             self._refuse(holder, slot)
             key = holder
 
-    def remove(self, key: GroupKey) -> set[GroupKey]:
+    def remove(self, key: Key) -> set[Key]:
         """Takes its group away; returns the other keys whose group changed."""
         slot = self._slot.pop(key, None)
         if slot is None:
             return set()
         self._forget_refusals(key, 0)
-        moved: set[GroupKey] = set()
+        moved: set[Key] = set()
         while waiting := self._waiting.get(slot):
             heir = min(waiting)
             self._forget_refusals(heir, self._refused[heir].index(slot))
@@ -97,11 +100,11 @@ class GroupIds:
         del self._holder[slot]
         return moved
 
-    def _refuse(self, key: GroupKey, slot: int) -> None:
+    def _refuse(self, key: Key, slot: int) -> None:
         self._refused.setdefault(key, []).append(slot)
         self._waiting.setdefault(slot, set()).add(key)
 
-    def _forget_refusals(self, key: GroupKey, start: int) -> None:
+    def _forget_refusals(self, key: Key, start: int) -> None:
         refused = self._refused.pop(key, [])
         kept = refused[:start]
         for slot in set(refused[start:]) - set(kept):
@@ -111,3 +114,11 @@ class GroupIds:
                 del self._waiting[slot]
         if kept:
             self._refused[key] = kept
+
+
+class GroupIds(Slots[GroupKey]):
+    """The OpenFlow group id of every ServicePort and family."""
+
+    def group_id(self, key: GroupKey) -> int:
+        """The OpenFlow group id. Raises KeyError for a key that was not added."""
+        return self.slot(key) << 8

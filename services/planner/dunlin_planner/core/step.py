@@ -6,15 +6,20 @@ from typing import assert_never
 
 import msgspec
 
-from dunlin.events.facts import Fact
+from dunlin.events.facts import Fact, NamespaceFact, PodFact
 from dunlin.events.findings import Finding
-from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
+from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
 from dunlin_planner.core.nodes import is_waiting, view
-from dunlin_planner.core.policies import plan_policy
+from dunlin_planner.core.policy.index import GENERATION
+from dunlin_planner.core.policy.order import Stage, stage_of, widened
+from dunlin_planner.core.policy.plan import UNIT_KINDS, plan_policy_unit
 from dunlin_planner.core.routes import plan_route, route_findings
 from dunlin_planner.core.services import plan_service
 from dunlin_planner.core.switches import plan_switch
-from dunlin_planner.state import Plan, PlannerIntent, State, shard_of
+from dunlin_planner.state import POLICY_SHARD, Plan, PlannerIntent, State, shard_of
+
+GENERATION_MAX = 0xFFFFFF
+"""Generations of policy are 1 … this, in a circle."""
 
 
 @dataclass
@@ -23,10 +28,12 @@ class Changes:
     What a step changed, by the subject of the intent.
 
     `intents`: None where the intent is to go; `trigger_ms` is the oldest trigger among the facts
-    that caused it. `findings`: those that were not there before.
+    that caused it. `findings`: those that were not there before. `stages`: the same for intents of
+    policy, to be written one after the other before `intents`.
     """
 
     intents: dict[str, PlannerIntent | None] = field(default_factory=dict)
+    stages: dict[Stage, dict[str, PlannerIntent | None]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
 
@@ -39,6 +46,10 @@ def step(state: State, events: Iterable[Event]) -> Changes:
     """
     dirty: dict[Unit, int | None] = {}
     for event in events:
+        if state.generation and POLICY_SHARD in state.shards and _may_forbid(state, event):
+            # At most once a step would do; how often does not matter.
+            state.generation = state.generation % GENERATION_MAX + 1
+            dirty[GENERATION] = None
         units, trigger = _take(state, event)
         for unit in units:
             dirty[unit] = _oldest(dirty.get(unit), trigger)
@@ -47,6 +58,24 @@ def step(state: State, events: Iterable[Event]) -> Changes:
         if shard_of(unit) in state.shards:
             _replan(state, unit, dirty[unit], changes)
     return changes
+
+
+def _may_forbid(state: State, event: Event) -> bool:
+    """After it a connection that is established may be forbidden; too often is harmless."""
+    match event:
+        case Upserted(PodFact() as pod):
+            old = state.find("pod", pod.namespace, pod.name)
+            return old is not None and (old.labels, old.ports) != (pod.labels, pod.ports)
+        case Upserted(NamespaceFact() as namespace):
+            old = state.find("namespace", "", namespace.name)
+            return old is not None and old.labels != namespace.labels
+        case Upserted(fact):
+            kind = fact.__struct_config__.tag
+            return kind in ("networkpolicy", "clusternetworkpolicy")
+        case Deleted(kind):
+            return kind in ("networkpolicy", "clusternetworkpolicy")
+        case _:
+            return False
 
 
 def _oldest(one: int | None, other: int | None) -> int | None:
@@ -63,6 +92,8 @@ def _take(state: State, event: Event) -> tuple[set[Unit], int | None]:
             return state.drop(kind, namespace, name), None
         case Owned(shards):
             return _own(state, shards), None
+        case Renewed():
+            return {GENERATION}, None
         case _:
             assert_never(event)
 
@@ -97,23 +128,37 @@ def _replan(state: State, unit: Unit, trigger_ms: int | None, changes: Changes) 
     before = {intent.subject: intent for intent in old.intents}
     after = {intent.subject: intent for intent in new.intents}
     for subject in before.keys() - after.keys():
-        changes.intents[subject] = None
+        _note(changes, subject, before[subject], None)
     for subject, intent in after.items():
         if before.get(subject) != intent:
             triggered = msgspec.structs.replace(intent, trigger_ms=trigger_ms)
-            changes.intents[subject] = triggered
+            _note(changes, subject, before.get(subject), triggered)
     changes.findings += tuple(f for f in new.findings if f not in old.findings)
+
+
+def _note(
+    changes: Changes, subject: str, old: PlannerIntent | None, new: PlannerIntent | None
+) -> None:
+    changes.intents[subject] = new
+    some = new or old
+    assert some is not None
+    stage = stage_of(some)
+    if stage is None:
+        return
+    wide = widened(old, new)
+    if wide is not None:
+        changes.stages.setdefault(stage, {})[subject] = wide
 
 
 def plan(state: State, unit: Unit) -> Plan:
     """Everything that one unit leads to now; pure."""
+    if unit.kind in UNIT_KINDS:
+        return Plan(*plan_policy_unit(state.policy, unit, state.generation))
     match unit.kind:
         case "node":
             return _plan_node(state, unit.name)
         case "service":
             return plan_service(state, unit.namespace, unit.name)
-        case "networkpolicy":
-            return plan_policy(state, unit.namespace, unit.name)
     raise ValueError(f"no plan for units of kind {unit.kind}")
 
 

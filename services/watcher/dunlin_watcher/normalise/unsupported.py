@@ -73,7 +73,6 @@ RULES: tuple[Rule, ...] = (
         lambda o: any(len(e.addresses or ()) > 1 for e in o.endpoints or ()),
     ),
     Rule("endpointslice", "endpoints[].hints", lambda o: any(e.hints for e in o.endpoints or ())),
-    Rule("networkpolicy", "spec", lambda _o: True),
 )
 
 _BY_KIND: dict[str, tuple[Rule, ...]] = {

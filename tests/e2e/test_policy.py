@@ -1,0 +1,211 @@
+"""NetworkPolicies on real packets: who reaches whom, what is cut, and no moment unprotected."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from dunlin_lab import netns
+
+from tests.e2e.lab_cluster import LabCluster, eventually
+from tests.e2e.traffic import HttpProbe, family, get, ping
+
+pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
+
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"
+QUICK_S = 1.0
+
+
+class Shop:
+    """A namespace with Pods `client`, `other` and `server`, the server on another node."""
+
+    def __init__(self, cluster: LabCluster, namespace: str) -> None:
+        self.cluster = cluster
+        self.namespace = cluster.namespace(namespace)
+        first, second = (node["name"] for node in cluster.nodes[:2])
+        for name, node in (("client", first), ("other", second), ("server", second)):
+            cluster.pod(self.namespace, name, node)
+        found = cluster.pods_ready(self.namespace, 3)
+        cluster.wait()
+        self.pods: dict[str, dict[str, Any]] = {pod["name"]: pod for pod in found}
+
+    def policy(self, name: str, **spec: Any) -> None:
+        """Create a policy, and wait until it is in force everywhere."""
+        manifest = {"metadata": {"name": name}, "spec": {"podSelector": {}, **spec}}
+        self.cluster.create(POLICIES.format(self.namespace), manifest)
+        self.cluster.wait()
+
+    def replace(self, name: str, **spec: Any) -> None:
+        """Replace a policy, and wait until it is in force everywhere."""
+        path = f"{POLICIES.format(self.namespace)}/{name}"
+        manifest = self.cluster.api.get(path).raise_for_status().json()
+        manifest["spec"] = {"podSelector": {}, **spec}
+        self.cluster.api.put(path, json=manifest).raise_for_status()
+        self.cluster.wait()
+
+    def without(self, name: str) -> None:
+        """Delete a policy, and wait until it is gone everywhere."""
+        path = f"{POLICIES.format(self.namespace)}/{name}"
+        self.cluster.api.delete(path).raise_for_status()
+        self.cluster.wait()
+
+    def label(self, pod: str, **labels: str | None) -> None:
+        """Change labels of a Pod, and wait until that is in force everywhere."""
+        self.cluster.api.patch(
+            f"/api/v1/namespaces/{self.namespace}/pods/{pod}",
+            json={"metadata": {"labels": labels}},
+            headers={"content-type": "application/merge-patch+json"},
+        ).raise_for_status()
+        self.cluster.wait()
+
+    def reach(self, source: str, target: str, port: int = 8080) -> set[str]:
+        """The families (4, 6) in which `source` gets an answer from `target` over TCP."""
+        there = self.pods[target]["ips"]
+        return {ip for ip in there if answers(self.pods[source]["netns"], ip, port)}
+
+    def everywhere(self, source: str, target: str) -> bool:
+        """In both families; none at all is False, one alone is an error."""
+        reached = self.reach(source, target)
+        assert len(reached) in (0, 2), reached
+        return bool(reached)
+
+
+def answers(place: str, address: str, port: int = 8080) -> bool:
+    """One new TCP connection gets its answer within a second."""
+    try:
+        get(place, address, port, QUICK_S)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def shop(cluster: LabCluster) -> Iterator[Shop]:
+    """Three Pods and no policy."""
+    yield Shop(cluster, "policy")
+
+
+@pytest.fixture(autouse=True)
+def no_policies(shop: Shop) -> Iterator[None]:
+    """Each test begins and ends without policies and with the labels of the beginning."""
+    yield
+    items = shop.cluster.api.get(POLICIES.format(shop.namespace)).json()["items"]
+    for item in items:
+        shop.without(item["metadata"]["name"])
+    shop.label("client", app="client")
+
+
+@pytest.mark.timeout(120)
+def test_isolation_and_union(shop: Shop) -> None:
+    """Deny all, then allow one peer, then one more by a second policy; both families; other ways stay."""
+    assert shop.everywhere("client", "server")
+    shop.policy("deny", podSelector={"matchLabels": {"app": "server"}})
+    assert not shop.everywhere("client", "server")
+    assert not shop.everywhere("other", "server")
+    assert shop.everywhere("server", "client"), "egress of the server is not isolated"
+    assert shop.everywhere("client", "other")
+    allow = {"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}
+    shop.policy("client", podSelector={"matchLabels": {"app": "server"}}, ingress=[allow])
+    assert shop.everywhere("client", "server")
+    assert not shop.everywhere("other", "server")
+    shop.policy("any", podSelector={"matchLabels": {"app": "server"}}, ingress=[{}])
+    assert shop.everywhere("other", "server")
+    for name in ("deny", "client", "any"):
+        shop.without(name)
+    assert shop.everywhere("other", "server")
+
+
+@pytest.mark.timeout(120)
+def test_ports_names_blocks(shop: Shop) -> None:
+    """Named ports, ranges, ipBlock with except (matching Pods too), egress."""
+    server = {"matchLabels": {"app": "server"}}
+    shop.policy("p", podSelector=server, ingress=[{"ports": [{"port": "http"}]}])
+    assert shop.everywhere("client", "server")
+    shop.replace("p", podSelector=server, ingress=[{"ports": [{"port": "nothing"}]}])
+    assert not shop.everywhere("client", "server")
+    shop.replace("p", podSelector=server, ingress=[{"ports": [{"port": 8000, "endPort": 8100}]}])
+    assert shop.everywhere("client", "server")
+    mine = [ip for ip in shop.pods["client"]["ips"] if "." in ip]
+    block = {"ipBlock": {"cidr": "0.0.0.0/0", "except": [f"{mine[0]}/32"]}}
+    shop.replace("p", podSelector=server, ingress=[{"from": [block]}])
+    assert not shop.reach("client", "server")
+    assert {"." in ip for ip in shop.reach("other", "server")} == {True}
+    shop.without("p")
+    client = {"matchLabels": {"app": "client"}}
+    shop.policy("e", podSelector=client, policyTypes=["Egress"],
+        egress=[{"to": [{"podSelector": server}]}])  # fmt: skip
+    assert shop.everywhere("client", "server")
+    assert not shop.everywhere("client", "other")
+    assert shop.everywhere("other", "client"), "replies are always allowed"
+
+
+@pytest.mark.timeout(120)
+def test_through_a_service(shop: Shop) -> None:
+    """A Service's traffic is judged on its real source and its endpoint, not on the cluster IP."""
+    addresses = shop.cluster.service(shop.namespace, "server", {"app": "server"})
+    shop.cluster.endpoints_ready(shop.namespace, "server", 1)
+    client = {"matchLabels": {"app": "client"}}
+    server = {"matchLabels": {"app": "server"}}
+    shop.policy("e", podSelector=client, policyTypes=["Egress"],
+        egress=[{"to": [{"podSelector": server}], "ports": [{"port": 8080}]}])  # fmt: skip
+    shop.policy("i", podSelector=server, ingress=[{"from": [{"podSelector": client}]}])
+    for address in addresses:
+        assert answers(shop.pods["client"]["netns"], address, 80)
+        assert not answers(shop.pods["other"]["netns"], address, 80)
+        assert answers(shop.pods["server"]["netns"], address, 80), "a Pod reaches itself"
+
+
+@pytest.mark.timeout(120)
+def test_node_and_ping(shop: Shop) -> None:
+    """The node of an isolated Pod reaches it (probes); other nodes and pings do not."""
+    shop.policy("deny", podSelector={"matchLabels": {"app": "server"}})
+    own, other = shop.cluster.nodes[1], shop.cluster.nodes[0]
+    for ip in shop.pods["server"]["ips"]:
+        assert answers(own["netns"], ip)
+        assert not answers(other["netns"], ip)
+        assert ping(shop.pods["client"]["netns"], ip, count=1) == 1
+
+
+class Held:
+    """One TCP connection, kept open."""
+
+    def __init__(self, place: str, address: str) -> None:
+        def connect() -> socket.socket:
+            link = socket.socket(family(address), socket.SOCK_STREAM)
+            link.settimeout(QUICK_S)
+            link.connect((address, 8080))
+            return link
+
+        self.link = netns.run_in(place, connect)
+
+    def works(self) -> bool:
+        """A request gets its answer."""
+        try:
+            self.link.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            return bool(self.link.recv(65535))
+        except OSError:
+            return False
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("way", ["policy", "label"])
+def test_running_connections(shop: Shop, way: str) -> None:
+    """What becomes forbidden stops at once; what stays allowed is untouched."""
+    server = {"matchLabels": {"app": "server"}}
+    peers = [{"podSelector": {"matchLabels": {"app": name}}} for name in ("client", "other")]
+    shop.policy("p", podSelector=server, ingress=[{"from": peers}])
+    for ip in shop.pods["server"]["ips"]:
+        cut, kept = (Held(shop.pods[name]["netns"], ip) for name in ("client", "other"))
+        assert cut.works() and kept.works()  # noqa: PT018 - one state
+        if way == "policy":
+            shop.replace("p", podSelector=server, ingress=[{"from": peers[1:]}])
+        else:
+            shop.label("client", app="stranger")
+        assert not cut.works()
+        assert kept.works()
+        shop.replace("p", podSelector=server, ingress=[{"from": peers}])
+        shop.label("client", app="client")
+        assert kept.works()
+        assert eventually("a connection that is allowed again goes on", cut.works, 20.0)

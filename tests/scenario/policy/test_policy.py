@@ -1,0 +1,49 @@
+"""Compiled policies against the second opinion, over clusters that Hypothesis draws."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dunlin_planner.core.step import findings, intents
+from tests.scenario.policy.generate import clusters, packets
+from tests.scenario.policy.oracle import Cluster, allowed
+from tests.scenario.policy.walk import Walker, planned, walker
+
+EXAMPLES = int(os.environ.get("DUNLIN_POLICY_EXAMPLES", "400"))
+"""Each is a cluster and some 30 packets: with changes more than 10,000 cases."""
+
+PROFILE = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def differences(cluster: Cluster, seen: Walker) -> list[str]:
+    """Packets that the flows treat otherwise than the specification says."""
+    found = []
+    for packet in packets(cluster):
+        wanted = allowed(cluster, packet)
+        if seen.reaches(packet) != wanted:
+            found.append(f"{packet}: must {'arrive' if wanted else 'be dropped'}")
+    return found
+
+
+@given(clusters())
+@PROFILE
+def test_flows_do_what_the_specification_says(cluster: Cluster) -> None:
+    """Every packet arrives exactly when the naive evaluator says so."""
+    assert differences(cluster, walker(cluster)) == []
+
+
+@given(st.lists(clusters(), min_size=2, max_size=3))
+@settings(PROFILE, max_examples=max(1, EXAMPLES // 4))
+def test_a_changed_cluster_is_a_new_one(history: list[Cluster]) -> None:
+    """After any change the intents are those of the last cluster alone."""
+    state = planned(*history)
+    assert intents(state) == intents(planned(history[-1]))
+    assert findings(state) == []
+    assert differences(history[-1], Walker(history[-1], intents(state).values())) == []
