@@ -19,7 +19,12 @@ def pipeline_page() -> str:
     zones = "\n".join(f"| {zone.name} | {int(zone)} |" for zone in layout.Zone)
     marks = "\n".join(
         f"| {name} | {mark.value:#x} | {mark.mask:#x} |"
-        for name, mark in (("service", layout.SERVICE), ("hairpin", layout.HAIRPIN_MARK))
+        for name, mark in (
+            ("service", layout.SERVICE),
+            ("hairpin", layout.HAIRPIN_MARK),
+            ("denied", layout.DENIED),
+            ("generation of policy", layout.Mark(layout.GENERATION_MASK, layout.GENERATION_MASK)),
+        )
     )
     priorities = "\n".join(f"| {p.name} | {int(p)} |" for p in layout.Priority)
     kinds = "\n".join(f"| {kind} | {number} |" for kind, number in cookie.KINDS.items())
@@ -57,8 +62,8 @@ Classifier ─┬─ ARP/ND ─> ARPResponder, NDResponder ─> NDReply ─> bac
             └─> UnSNAT ─> Conntrack ─ct(MAIN,nat)─> ConntrackState
                   established ──────────────────────────────────────────────┐
                   new ─> ServiceLB ─group─ct(commit,nat)─> EndpointSelected │
-                            └────────────> EgressPolicy <────────┘          │
-                                           IngressPolicy ─> Commit ─────────┤
+                            └────────────> Egress… <─────────────┘          │
+                                           Ingress… (policy) ─> Commit ─────┤
                                                                             v
           Pod, gateway, other node <────────────────────────────────── L3Forward
                                     External ─ct(EXTERNAL,snat)─> uplink <──┘

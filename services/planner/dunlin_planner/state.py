@@ -234,6 +234,12 @@ class State:
                 return self._index_servicecidr(name, old, new)
             case "networkpolicy":
                 return self._index_networkpolicy(name, old, new)
+            case "pod":
+                return self._index_pod(name, old, new)
+            case "namespace":
+                return self._index_namespace(name, old, new)
+            case "attachment":
+                return self._index_attachment(name, old, new)
             case "endpointslice":
                 return self._index_endpointslice(name, old, new)
             case "service":
@@ -273,7 +279,7 @@ class State:
         return {_node(name) for _, name in self.facts["switch"]}
 
     def _index_networkpolicy(
-        self, name: Name, _old: NetworkPolicyFact | None, _new: NetworkPolicyFact | None
+        self, name: Name, _old: NetworkPolicyFact | None, new: NetworkPolicyFact | None
     ) -> set[Unit]:
         policy = PolicyName(*name)
         if new is None:
