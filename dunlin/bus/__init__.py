@@ -33,6 +33,10 @@ class BusSettings(Protocol):
         """Copies of each stream in the cluster, 1 … 5."""
 
     @property
+    def nats_make_streams(self) -> bool:
+        """False: streams are made by others; wait for them."""
+
+    @property
     def replica(self) -> str:
         """Name of this process, shown by the server."""
 

@@ -19,7 +19,7 @@ from dunlin.bus.base import (
     WrongLastSequence,
 )
 from dunlin.bus.nats_api import LEASES_PREFIX, LEASES_STREAM, Api, stream_configs
-from dunlin.bus.nats_client import FastClient, Options, nats_errors
+from dunlin.bus.nats_client import FastClient, Options, backoff_s, nats_errors
 from dunlin.bus.nats_follow import Follow
 from dunlin.bus.nats_publish import NoStream, Publisher
 from dunlin.bus.serving import answer
@@ -118,8 +118,20 @@ class NatsBus:
         """Make what is missing, now and whenever this bus finds a stream gone."""
         async with self._ensuring:
             for config in stream_configs(self.options.replicas):
-                await self.api.ensure_stream(config)
+                if self.options.make_streams:
+                    await self.api.ensure_stream(config)
+                else:
+                    await self._await_stream(config["name"])
             self._ensured = True
+
+    async def _await_stream(self, stream: str) -> None:
+        """Streams are another service's to make; until it has, there is nothing to do."""
+        attempt = 0
+        while await self.api.stream_info(stream) is None:
+            if attempt % 10 == 0:
+                log.info("waiting for a service that makes streams stream=%s", stream)
+            await asyncio.sleep(backoff_s(attempt))
+            attempt += 1
 
     async def _missing(self) -> None:
         """Something noticed that a stream is not there."""

@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class Options:
     cert: str = ""
     key: str = ""
     replicas: int = 1
+    make_streams: bool = True
     timeout_s: float = 5.0
     heartbeat_s: float = 0.25
     resync_after_s: float = 6 * 3600.0
@@ -68,6 +70,7 @@ class Options:
             cert=settings.nats_cert,
             key=settings.nats_key,
             replicas=settings.nats_replicas,
+            make_streams=settings.nats_make_streams,
         )
 
     def connect_args(self) -> dict[str, Any]:
@@ -78,6 +81,9 @@ class Options:
             BusUnavailable: a file of credentials or certificates cannot be read.
         """
         args: dict[str, Any] = {"servers": list(self.urls), "name": self.name}
+        if user := next((user for url in self.urls if (user := urlsplit(url).username)), None):
+            # Where each user has permissions, nobody may listen to the inboxes of others.
+            args["inbox_prefix"] = f"_INBOX.{user}"
         try:
             if self.creds:
                 if find_spec("nkeys") is None:
@@ -86,13 +92,27 @@ class Options:
                 is_jwt = "BEGIN NATS USER JWT" in text
                 args["user_credentials" if is_jwt else "nkeys_seed"] = self.creds
             if self.ca or self.cert:
-                context = ssl.create_default_context(cafile=self.ca or None)
-                if self.cert:
-                    context.load_cert_chain(self.cert, self.key or None)
-                args["tls"] = context
+                args["tls"] = self._load(ssl.create_default_context(cafile=self.ca or None))
         except (OSError, ValueError) as error:
             raise BusUnavailable(f"NATS credentials or certificates: {error}") from error
         return args
+
+    def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        """The certificate of this client, if it has one. Raises OSError (ssl.SSLError is one)."""
+        if self.cert:
+            context.load_cert_chain(self.cert, self.key or None)
+        return context
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """
+        Read certificates again, for the next connection: they may have been rotated.
+
+        Raises:
+            OSError: a file cannot be used; the context is as it was.
+        """
+        if self.ca:
+            context.load_verify_locations(self.ca)
+        self._load(context)
 
 
 def is_status(headers: bytes | None) -> bool:
@@ -132,6 +152,7 @@ class FastClient(Client):
         self._attempts = 0
         self._leaving = False
         self._last_logged = -60.0
+        self._renew: Callable[[], None] | None = None
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -164,6 +185,8 @@ class FastClient(Client):
             BusUnavailable: not within `wait_s` (None: wait for ever).
         """
         args = options.connect_args()
+        if "tls" in args:
+            self._renew = partial(options.renew, args["tls"])
         try:
             await asyncio.wait_for(
                 self.connect(
@@ -222,6 +245,11 @@ class FastClient(Client):
         """Which server to try next, and after how many seconds."""
         attempt = self._attempts
         self._attempts += 1
+        if self._renew is not None:
+            try:
+                self._renew()
+            except OSError as error:
+                log.warning("NATS certificates: %s; trying with those of before", error)
         return servers[attempt % len(servers)], backoff_s(attempt)
 
     async def _on_disconnected(self) -> None:

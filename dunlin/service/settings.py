@@ -80,6 +80,10 @@ class CommonSettings:
     nats_cert: str = setting("", "PEM file of this client's certificate for NATS.")
     nats_key: str = setting("", "PEM file of this client's key for NATS.")
     nats_replicas: int = setting(1, "Copies of each stream.", low=1, high=5)
+    nats_make_streams: bool = setting(
+        default=True,
+        doc="Make and change streams; false: wait until a service that may has made them.",
+    )
     replica: str = setting(default_replica, "Name of this process among its kind.")
     api_host: str = setting("127.0.0.1", "Address that the REST API binds.")
     api_port: int = setting(0, "TCP port of the REST API; 0: any free one.", low=0, high=65535)

@@ -27,8 +27,14 @@ class Settings(CommonSettings):
         "", "Device to the other nodes, moved into br-ext; empty: the node's network is left alone."
     )
     openflow_controllers: tuple[str, ...] = setting(
-        ("tcp:127.0.0.1:6653",), "flowctl replicas that br-int connects to."
+        ("tcp:127.0.0.1:6653",),
+        "flowctl replicas that br-int connects to: tcp: or ssl:HOST:PORT; a name is all it names.",
     )
+    openflow_cert: str = setting(
+        "", "PEM file of the certificate that OVS shows to flowctl (ssl), as OVS sees it."
+    )
+    openflow_key: str = setting("", "PEM file of its private key.")
+    openflow_ca: str = setting("", "PEM file of the authorities of flowctl's certificate.")
     pod_cidrs: tuple[IPNetwork, ...] = setting(
         (), "Pod pools of the cluster, where ipam is silent."
     )

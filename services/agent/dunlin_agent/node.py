@@ -17,6 +17,7 @@ from dunlin.model.addresses import GATEWAY_MAC, IPAddress, derived_dpid, derived
 from dunlin.pipeline.families import FAMILIES
 from dunlin.pipeline.layout import Table
 from dunlin_agent import core
+from dunlin_agent.adapters.controllers import Controllers
 from dunlin_agent.adapters.gateway import GatewaySpec
 from dunlin_agent.adapters.ipam import Ipam, IpamError
 from dunlin_agent.adapters.node_net import NodeAddresses, NodeNet, NodeNetError
@@ -29,6 +30,7 @@ from dunlin_agent.adapters.ovs_spec import (
     PATCH_TO_INTEGRATION,
     TUNNEL_PORT,
     ControllerSpec,
+    SslSpec,
     node_bridges,
     pod_mtu_bytes,
 )
@@ -77,6 +79,8 @@ class Node:
         self._seen: NodeAddresses | None = None
         self._mourned: str | None = None
         self._flows_of: tuple[str, tuple[IPAddress, ...]] | None = None
+        self._controllers = Controllers(settings.openflow_controllers)
+        self._targets: tuple[str, ...] = ()
         self.reason: str | None = "still setting the node up"
 
     def not_ready(self) -> str | None:
@@ -106,6 +110,7 @@ class Node:
                 self._addresses_changed(),
                 self._blocks_changed(),
                 self._tunnel_changed(fact.tunnel_type),
+                self._controllers.changed(self._targets),
             )
 
     # --- establish --------------------------------------------------------------------------------
@@ -120,6 +125,7 @@ class Node:
         uplink = self._settings.uplink
         before = await self._net.addresses(uplink) if uplink else None
         tunnel = self._tunnel(before)
+        self._targets = await self._controllers.resolve()
         pod_mtu = self._pod_mtu(before, tunnel)
         await self._ensure_bridges(before, tunnel, pod_mtu)
         if uplink:
@@ -151,9 +157,7 @@ class Node:
     ) -> None:
         bridges = node_bridges(
             self._settings.node,
-            controllers=tuple(
-                ControllerSpec(target=target) for target in self._settings.openflow_controllers
-            ),
+            controllers=tuple(ControllerSpec(target=target) for target in self._targets),
             uplink=self._settings.uplink or None,
             uplink_mac=uplink.mac if uplink else None,
             gateway_mac=derived_mac("router", self._settings.node),
@@ -161,7 +165,18 @@ class Node:
             uplink_mtu=uplink.mtu_bytes if uplink else 1500,
             tunnel=tunnel,
         )
-        await self._ovs.ensure(bridges)
+        await self._ovs.ensure(bridges, ssl=self._ssl())
+
+    def _ssl(self) -> SslSpec | None:
+        """What OVS shows and trusts on ssl: connections; None leaves its own settings alone."""
+        found = self._settings
+        if not found.openflow_cert:
+            return None
+        return SslSpec(
+            private_key=found.openflow_key,
+            certificate=found.openflow_cert,
+            ca_cert=found.openflow_ca,
+        )
 
     async def _carrier(self, device: str) -> None:
         """Wait until OVS serves the device: addresses on it would else be dead."""

@@ -23,3 +23,12 @@ class Settings(CommonSettings):
         low=1,
         high=60,
     )
+    tombstone_age_s: float = setting(
+        24 * 3600.0,
+        "What was deleted is forgotten after this; longer than any reader is ever away.",
+        unit="seconds",
+        low=60,
+    )
+    janitor_period_s: float = setting(
+        600.0, "How often old tombstones are looked for; 0: never.", unit="seconds", low=0
+    )

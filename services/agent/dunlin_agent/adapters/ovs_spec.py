@@ -51,6 +51,14 @@ class ControllerSpec(msgspec.Struct, frozen=True, kw_only=True):
     burst_limit_packets: int = 250
 
 
+class SslSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The row of table SSL: PEM files, by the paths that ovs-vswitchd sees. It notices new ones."""
+
+    private_key: str
+    certificate: str
+    ca_cert: str
+
+
 class BridgeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A Bridge row, the ports it must have and those it must not; others are left alone."""
 

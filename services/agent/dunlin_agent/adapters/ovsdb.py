@@ -17,12 +17,14 @@ from dunlin_agent.adapters.ovs_spec import (
     InterfaceSpec,
     InterfaceState,
     PodPort,
+    SslSpec,
     SwitchState,
 )
 from dunlin_agent.adapters.ovsdb_rows import (
     PodPorts,
     add_interface,
     ensure_bridge,
+    ensure_ssl,
     external_ids_of,
     first,
     merge,
@@ -43,7 +45,9 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "next_cfg",
         "other_config",
         "ovs_version",
+        "ssl",
     ),
+    "SSL": ("bootstrap_ca_cert", "ca_cert", "certificate", "private_key"),
     "Bridge": (
         "controller",
         "datapath_type",
@@ -121,7 +125,10 @@ class Ovs:
         return self._opened
 
     async def ensure(
-        self, bridges: tuple[BridgeSpec, ...], other_config: Mapping[str, str] | None = None
+        self,
+        bridges: tuple[BridgeSpec, ...],
+        other_config: Mapping[str, str] | None = None,
+        ssl: SslSpec | None = None,
     ) -> None:
         """
         Make bridges and Open_vSwitch.other_config as given; wait until vswitchd has done it.
@@ -136,6 +143,8 @@ class Ovs:
         def change(tables: Tables, transaction: Transaction) -> None:
             root = root_of(tables)
             merge(root, "other_config", other_config or {})
+            if ssl is not None:
+                ensure_ssl(tables, transaction, root, ssl)
             for bridge in bridges:
                 ensure_bridge(tables, transaction, root, bridge)
 

@@ -19,6 +19,7 @@ from dunlin_agent.adapters.ovs_spec import (
     InterfaceSpec,
     InterfaceState,
     PodPort,
+    SslSpec,
 )
 from dunlin_agent.adapters.ovsdb_session import OvsdbError, Tables
 
@@ -75,6 +76,19 @@ def ensure_bridge(tables: Tables, transaction: Transaction, root: Any, spec: Bri
         ensure_interface(tables, transaction, row, interface)
     if any(port.name in spec.absent for port in row.ports):
         row.ports = [port for port in row.ports if port.name not in spec.absent]
+
+
+def ensure_ssl(tables: Tables, transaction: Transaction, root: Any, spec: SslSpec) -> None:
+    """What ovs-vswitchd shows on ssl: connections, and whom it trusts: never a first stranger."""
+    if root.ssl:
+        row = root.ssl[0]
+    else:
+        row = transaction.insert(tables["SSL"])
+        root.ssl = [row]
+    _set(row, "private_key", spec.private_key)
+    _set(row, "certificate", spec.certificate)
+    _set(row, "ca_cert", spec.ca_cert)
+    _set(row, "bootstrap_ca_cert", False)
 
 
 def _ensure_controllers(

@@ -5,6 +5,7 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -71,10 +72,51 @@ def tls_context(settings: FlowctlSettings, *, server: bool) -> ssl.SSLContext:
             f"DUNLIN_OPENFLOW_CERT={settings.openflow_cert!r} DUNLIN_OPENFLOW_KEY="
             f"{settings.openflow_key!r} DUNLIN_OPENFLOW_CA={settings.openflow_ca!r}: {error}"
         ) from error
-    context.verify_mode = ssl.CERT_REQUIRED
     # Certificates of switches name no host: the authority is ours alone.
     context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def rotating_context(settings: FlowctlSettings) -> ssl.SSLContext:
+    """
+    A server's context that takes new files at the next handshake; the old ones until they work.
+
+    Raises:
+        SettingsError: a file is missing or unusable now.
+    """
+    files = [settings.openflow_cert, settings.openflow_key, settings.openflow_ca]
+    context = tls_context(settings, server=True)
+    current, stamps = context, _stamps(files)
+
+    def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal current, stamps
+        found = _stamps(files)
+        if found != stamps:
+            try:
+                current = tls_context(settings, server=True)
+            except SettingsError as error:
+                log.warning("certificates cannot be used yet", error=str(error))
+            else:
+                stamps = found
+                log.info("certificates read again", files=files)
+        connection.context = current
+
+    context.sni_callback = renew  # called for every ClientHello
+    return context
+
+
+def _stamps(files: list[str]) -> list[tuple[int, int] | None]:
+    """What changes when a file is replaced, also through a symlink as Kubernetes does."""
+    found: list[tuple[int, int] | None] = []
+    for name in files:
+        try:
+            status = Path(name).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_mtime_ns, status.st_ino))
+    return found
 
 
 class Listener:
@@ -108,7 +150,7 @@ class Listener:
             return await asyncio.start_unix_server(
                 self._accept, address.path, limit=STREAM_LIMIT, backlog=BACKLOG
             )
-        context = tls_context(self._settings, server=True) if address.kind == "ssl" else None
+        context = rotating_context(self._settings) if address.kind == "ssl" else None
         return await asyncio.start_server(
             self._accept,
             address.host,
