@@ -8,7 +8,7 @@ LAB ?= dunlin
 APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk iproute2 iputils-ping \
        ethtool procps curl openssl kubernetes-client:kubectl
 
-.PHONY: help setup apt uv sync build check test bench up down golden-update docs
+.PHONY: help setup apt uv sync build check test images compose-test bench up down golden-update docs
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}'
@@ -36,6 +36,12 @@ check: sync ## Format, lint, types, import contracts, tidiness.
 
 test: setup ## Every test that this machine can run; a tier that is skipped says why.
 	$(RUN) pytest
+
+images: sync ## Container images: base images where there is no registry, then all of ours.
+	tools/with-docker bash -c 'tools/base-images && tools/images'
+
+compose-test: sync ## The end-to-end test of compose/, on an engine of its own.
+	tools/with-docker $(RUN) pytest -q tests/e2e/test_compose.py
 
 bench: setup ## Ratios, measured side by side; BENCH="NAME… --quick --json FILE" chooses.
 	@tools/apt-install iperf3 containernetworking-plugins

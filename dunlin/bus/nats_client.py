@@ -43,6 +43,21 @@ def backoff_s(attempt: int) -> float:
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
 
 
+def server_urls(text: str) -> tuple[str, ...]:
+    """
+    Of `nats://user:password@a:4222,b:4222`: the first's scheme and user are those of all.
+
+    A server that says its own scheme is taken as it is.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        return ()
+    scheme, there_is, rest = parts[0].partition("://")
+    user, at, _ = rest.rpartition("@")
+    prefix = f"{scheme}://{user}{at}" if there_is else ""
+    return tuple(part if "://" in part else prefix + part for part in parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to connect; the fields are those of `BusSettings`."""
@@ -63,7 +78,7 @@ class Options:
     def of(cls, settings: "BusSettings") -> "Options":
         """From a service's settings."""
         return cls(
-            urls=tuple(url.strip() for url in settings.nats_url.split(",") if url.strip()),
+            urls=server_urls(settings.nats_url),
             name=settings.replica,
             creds=settings.nats_creds,
             ca=settings.nats_ca,

@@ -5,8 +5,8 @@ A user is a service. `nats_authorization` writes the block that compose/ and k8s
 passwords are variables of the server's environment. Kinds come from the fact and intent types, so
 that a new kind has exactly one writer here too.
 
-What this cannot say: all agents are one user, so one may write another node's facts; lease names are
-one token, so a service could take another's lease (docs/security.md).
+What this cannot say: all agents are one user, so one may write another node's facts; lease names
+are one token, so a service could take another's lease (docs/security.md).
 """
 
 import typing

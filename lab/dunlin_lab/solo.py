@@ -84,7 +84,7 @@ def node_of(place: Place) -> Node:
 
 
 def forget_pods(paths: LabPaths) -> int:
-    """Remove the namespaces of this node's Pods; how many. The agent sees its ports' ends vanish."""
+    """Remove the namespaces of this node's Pods; how many."""
     prefix = paths.pod_netns("0" * 10).removesuffix("0" * 10)
     mine = [name for name in netns.names() if name.startswith(prefix)]
     return sum(netns.delete(name) for name in mine)

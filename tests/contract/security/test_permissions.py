@@ -65,12 +65,12 @@ async def streams(server: NatsServer) -> AsyncIterator[NatsServer]:
 
 
 def test_the_deployed_file_is_generated() -> None:
-    """k8s/base/nats/permissions.conf is what the code says: a new kind or service changes both."""
+    """The deployed file is what the code says: a new kind or service changes both."""
     assert PERMISSIONS.read_text(encoding="utf-8") == nats_authorization(permissions())
 
 
 def writers() -> list[tuple[str, str]]:
-    """(subject, the user who may publish there): one writer each, as docs/design/contracts.md says."""
+    """(subject, who may publish there): one writer each, as docs/design/contracts.md says."""
     found = []
     for kind in sorted(FACT_KINDS):
         owner = "agent" if kind in AGENT_FACTS else "ipam" if kind in IPAM_FACTS else "watcher"
@@ -121,7 +121,7 @@ class Peer:
 
 @pytest.mark.parametrize("user", USERS)
 async def test_nobody_writes_what_is_anothers(streams: NatsServer, user: str) -> None:
-    """Every subject takes messages of its one writer; every other user is refused by the server."""
+    """Every subject takes messages of its one writer; all other users are refused."""
     peer = Peer()
     await peer.connect(streams, user)
     # The payload is no request that JetStream could act on.
@@ -158,7 +158,7 @@ async def test_without_a_password_nobody_comes_in(streams: NatsServer) -> None:
         async def quiet(_error: Exception) -> None:
             """Not a noise in the test's output."""
 
-        with pytest.raises(Exception, match="(?i)authorization"):
+        with pytest.raises(Exception, match=r"(?i)authorization"):
             await client.connect(
                 f"nats://{who}127.0.0.1:{streams.port}",
                 allow_reconnect=False,
@@ -184,7 +184,8 @@ async def test_every_user_can_do_its_work(streams: NatsServer, user: str) -> Non
 
 
 async def test_requests_reach_who_serves_them(streams: NatsServer) -> None:
-    """An agent asks ipam and flowctl, flowctl asks the watcher; nobody else may ask for barriers."""
+    """An agent asks ipam and flowctl, flowctl asks the watcher."""
+
     async def echo(_subject: str, data: bytes) -> bytes:
         return data
 
@@ -205,7 +206,7 @@ async def test_requests_reach_who_serves_them(streams: NatsServer) -> None:
 
 
 async def test_streams_are_waited_for(server: NatsServer) -> None:
-    """A service that may not make streams starts first and goes on once the watcher has made them."""
+    """Who may not make streams may start first, and goes on once the watcher has made them."""
     waiting = await NatsBus.connect(options(server, "planner"), wait_s=5)
     task = asyncio.create_task(waiting.ensure_streams())
     done, _ = await asyncio.wait({task}, timeout=0.3)

@@ -1,12 +1,11 @@
 """The watcher's wiring: who forgets old tombstones."""
 
-from dunlin.bus.memory import MemoryBus, MemoryServer
-from dunlin_watcher.__main__ import janitor_of
-from dunlin_watcher.config import Settings
-
 from dunlin import subjects
 from dunlin.bus.base import TOMBSTONE, Message
+from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.service.settings import load
+from dunlin_watcher.__main__ import janitor_of
+from dunlin_watcher.config import Settings
 
 
 async def test_the_watcher_runs_the_janitor() -> None:

@@ -58,8 +58,10 @@ class Controllers:
         """Wait until `resolve` would give something else than `current`."""
         if not self.has_names:
             await asyncio.Event().wait()
-        while await self.resolve() == current:
+        while True:
             await asyncio.sleep(LOOK_SECONDS)
+            if await self.resolve() != current:
+                return
 
     async def _lookup(self, kind: str, host: str, port: str) -> tuple[str, ...]:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,205 @@
+"""compose/: the whole system in containers, on a real Docker engine."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE_FILE = ROOT / "compose/compose.yaml"
+NAMES = ("watcher", "ipam", "planner", "flowctl", "metrics", "agent", "cni", "ovs", "lab")
+PROJECT = "dunlin-e2e"
+
+
+def compose_command() -> list[str]:
+    """Compose v2: the plugin, or its program on PATH."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) is None:
+            continue
+        done = subprocess.run([*command, "version"], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and " 2." in done.stdout.replace("v2", " 2"):
+            return command
+    return []
+
+
+def why_not() -> str:
+    """Why there can be no containers here; "" if there can."""
+    if os.geteuid() != 0:
+        return "needs root: Pods are network namespaces of this machine"
+    if not compose_command():
+        return "no Compose v2 (Debian trixie: docker-compose)"
+    done = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return "no Docker engine answers (tools/with-docker starts one)"
+    for name in NAMES:
+        image = f"dunlin/{name}:dev"
+        command = ["docker", "image", "inspect", image]
+        found = subprocess.run(command, capture_output=True, check=False)
+        if found.returncode != 0:
+            return f"no image {image} (tools/base-images && tools/images)"
+    return "" if shutil.which("kubectl") else "no kubectl"
+
+
+class Compose:
+    """One project."""
+
+    def __init__(self, directory: Path) -> None:
+        self.kubeconfig = directory / "kubeconfig"
+
+    def __call__(self, *args: str, timeout_s: float = 240) -> str:
+        command = [*compose_command(), "-p", PROJECT, "-f", str(COMPOSE_FILE), *args]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=timeout_s
+        )
+        assert done.returncode == 0, f"{args}: {done.stderr[-3000:]}"
+        return done.stdout
+
+    def kubectl(self, *args: str, stdin: str = "") -> str:
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *args]
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, f"{args}: {done.stderr}"
+        return done.stdout
+
+    def get(self, *args: str) -> Any:
+        return json.loads(self.kubectl("get", *args, "-o", "json"))
+
+    def call(self, pod: dict[str, Any], url: str) -> dict[str, Any]:
+        """One HTTP GET from inside a Pod, which must answer within 3 s."""
+        kubelet = "kubelet-" + pod["spec"]["nodeName"][-1]
+        address = pod["status"]["podIP"]
+        script = (
+            'for n in $(ls /run/netns); do ip -n "$n" -4 -o addr show eth0 2>/dev/null'
+            f' | grep -q "{address}/" && exec ip netns exec "$n" python -c'
+            f" 'import urllib.request as u; print(u.urlopen(\"{url}\", timeout=3).read().decode())';"
+            " done; exit 9"
+        )
+        answer: dict[str, Any] = json.loads(self("exec", "-T", kubelet, "sh", "-c", script))
+        return answer
+
+
+def until(ready: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    """Wait for a level; the last failure is the error's cause."""
+    deadline = time.monotonic() + timeout_s
+    problem: AssertionError | None = None
+    while time.monotonic() < deadline:
+        try:
+            if ready():
+                return
+        except AssertionError as error:
+            problem = error
+        time.sleep(0.5)
+    raise AssertionError(f"not in {timeout_s:.0f} s: {what}") from problem
+
+
+@pytest.fixture(scope="module")
+def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    """The system, up and ready; down at the end, with its volumes."""
+    reason = why_not()
+    if reason:
+        pytest.skip(f"docker tier skipped: {reason}")
+    found = Compose(tmp_path_factory.mktemp("compose"))
+    try:
+        found("up", "--detach", "--no-build", "--wait", "--wait-timeout", "180")
+        found.kubeconfig.write_text(found("exec", "-T", "apiserver", "cat", "/shared/kubeconfig"))
+        yield found
+    finally:
+        found("down", "--volumes", "--timeout", "25")
+
+
+SHOP = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: backend}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: backend}}
+  template:
+    metadata: {labels: {app: backend}}
+    spec:
+      containers: [{name: api, image: lab/responder, ports: [{containerPort: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: backend}
+spec:
+  selector: {app: backend}
+  ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  containers: [{name: api, image: lab/responder}]
+"""
+
+
+def ready_pods(compose: Compose) -> list[dict[str, Any]]:
+    """Pods of the default namespace whose condition Ready is True."""
+    return [
+        pod
+        for pod in compose.get("pods")["items"]
+        if any(
+            c["type"] == "Ready" and c["status"] == "True"
+            for c in pod.get("status", {}).get("conditions", [])
+        )
+    ]
+
+
+def answering(compose: Compose, calls: int = 12) -> set[str]:
+    """Pods that answer when the client calls the Service; every call is answered."""
+    client = compose.get("pod", "client")
+    address = compose.get("service", "backend")["spec"]["clusterIP"]
+    return {compose.call(client, f"http://{address}/")["pod"] for _ in range(calls)}
+
+
+def test_pods_talk_through_a_service_while_services_scale_and_die(compose: Compose) -> None:
+    """A Service spreads, and takes more replicas of Dunlin and the death of one of each."""
+    compose.kubectl("apply", "-f", "-", stdin=SHOP)
+    until(lambda: len(ready_pods(compose)) == 3, "three Pods are ready")
+    until(lambda: len(answering(compose)) == 2, "both backends answer")
+    compose(
+        *("up", "--detach", "--no-build", "--wait", "--wait-timeout", "120", "--no-recreate"),
+        *("--scale", "planner=3", "--scale", "flowctl=3"),
+    )
+    planners = [line for line in compose("ps", "-q", "planner").split() if line]
+    flowctls = [line for line in compose("ps", "-q", "flowctl").split() if line]
+    assert (len(planners), len(flowctls)) == (3, 3)
+    assert answering(compose)
+    subprocess.run(["docker", "kill", planners[0], flowctls[0]], check=True, capture_output=True)
+    compose.kubectl("scale", "deployment/backend", "--replicas=4")
+    until(lambda: len(ready_pods(compose)) == 5, "two more Pods are ready")
+    until(lambda: len(answering(compose, 24)) == 4, "all four backends answer")
+
+
+def test_images_hold_no_tools_and_run_as_nobody(compose: Compose) -> None:
+    """Services are not root, have a read-only root file system, and no compiler or installer."""
+    script = "id -u; touch /x 2>&1; command -v gcc uv pip apt-get 2>&1 | grep -v apt-get; true"
+    for service in ("watcher", "ipam", "planner", "flowctl", "metrics"):
+        lines = compose("exec", "-T", service, "sh", "-c", script).split("\n")
+        assert lines[0] == "10001", service
+        assert "Read-only file system" in lines[1], service
+        assert not any(lines[2:]), service
+
+
+def test_the_file_is_valid() -> None:
+    """`docker compose config` takes it without a warning."""
+    command = compose_command()
+    if not command:
+        pytest.skip("docker tier skipped: no Compose v2")
+    done = subprocess.run(
+        [*command, "-f", str(COMPOSE_FILE), "config", "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
