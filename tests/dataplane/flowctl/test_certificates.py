@@ -7,10 +7,10 @@ import ssl
 from pathlib import Path
 
 import pytest
+
 from dunlin_agent.adapters.controllers import Controllers, split_target
 from dunlin_agent.adapters.ovs_spec import BridgeSpec, ControllerSpec, SslSpec
 from dunlin_agent.adapters.ovsdb import Ovs as AgentOvs
-
 from tests.dataplane.flowctl.ovs import Ovs
 from tests.dataplane.flowctl.test_transports import authority, refused
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
