@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dunlin.openflow import cookie
 from dunlin.pipeline import layout
+from tools import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,7 +101,7 @@ the intent's id.
 {kinds}
 """
 
-PAGES = {"docs/pipeline.md": pipeline_page}
+PAGES = {"docs/pipeline.md": pipeline_page, **reference.FILES}
 
 
 def main(arguments: list[str]) -> int:
@@ -113,6 +114,7 @@ def main(arguments: list[str]) -> int:
         if "--check" in arguments:
             stale.append(name)
         else:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     if stale:
         sys.stderr.write(f"out of date, run `make docs`: {', '.join(stale)}\n")

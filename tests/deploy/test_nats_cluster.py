@@ -1,0 +1,171 @@
+"""NATS as k8s/ deploys it: three servers, TLS, a password a service, three copies."""
+
+import asyncio
+import base64
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dunlin import subjects
+from dunlin.bus.base import BusError, Message
+from dunlin.bus.nats import NatsBus
+from dunlin.bus.nats_client import Options, server_urls
+from dunlin.bus.nats_server import NatsServerError, find_binary
+from dunlin.bus.permissions import password_variable, permissions
+
+pytestmark = [pytest.mark.nats, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def made_secrets(*addresses: str) -> dict[str, dict[str, str]]:
+    """What tools/cluster-secrets prints: name -> key -> text."""
+    done = subprocess.run(
+        [ROOT / "tools/cluster-secrets", *addresses], capture_output=True, text=True, check=True
+    )
+    return {
+        item["metadata"]["name"]: {k: base64.b64decode(v).decode() for k, v in item["data"].items()}
+        for item in yaml.safe_load_all(done.stdout)
+        if item
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody has now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class NatsCluster:
+    """Three nats-servers with the files of k8s/base/nats, on ports of this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.secrets = made_secrets("127.0.0.1")
+        self.clients, self.routes = free_ports(3), free_ports(3)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.write_certificates()
+
+    def write_certificates(self) -> None:
+        for key, text in self.secrets["dunlin-nats-tls"].items():
+            (self.directory / key).write_text(text, encoding="ascii")
+
+    def start(self) -> None:
+        base = ROOT / "k8s/base/nats"
+        text = (base / "nats.conf").read_text(encoding="utf-8")
+        text = text.replace("/etc/nats-tls/", f"{self.directory}/")
+        permissions_text = (base / "permissions.conf").read_text(encoding="utf-8")
+        (self.directory / "permissions.conf").write_text(permissions_text, encoding="utf-8")
+        routes = ", ".join(f"nats://127.0.0.1:{port}" for port in self.routes)
+        passwords = self.secrets["dunlin-nats"]
+        environment = {
+            **os.environ,
+            "DUNLIN_NATS_ROUTES": f"[{routes}]",
+            **{password_variable(user): passwords[user] for user in permissions()},
+        }
+        for index, (client, route) in enumerate(zip(self.clients, self.routes, strict=True)):
+            mine = text.replace("0.0.0.0:4222", f"127.0.0.1:{client}")
+            mine = mine.replace("0.0.0.0:6222", f"127.0.0.1:{route}")
+            mine = mine.replace('"/data"', f'"{self.directory}/data-{index}"')
+            conf = self.directory / f"nats-{index}.conf"
+            conf.write_text(mine, encoding="utf-8")
+            command = [str(find_binary()), "-c", str(conf)]
+            environment = {**environment, "POD_NAME": f"nats-{index}"}
+            with (self.directory / f"log-{index}").open("wb") as log:
+                self.processes.append(
+                    subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+                )
+
+    def options(self, user: str, *, password: str = "") -> Options:
+        password = password or self.secrets["dunlin-nats"][user]
+        first, *others = (f"127.0.0.1:{port}" for port in self.clients)
+        return Options(
+            urls=server_urls(",".join([f"tls://{user}:{password}@{first}", *others])),
+            name=user,
+            ca=str(self.directory / "ca.crt"),
+            replicas=3,
+            make_streams=user == "watcher",
+            timeout_s=5.0,
+        )
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def nats_cluster(tmp_path: Path) -> Iterator[NatsCluster]:
+    """Running, perhaps without a leader yet."""
+    try:
+        find_binary()
+    except NatsServerError as error:
+        pytest.skip(f"nats tier skipped: {error}")
+    found = NatsCluster(tmp_path)
+    found.start()
+    yield found
+    found.stop()
+
+
+async def eventually(work: Any, seconds: float = 40.0) -> Any:
+    """The result of `work()` once it raises no BusError: elections take a moment."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            return await work()
+        except BusError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+async def test_a_server_dies_and_certificates_change(nats_cluster: NatsCluster) -> None:
+    """Messages outlive one of three servers; new certificates need a reload and no restart."""
+    watcher = await NatsBus.connect(nats_cluster.options("watcher"), wait_s=20)
+    await eventually(watcher.ensure_streams)
+    subject = subjects.fact("pod", "shop", "web")
+    await eventually(lambda: watcher.publish(Message(subject, b"1")))
+    planner = await NatsBus.connect(nats_cluster.options("planner"), wait_s=20)
+    await eventually(planner.ensure_streams)
+
+    nats_cluster.processes[0].kill()
+    await eventually(lambda: watcher.publish(Message(subject, b"2")))
+    record = await eventually(lambda: planner.get_last(subject))
+    assert record.data == b"2"
+
+    # Another authority for everything: those who are connected stay, newcomers see the new one.
+    nats_cluster.secrets["dunlin-nats-tls"] = made_secrets("127.0.0.1")["dunlin-nats-tls"]
+    old_ca = (nats_cluster.directory / "ca.crt").read_text(encoding="ascii")
+    nats_cluster.write_certificates()
+    for process in nats_cluster.processes[1:]:
+        process.send_signal(signal.SIGHUP)
+    ipam = await NatsBus.connect(nats_cluster.options("ipam"), wait_s=20)
+    assert (await eventually(lambda: ipam.get_last(subject))).data == b"2"
+    stale = nats_cluster.directory / "old-ca.crt"
+    stale.write_text(old_ca, encoding="ascii")
+    for bus in (watcher, planner, ipam):
+        await bus.close()
+
+
+async def test_strangers_stay_outside(nats_cluster: NatsCluster) -> None:
+    """A wrong password, an unknown authority and plain text are refused."""
+    good = nats_cluster.options("planner")
+    bus = await NatsBus.connect(good, wait_s=20)
+    await bus.close()
+    port = nats_cluster.clients[0]
+    for bad in (
+        nats_cluster.options("planner", password="guess"),
+        Options(urls=(good.urls[0],), name="no-authority"),
+        Options(urls=(f"nats://127.0.0.1:{port}",), name="nobody"),
+    ):
+        with pytest.raises((BusError, OSError)):
+            await NatsBus.connect(bad, wait_s=1.5)
