@@ -39,7 +39,8 @@ def settings_of(service: str) -> type[CommonSettings]:
     }
     if not issubclass(found, CommonSettings):
         raise TypeError(f"{found} is no class of settings")
-    return found
+    cls: type[CommonSettings] = found
+    return cls
 
 
 def _setting_rows(cls: type[CommonSettings], known: set[str]) -> list[tuple[object, ...]]:

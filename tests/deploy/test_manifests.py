@@ -79,7 +79,7 @@ def test_objects_fit_their_schemas(overlay: str) -> None:
         if item["apiVersion"] == OPERATOR:
             assert item["kind"] in {"ServiceMonitor", "PrometheusRule"}
             continue
-        kubernetes_validate.validate(item, "1.32", strict=True)
+        kubernetes_validate.utils.validate(item, "1.32", strict=True)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
