@@ -22,6 +22,8 @@ from dunlin.events.facts import (
 from dunlin.model.addresses import IPAddress, IPNetwork, MacAddress
 from dunlin.model.ids import IntentId
 
+GroupId: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFEFF)]
+
 
 class Intent(Event, frozen=True, kw_only=True, tag_field="kind"):
     """
@@ -55,7 +57,9 @@ class SwitchIntent(Intent, frozen=True, kw_only=True, tag="switch"):
     By the planner, from SwitchFact, NodeFact and settings. Until it exists flowctl writes nothing
     to that switch. Ports, MACs and addresses as in SwitchFact. `pod_cidrs`: the cluster's pools;
     `service_cidrs`: ClusterIPs; both are never sent to the world outside.
-    `local_cidrs`: this node's blocks: what no Pod here has is dropped, not routed.
+    `local_cidrs`: this node's blocks: what no Pod here has is dropped, not routed. `zone`: of the
+    node, "" for none. `node_port_ips`: own addresses where NodePorts are served. `sctp`: this OVS
+    tracks SCTP ports (3.2 and later); where not, SCTP Services are refused.
     """
 
     dpid: int
@@ -69,6 +73,9 @@ class SwitchIntent(Intent, frozen=True, kw_only=True, tag="switch"):
     pod_cidrs: tuple[IPNetwork, ...] = ()
     service_cidrs: tuple[IPNetwork, ...] = ()
     local_cidrs: tuple[IPNetwork, ...] = ()
+    zone: str = ""
+    node_port_ips: tuple[IPAddress, ...] = ()
+    sctp: bool = False
 
 
 class EndpointIntent(Intent, frozen=True, kw_only=True, tag="endpoint"):
@@ -110,15 +117,52 @@ class ServiceAddress(Event, frozen=True, kw_only=True):
     """One address of a ServicePort and the select group of its family."""
 
     ip: IPAddress
-    group_id: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFEFF)]
+    group_id: GroupId
+
+
+class ExternalAddress(Event, frozen=True, kw_only=True):
+    """
+    An external or load balancer IP of a ServicePort.
+
+    `sources`: only these may connect (loadBalancerSourceRanges), disjoint; empty: everybody.
+    """
+
+    ip: IPAddress
+    sources: tuple[IPNetwork, ...] = ()
+
+
+class ZoneEndpoints(Event, frozen=True, kw_only=True):
+    """Where traffic of the policy Cluster goes on the nodes of one zone, by topology hints."""
+
+    zone: str
+    group_id: GroupId
+    endpoints: tuple[ServiceEndpoint, ...]
+
+
+class ServiceFamily(Event, frozen=True, kw_only=True):
+    """
+    One IP version of a ServicePort: its groups.
+
+    `group_id`: policy Cluster. `local_group_id`: policy Local, 0: none of its traffic has it.
+    `node_group_id`: some nodes have endpoints of their own by node hints (0: none). What a
+    node has of both is in its LocalServiceIntent.
+    """
+
+    version: Literal[4, 6]
+    group_id: GroupId
+    local_group_id: int = 0
+    node_group_id: int = 0
+    zones: tuple[ZoneEndpoints, ...] = ()
 
 
 class ServicePortIntent(Intent, frozen=True, kw_only=True, tag="service"):
     """
-    One ServicePort on its cluster IPs; scope "all".
+    One ServicePort; scope "all", key = `<namespace>/<name>:<port name>/<protocol>`.
 
-    key = `<namespace>/<name>:<port name>/<protocol>`.
-    `endpoints`: of both families, sorted, ready ones only; a family without endpoints refuses.
+    `addresses`: cluster IPs. `external`: externalIPs and load balancer IPs, of families that have
+    a cluster IP. `node_port` 0: none. `endpoints`: of the policy Cluster, of both families,
+    sorted; a family without refuses. `internal_local`, `external_local`: traffic policy Local.
+    `affinity_timeout_s` 0: no ClientIP affinity. `health_check_node_port`: HTTP on every node.
     """
 
     service_namespace: str
@@ -128,6 +172,44 @@ class ServicePortIntent(Intent, frozen=True, kw_only=True, tag="service"):
     port: PortNumber
     addresses: tuple[ServiceAddress, ...]
     endpoints: tuple[ServiceEndpoint, ...] = ()
+    external: tuple[ExternalAddress, ...] = ()
+    node_port: int = 0
+    families: tuple[ServiceFamily, ...] = ()
+    internal_local: bool = False
+    external_local: bool = False
+    affinity_timeout_s: int = 0
+    health_check_node_port: int = 0
+
+
+class LocalFamily(Event, frozen=True, kw_only=True):
+    """
+    One IP version of what a node has of its own of a ServicePort; group ids as in ServiceFamily.
+
+    `local`: its endpoints on this node, for the policy Local. `node`: those that node hints name
+    for it; they replace the policy Cluster's.
+    """
+
+    version: Literal[4, 6]
+    group_id: GroupId
+    local_group_id: int = 0
+    local: tuple[ServiceEndpoint, ...] = ()
+    node_group_id: int = 0
+    node: tuple[ServiceEndpoint, ...] = ()
+
+
+class LocalServiceIntent(Intent, frozen=True, kw_only=True, tag="localservice"):
+    """
+    What one node has of its own of a ServicePort; scope = the node, key as its ServicePortIntent's.
+
+    Only nodes that have something: elsewhere the ServicePortIntent says all.
+    """
+
+    service_namespace: str
+    service_name: str
+    port_name: str = ""
+    protocol: Protocol
+    families: tuple[LocalFamily, ...]
+    affinity_timeout_s: int = 0
 
 
 # --- policies: docs/design/policy.md says how they work together ------------------------------------
@@ -243,6 +325,7 @@ AnyIntent: TypeAlias = (
     | EndpointIntent
     | RouteIntent
     | ServicePortIntent
+    | LocalServiceIntent
     | PolicyIntent
     | PolicyClassIntent
     | PolicyPortIntent

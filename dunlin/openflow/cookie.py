@@ -28,6 +28,7 @@ KINDS = {
     "policynetwork": 9,
     "policysubject": 10,
     "policygeneration": 11,
+    "localservice": 12,
 }
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
 

@@ -9,6 +9,7 @@ from dunlin.openflow.fields import CT_STATE_BITS, FIELDS
 
 # Reserved OpenFlow port numbers.
 OFPP_IN_PORT = 0xFFFFFFF8
+OFPP_NORMAL = 0xFFFFFFFA
 OFPP_CONTROLLER = 0xFFFFFFFD
 OFPP_LOCAL = 0xFFFFFFFE
 
@@ -296,7 +297,8 @@ class Group:
     the switch.
 
     `selection_method` "" is OVS's default for select groups (dp_hash, basis 0); with "dp_hash",
-    `hash_basis` (32 bits) makes the choice independent of other groups'.
+    `hash_basis` (32 bits) makes the choice independent of other groups'. With "hash", `hash_fields`
+    (all bits of each, sorted by name) are what is hashed.
     """
 
     group_id: int
@@ -304,6 +306,7 @@ class Group:
     buckets: tuple[Bucket, ...] = ()
     selection_method: str = ""
     hash_basis: int = 0
+    hash_fields: tuple[str, ...] = ()
     cookie: int = field(default=0, compare=False)
 
 

@@ -115,6 +115,7 @@ def group_text(group: Group, names: Names = NUMBERS) -> str:
         method = f",selection_method={group.selection_method}"
         parameter = method_parameter(group.selection_method, group.hash_basis)
         method += f",selection_method_param={parameter}" if parameter else ""
+        method += f",fields({','.join(group.hash_fields)})" if group.hash_fields else ""
     buckets = "".join(f",bucket={_bucket(b, group.type, names)}" for b in group.buckets)
     return f"group_id={group.group_id},type={_group_type(group.type)}{method}{buckets}"
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from dunlin.openflow.conntrack import Connection, Conntrack, state_of, tuple_of
+from dunlin.openflow.conntrack import Connection, Conntrack, Tuple, state_of, tuple_of
 from dunlin.openflow.fields import CT_STATE_BITS, FIELDS
 from dunlin.openflow.flow import (
     OFPP_CONTROLLER,
@@ -285,7 +285,7 @@ class Run:
 
     def _ct(self, ct: Ct, table: int, packet: dict[str, int], depth: int) -> None:
         key = tuple_of(packet)
-        found = self.conntrack.find(ct.zone, key)
+        found = self.conntrack.find(ct.zone, key) or self._by_original(ct, packet)
         if found and found[1] and ct.force and ct.commit:
             self.conntrack.remove(found[0])
             found = None
@@ -309,6 +309,26 @@ class Run:
         _describe(after, ct.zone, state, connection)
         self._note(depth, table, f"{actions_text((ct,))}: {_state_text(state)}")
         self.table(ct.table, after, depth + 1)
+
+    def _by_original(self, ct: Ct, packet: Packet) -> tuple[Connection, bool] | None:
+        """
+        The connection of a packet that this zone has translated already, by its original tuple.
+
+        As check_orig_tuple() in OVS's lib/conntrack.c: without a NAT action only.
+        """
+        translated = CT_STATE_BITS["snat"] | CT_STATE_BITS["dnat"]
+        if ct.nat or packet.get("ct_zone") != ct.zone or not read(packet, "ct_state") & translated:
+            return None
+        src, dst = address_fields(packet)
+        original = Tuple(
+            read(packet, "eth_type"),
+            read(packet, "ct_nw_proto"),
+            read(packet, f"ct_{src}"),
+            read(packet, f"ct_{dst}"),
+            read(packet, "ct_tp_src"),
+            read(packet, "ct_tp_dst"),
+        )
+        return self.conntrack.find(ct.zone, original)
 
     def _commit(
         self, ct: Ct, connection: Connection | None, fresh: Connection, packet: Packet
@@ -371,7 +391,7 @@ def _port_in(name: str, packet: Packet) -> int:
 
 
 def _settable(name: str) -> None:
-    if name.startswith("ct_") or name in ("conj_id", "in_port", "eth_type", "nw_proto"):
+    if name.startswith("ct_") or name in ("conj_id", "eth_type", "nw_proto"):
         raise CannotTrace(f"{name} is set")
 
 

@@ -4,9 +4,11 @@ import struct
 from functools import lru_cache
 from typing import Literal
 
+from dunlin.openflow.fields import FIELDS
 from dunlin.openflow.flow import Action, Bucket, Group, Unknown
 from dunlin.openflow.messages import CannotEncode, GroupTooLarge, OpenFlowError
 from dunlin.openflow.wire_actions import decode_actions, encode_actions
+from dunlin.openflow.wire_fields import decode_oxms, encode_field
 from dunlin.openflow.wire_flow import MAX_LEN, VERSION
 
 OFPT_GROUP_MOD = 15
@@ -53,10 +55,10 @@ def encode_group(group: Group, command: GroupCommand, xid: int = 0) -> bytes:
         if command != "delete":
             select = group.type == "select"
             buckets = b"".join([_encode_bucket(b, select=select) for b in group.buckets])
-            properties = _encode_method(group.selection_method, group.hash_basis)
+            properties = _encode_method(group)
         kind = _TYPES.index(group.type)
         number = group.group_id.to_bytes(4, "big")
-    except (struct.error, ValueError, OverflowError) as error:
+    except (struct.error, ValueError, OverflowError, KeyError) as error:
         raise CannotEncode(f"{name}: {error}") from error
     length = _GROUP_MOD.size + len(buckets) + len(properties)
     if length > MAX_LEN - BUNDLE_ADD_LEN:
@@ -91,16 +93,22 @@ def _is_property(action: Action) -> bool:
     return isinstance(action, Unknown) and action.what != "action"
 
 
-def _encode_method(method: str, basis: int) -> bytes:
+def _encode_method(group: Group) -> bytes:
     """OVS reads the parameter of dp_hash as (hash algorithm << 32 | basis)."""
+    method, basis = group.selection_method, group.hash_basis
     if not method:
         return b""
+    fields = b"".join(
+        [encode_field(name, FIELDS[name].all_ones, None) for name in group.hash_fields]
+    )
     name = method.encode("ascii")
     if len(name) > 15:
         raise CannotEncode(f"selection_method {method!r} is longer than 15 bytes")
-    return _METHOD.pack(
-        _EXPERIMENTER_PROP, 40, ONF_NETRONOME, 1, name, method_parameter(method, basis)
+    length = _METHOD.size + len(fields)
+    head = _METHOD.pack(
+        _EXPERIMENTER_PROP, length, ONF_NETRONOME, 1, name, method_parameter(method, basis)
     )
+    return head + fields + bytes(-length % 8)
 
 
 def method_parameter(method: str, basis: int) -> int:
@@ -228,15 +236,28 @@ def properties(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _decode_method(data: bytes) -> tuple[str, int]:
-    """`selection_method` and `hash_basis` of a group's properties; with fields it is not ours."""
+def _decode_method(data: bytes) -> tuple[str, int, tuple[str, ...]]:
+    """
+    `selection_method`, `hash_basis` and `hash_fields` of a group's properties.
+
+    With what Dunlin never writes (a part of a field, a parameter beyond the basis) the method's
+    name is none of ours.
+    """
     for kind, prop in properties(data):
-        if kind == _EXPERIMENTER_PROP and len(prop) >= 40:
-            _, length, experimenter, number, name, parameter = _METHOD.unpack_from(prop)
+        if kind == _EXPERIMENTER_PROP and len(prop) >= _METHOD.size:
+            *_, experimenter, number, name, parameter = _METHOD.unpack_from(prop)
             if experimenter == ONF_NETRONOME and number == 1:
                 text = name.rstrip(b"\0").decode("ascii", "backslashreplace")
                 basis = parameter & 0xFFFFFFFF
-                if length == 40 and parameter == method_parameter(text, basis):
-                    return text, basis
-                return f"{text}+{prop[32:].hex()}", 0
-    return "", 0
+                fields = _whole_fields(prop[_METHOD.size :])
+                if fields is not None and parameter == method_parameter(text, basis):
+                    return text, basis, fields
+                return f"{text}+{prop[32:].hex()}", 0, ()
+    return "", 0, ()
+
+
+def _whole_fields(data: bytes) -> tuple[str, ...] | None:
+    """Names of the fields to hash; None where only some bits of a field count."""
+    found = decode_oxms(data)
+    whole = all(f.field in FIELDS and f.value == FIELDS[f.field].all_ones for f in found)
+    return tuple(item.field for item in found) if whole else None

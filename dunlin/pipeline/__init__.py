@@ -9,6 +9,7 @@ from typing import assert_never
 from dunlin.events.intents import (
     AnyIntent,
     EndpointIntent,
+    LocalServiceIntent,
     PolicyClassIntent,
     PolicyGenerationIntent,
     PolicyIntent,
@@ -32,7 +33,7 @@ from dunlin.pipeline.policy import (
 )
 from dunlin.pipeline.policy_state import compile_generation, compile_subject
 from dunlin.pipeline.route import compile_route
-from dunlin.pipeline.service import compile_service
+from dunlin.pipeline.service import compile_local_service, compile_service
 from dunlin.pipeline.switch import compile_switch
 
 __all__ = ["SwitchContext", "compile_intent", "is_shared", "switch_context"]
@@ -75,6 +76,8 @@ def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
             return compile_route(intent, context)
         case ServicePortIntent():
             return compile_service(intent)
+        case LocalServiceIntent():
+            return compile_local_service(intent)
         case PolicyIntent():
             return compile_policy(intent)
         case PolicyClassIntent():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dunlin.events.facts import Protocol
 from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin.openflow.fields import ETH_IPV4, ETH_IPV6, IP_SCTP, IP_TCP, IP_UDP
-from dunlin.openflow.flow import Match, match
+from dunlin.openflow.flow import Match, MatchValue, match, with_fields
 from dunlin.pipeline.layout import HAIRPIN_V4, HAIRPIN_V6
 
 PROTOCOL_NUMBERS = {Protocol.TCP: IP_TCP, Protocol.UDP: IP_UDP, Protocol.SCTP: IP_SCTP}
@@ -36,12 +36,7 @@ class Family:
 
     def to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
         """Packets to one transport port of an address."""
-        name = f"{protocol.value.lower()}_dst"
-        return match(
-            eth_type=self.eth_type,
-            nw_proto=PROTOCOL_NUMBERS[protocol],
-            **{self.dst: destination, name: port},
-        )
+        return with_fields(self.to(destination), to_l4_port(protocol, port))
 
 
 V4 = Family(4, ETH_IPV4, "nw_src", "nw_dst", HAIRPIN_V4)
@@ -52,3 +47,14 @@ FAMILIES = (V4, V6)
 def family_of(value: IPAddress | IPNetwork) -> Family:
     """The family of an address or network."""
     return V4 if value.version == 4 else V6
+
+
+def family_of_version(version: int) -> Family:
+    """The family of IP version 4 or 6."""
+    return V4 if version == 4 else V6
+
+
+def to_l4_port(protocol: Protocol, port: MatchValue) -> Match:
+    """Packets of a protocol to a transport port, or (value, mask) of ports; without an eth_type."""
+    name = f"{protocol.value.lower()}_dst"
+    return match(nw_proto=PROTOCOL_NUMBERS[protocol], **{name: port})

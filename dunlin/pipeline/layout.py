@@ -4,6 +4,7 @@ The pipeline as data: tables, conntrack zones, marks and reserved addresses, dec
 docs/pipeline.md is generated from this file (`make docs`).
 """
 
+import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -20,8 +21,13 @@ class Table(IntEnum):
     UNSNAT = 11
     CONNTRACK = 12
     CONNTRACK_STATE = 14
+    AFFINITY = 18
+    AFFINITY_LEARN = 19
+    NODE_ADDRESS = 20
     SERVICE_LB = 22
-    ENDPOINT_SELECTED = 24
+    SERVICE_ENDPOINTS = 23
+    AFFINITY_ENDPOINT = 24
+    ENDPOINT_SELECTED = 25
     EGRESS_SUBJECT = 26
     EGRESS_PEER = 27
     EGRESS_NETWORK = 28
@@ -36,6 +42,7 @@ class Table(IntEnum):
     INGRESS_BASELINE = 41
     POLICY_DENY = 48
     COMMIT = 50
+    SERVICE_SNAT = 52
     L3_FORWARD = 60
     HAIRPIN = 70
     HAIRPIN_OUTPUT = 72
@@ -58,8 +65,13 @@ _TITLES = {
     Table.UNSNAT: "UnSNAT",
     Table.CONNTRACK: "Conntrack",
     Table.CONNTRACK_STATE: "ConntrackState",
+    Table.NODE_ADDRESS: "NodeAddress",
     Table.SERVICE_LB: "ServiceLB",
+    Table.SERVICE_ENDPOINTS: "ServiceEndpoints",
     Table.ENDPOINT_SELECTED: "EndpointSelected",
+    Table.AFFINITY: "Affinity",
+    Table.AFFINITY_ENDPOINT: "AffinityEndpoint",
+    Table.AFFINITY_LEARN: "AffinityLearn",
     Table.EGRESS_SUBJECT: "EgressSubject",
     Table.EGRESS_PEER: "EgressPeer",
     Table.EGRESS_NETWORK: "EgressNetwork",
@@ -74,6 +86,7 @@ _TITLES = {
     Table.INGRESS_BASELINE: "IngressBaseline",
     Table.POLICY_DENY: "PolicyDeny",
     Table.COMMIT: "Commit",
+    Table.SERVICE_SNAT: "ServiceSNAT",
     Table.L3_FORWARD: "L3Forward",
     Table.HAIRPIN: "Hairpin",
     Table.HAIRPIN_OUTPUT: "HairpinOutput",
@@ -87,12 +100,17 @@ PURPOSE = {
     Table.ARP_RESPONDER: "the gateway's MAC for every ARP request",
     Table.ND_RESPONDER: "a neighbour solicitation becomes an advertisement",
     Table.ND_REPLY: "… with the gateway's MAC (its fields exist only after the type has changed)",
-    Table.EXTERNAL_REPLY: "from outside to the node: a Pod's reply, or the node's own traffic",
-    Table.UNSNAT: "replies of hairpin connections find their Pod again",
+    Table.EXTERNAL_REPLY: "from outside to the node: a Pod's reply, or perhaps for a Service",
+    Table.UNSNAT: "replies of connections whose source ServiceSNAT or Hairpin translated",
     Table.CONNTRACK: "one lookup in zone MAIN, with NAT of known connections",
     Table.CONNTRACK_STATE: "invalid: drop; established: straight to L3Forward; new: on",
-    Table.SERVICE_LB: "address, protocol, port of a ServicePort -> its select group",
-    Table.ENDPOINT_SELECTED: "an endpoint has been chosen: is it the client itself?",
+    Table.NODE_ADDRESS: "is it for an address where this node serves NodePorts? its zone",
+    Table.SERVICE_LB: "address and port of a ServicePort -> its select group, or the set wanted",
+    Table.SERVICE_ENDPOINTS: "set wanted (cluster, local), this node and its zone -> select group",
+    Table.ENDPOINT_SELECTED: "an endpoint has been chosen: is it the client itself? far away?",
+    Table.AFFINITY: "learned: client and Service -> the endpoint that it had",
+    Table.AFFINITY_ENDPOINT: "that endpoint, if it still is one; else the select group",
+    Table.AFFINITY_LEARN: "the chosen endpoint is remembered for this client",
     Table.EGRESS_SUBJECT: "source: a Pod here -> its class; one not known yet is fenced",
     Table.EGRESS_PEER: "destination (after DNAT): Pod -> its class as a peer",
     Table.EGRESS_NETWORK: "destination: longest prefix -> class of ipBlocks",
@@ -107,6 +125,7 @@ PURPOSE = {
     Table.INGRESS_BASELINE: "as EgressBaseline",
     Table.POLICY_DENY: "forbidden: a connection that was allowed is marked denied; drop",
     Table.COMMIT: "new connections that no Service has committed",
+    Table.SERVICE_SNAT: "source NAT of clients whose endpoint would not answer through this node",
     Table.L3_FORWARD: "destination -> Pod, gateway, other node, or the world outside",
     Table.HAIRPIN: "source NAT of connections from a Pod to itself",
     Table.HAIRPIN_OUTPUT: "back out of the port where they came from",
@@ -122,6 +141,7 @@ class Zone(IntEnum):
     MAIN = 64000
     HAIRPIN = 64001
     EXTERNAL = 64002
+    SERVICE_SNAT = 64003
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +173,37 @@ RULES_XXREG = "xxreg0"
 SUBJECT_REGS = ("reg4", "reg5")
 PEER_REGS = ("reg6", "reg7")
 NETWORK_REGS = ("reg8", "reg9")
+# A Service connection whose client is beyond the uplink or the tunnel: replies go back as they are.
+EXTERNAL_MARK = Mark(0x10, 0x10)
+# … and whose source is translated, because its endpoint would not answer through this node.
+SNAT_MARK = Mark(0x20, 0x20)
+
+MARKS = {"service": SERVICE, "hairpin": HAIRPIN_MARK, "external": EXTERNAL_MARK, "snat": SNAT_MARK}
+
+# Registers: bits of reg10; the node's zone (zone_number); the set of endpoints wanted (a group id);
+# the endpoint of a client with affinity (a bucket id of that group).
+FLAGS = "reg10"
+TO_NODE = Mark(0x1, 0x1)
+HAS_SCTP = Mark(0x2, 0x2)
+AS_IS = Mark(0x4, 0x4)
+ZONE_REG = "reg11"
+WANTED_REG = "reg12"
+ENDPOINT_REG = "reg13"
+NOTHING_REG = "reg15"
+
+REGISTERS = {
+    f"{FLAGS} {TO_NODE.value:#x}": "to an address where this node serves NodePorts",
+    f"{FLAGS} {HAS_SCTP.value:#x}": "this Open vSwitch tracks SCTP ports (3.2 and later)",
+    f"{FLAGS} {AS_IS.value:#x}": "leaves for the world outside without source NAT",
+    ZONE_REG: "the node's zone: 32 bits of SHA-256 of its name, 0 for none",
+    WANTED_REG: "the set of endpoints wanted: a group id",
+    ENDPOINT_REG: "the endpoint of a client with affinity: a bucket id of that group",
+    NOTHING_REG: "always 0",
+}
+
+# userdata of packets that the controller must refuse (TCP RST, ICMP port unreachable).
+REJECT_USERDATA = b"dunlin-reject"
+REJECT_MAX_LEN = 1300
 
 HAIRPIN_V4 = IPv4Address("169.254.0.253")
 HAIRPIN_V6 = IPv6Address("fd64:756e:6c69:6e::fd")
@@ -184,6 +235,13 @@ class Priority(IntEnum):
     DROP = 150
     DEFAULT = 100
     MISS = 0
+
+
+def zone_number(zone: str) -> int:
+    """The number of a topology zone: 32 bits of its SHA-256, never 0; 0 for no zone."""
+    if not zone:
+        return 0
+    return int.from_bytes(hashlib.sha256(zone.encode()).digest()[:4], "big") or 1
 
 
 def table_names() -> dict[int, str]:

@@ -12,6 +12,7 @@ from dunlin.pipeline.layout import (
     NETWORK_REGS,
     PEER_REGS,
     RULES_XXREG,
+    SNAT_MARK,
     SUBJECT_REGS,
     Priority,
     Table,
@@ -88,6 +89,9 @@ def compile_generation(intent: PolicyGenerationIntent) -> Program:
         note = (set_field("ct_mark", allowed), Move(RULES_XXREG, "ct_label"))
         commit = Ct(Zone.MAIN, commit=True, table=Table.L3_FORWARD, exec=note)
         make.add(Table.COMMIT, Priority.GUARD, family.any, (commit,))
+        snat = with_fields(family.any, match(ct_mark=SNAT_MARK.pair))
+        onward = Ct(Zone.MAIN, commit=True, table=Table.SERVICE_SNAT, exec=note)
+        make.add(Table.COMMIT, Priority.GUARD + 5, snat, (onward,))
         deny = Ct(Zone.MAIN, commit=True, exec=(set_field("ct_mark", DENIED.pair),))
         known = with_fields(family.any, match(ct_state="+trk+est"))
         make.add(Table.POLICY_DENY, Priority.DEFAULT, known, (deny,))
@@ -102,5 +106,7 @@ def _established(make: FlowMaker, family: Family, allowed: tuple[int, int]) -> N
     again = known("+trk+est-rpl", nw_proto=IP_SCTP)
     make.add(table, first + 4, again, (), Table.EGRESS_SUBJECT)
     make.add(table, first + 3, known("+trk+est+rpl", ct_mark=DENIED.pair))
+    snat = (allowed[0] | SNAT_MARK.value, allowed[1] | SNAT_MARK.mask)
+    make.add(table, first + 3, known("+trk+est-rpl", ct_mark=snat), (), Table.SERVICE_SNAT)
     make.add(table, first + 2, known("+trk+est-rpl", ct_mark=allowed), (), Table.L3_FORWARD)
     make.add(table, first + 1, known("+trk+est-rpl"), (), Table.EGRESS_SUBJECT)

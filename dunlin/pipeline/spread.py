@@ -48,16 +48,16 @@ def spread_groups(
         raise TooManyEndpoints(f"{len(items)} endpoints, at most {ENDPOINTS_MAX}")
     if len(items) <= FLAT_BUCKETS_MAX:
         return (_flat(group_id, [actions(item) for item in items]),)
-    parts = _parts(items)
+    shares = split(items)
     inner = tuple(
         _flat(group_id + 1 + index, [actions(item) for item in part], basis=index + 1)
-        for index, part in enumerate(parts)
+        for index, part in enumerate(shares)
     )
     outer = _flat(group_id, [(ToGroup(group.group_id),) for group in inner])
     return (*inner, outer)
 
 
-def _parts(items: Sequence[T]) -> list[Sequence[T]]:
+def split(items: Sequence[T]) -> list[Sequence[T]]:
     """Cut into equal parts (sizes differ by one at most), a power of two near sqrt(n) of them."""
     count = 1 << max(1, round(math.log2(len(items)) / 2))
     while len(items) > count * FLAT_BUCKETS_MAX:

@@ -74,9 +74,14 @@ class LabCluster:
     def up(self, *options: str) -> None:
         """`dunlin lab up --no-sample …`."""
         self.dunlin("lab", "up", "--no-sample", *options)
+        self.attach()
+
+    def attach(self) -> LabCluster:
+        """Use the lab of this name, which stands."""
         found = self.status()
         self.nodes, self.outside = found["nodes"], found["outside"]
         self._api = client(Path(found["kubeconfig"]))
+        return self
 
     def down(self) -> None:
         """`dunlin lab down`."""

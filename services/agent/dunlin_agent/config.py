@@ -41,6 +41,12 @@ class Settings(CommonSettings):
     service_cidrs: tuple[IPNetwork, ...] = setting(
         (), "Service CIDRs of the cluster, where ipam is silent."
     )
+    node_port_min: int = setting(
+        30000, "First port of the API server's --service-node-port-range.", low=1, high=65535
+    )
+    node_port_max: int = setting(
+        32767, "Last port of the API server's --service-node-port-range.", low=1, high=61439
+    )
     encapsulation: Encapsulation = setting(
         "auto", "Between nodes; auto: geneve once some node is on another subnet."
     )

@@ -13,7 +13,14 @@ import structlog
 
 from dunlin.events.facts import NextHop, NodeAddress, SwitchFact
 from dunlin.events.rpc import Blocks
-from dunlin.model.addresses import GATEWAY_MAC, IPAddress, derived_dpid, derived_mac, host_network
+from dunlin.model.addresses import (
+    GATEWAY_MAC,
+    IPAddress,
+    MacAddress,
+    derived_dpid,
+    derived_mac,
+    host_network,
+)
 from dunlin.pipeline.families import FAMILIES
 from dunlin.pipeline.layout import Table
 from dunlin_agent import core
@@ -78,7 +85,7 @@ class Node:
         self._metrics = metrics
         self._seen: NodeAddresses | None = None
         self._mourned: str | None = None
-        self._flows_of: tuple[str, tuple[IPAddress, ...]] | None = None
+        self._flows_of: tuple[str, MacAddress, tuple[IPAddress, ...]] | None = None
         self._controllers = Controllers(settings.openflow_controllers)
         self._targets: tuple[str, ...] = ()
         self.reason: str | None = "still setting the node up"
@@ -323,15 +330,21 @@ class Node:
             return False
         ports = {state.name: state.ofport for state in await self._ovs.interfaces()}
         addresses = tuple(address.ip for address in switch.addresses)
-        flows = external_flows(addresses, ports[self._settings.uplink], ports[PATCH_TO_INTEGRATION])
+        flows = external_flows(
+            addresses,
+            ports[self._settings.uplink],
+            ports[PATCH_TO_INTEGRATION],
+            switch.uplink_mac,
+            (self._settings.node_port_min, self._settings.node_port_max),
+        )
         await replace_flows(rundir, EXTERNAL_BRIDGE, COOKIE, flows)
         log.info("br-ext passes Pods' answers on", flows=len(flows))
         return True
 
 
-def _flows_key(switch: SwitchFact) -> tuple[str, tuple[IPAddress, ...]]:
+def _flows_key(switch: SwitchFact) -> tuple[str, MacAddress, tuple[IPAddress, ...]]:
     """What br-ext's flows depend on: another life of vswitchd has lost them."""
-    return switch.incarnation, tuple(address.ip for address in switch.addresses)
+    return switch.incarnation, switch.uplink_mac, tuple(address.ip for address in switch.addresses)
 
 
 def _without_macs(found: NodeAddresses | None) -> object:

@@ -22,6 +22,9 @@ class PlannerSettings(CommonSettings):
     encapsulation: Literal["auto", "none", "geneve", "vxlan"] = setting(
         "auto", "Between nodes: auto tunnels only where nodes share no subnet."
     )
+    node_port_cidrs: tuple[IPNetwork, ...] = setting(
+        (), "NodePorts are served on the nodes' addresses in these; empty: on all of them."
+    )
     lease_ttl_s: float = setting(
         3.0, "How long a shard stays ours without renewal.", unit="seconds", low=0.3
     )
@@ -35,4 +38,4 @@ class PlannerSettings(CommonSettings):
     @property
     def cluster(self) -> Cluster:
         """What the core needs of it."""
-        return Cluster(self.pod_cidrs, self.service_cidrs, self.encapsulation)
+        return Cluster(self.pod_cidrs, self.service_cidrs, self.encapsulation, self.node_port_cidrs)

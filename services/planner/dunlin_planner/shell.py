@@ -45,8 +45,10 @@ POLICY_KINDS = (
     "policy", "policyclass", "policyport", "policypeer", "policynetwork", "policysubject",
     "policygeneration",
 )  # fmt: skip
+SERVICE_KINDS = ("service", "localservice")
 FILTERS = tuple(
-    f"{subjects.PREFIX}.intent.*.{kind}.*" for kind in ("switch", "route", "service", *POLICY_KINDS)
+    f"{subjects.PREFIX}.intent.*.{kind}.*"
+    for kind in ("switch", "route", *SERVICE_KINDS, *POLICY_KINDS)
 )
 GENERATION_SUBJECT = subjects.intent("all", "policygeneration", "all")
 TICK_S = 0.5

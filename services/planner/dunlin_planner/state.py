@@ -1,6 +1,6 @@
 """What the planner knows: the newest facts and the indexes that keep one change cheap."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal, NamedTuple
@@ -67,12 +67,14 @@ class Cluster:
     """
     Settings of the installation.
 
-    `pod_cidrs`: the pools; `service_cidrs`: unless ServiceCIDR objects exist.
+    `pod_cidrs`: the pools; `service_cidrs`: unless ServiceCIDR objects exist. `node_port_cidrs`:
+    NodePorts are served on the nodes' addresses in these; empty: on all.
     """
 
     pod_cidrs: tuple[IPNetwork, ...] = ()
     service_cidrs: tuple[IPNetwork, ...] = ()
     encapsulation: Literal["auto", "none", "geneve", "vxlan"] = "auto"
+    node_port_cidrs: tuple[IPNetwork, ...] = ()
 
 
 class Name(NamedTuple):
@@ -92,9 +94,9 @@ class ServicePortKey(NamedTuple):
 
 
 class Frontend(NamedTuple):
-    """What a ServicePort listens on; only one ServicePort may."""
+    """What a ServicePort listens on; only one ServicePort may. `ip` None: a NodePort."""
 
-    ip: IPv4Address | IPv6Address
+    ip: IPv4Address | IPv6Address | None
     protocol: Protocol
     port: int
 
@@ -126,18 +128,81 @@ def is_proxied(service: ServiceFact) -> bool:
 
 
 def frontends_of(service: ServiceFact) -> Iterator[tuple[ServicePortKey, Frontend]]:
-    """Every ServicePort of a Service on every cluster IP; nothing for one that is not proxied."""
+    """Every address and port that a Service listens on; nothing for one that is not proxied."""
     if not is_proxied(service):
         return
+    addresses = (*service.cluster_ips, *external_ips_of(service))
     for port in service.ports:
         key = ServicePortKey(service.namespace, service.name, port.name, port.protocol.value)
-        for ip in dict.fromkeys(service.cluster_ips):
+        for ip in dict.fromkeys(addresses):
             yield key, Frontend(ip, port.protocol, port.port)
+        if port.node_port:
+            yield key, Frontend(None, port.protocol, port.node_port)
 
 
-def group_key(key: ServicePortKey, ip: IPAddress) -> GroupKey:
-    """The select group of a ServicePort in the family of `ip`."""
-    return GroupKey(*key, ip.version)
+def external_ips_of(service: ServiceFact) -> tuple[IPAddress, ...]:
+    """
+    All external and load balancer IPs that switches answer for, of families with a cluster IP.
+
+    kube-proxy's rules: a load balancer of mode Proxy gets its traffic itself; a family without a
+    cluster IP does not exist.
+    """
+    versions = {ip.version for ip in service.cluster_ips}
+    vips = (i.ip for i in service.load_balancer_ingress if i.ip_mode == "VIP")
+    found = (*service.external_ips, *vips)
+    return tuple(ip for ip in dict.fromkeys(found) if ip.version in versions)
+
+
+def uses_local(service: ServiceFact) -> bool:
+    """Some of its traffic follows a policy Local."""
+    return service.internal_policy_local or (service.external_policy_local and is_external(service))
+
+
+def is_external(service: ServiceFact) -> bool:
+    """kube-proxy's ExternallyAccessible: traffic from outside may come."""
+    node_ports = any(port.node_port for port in service.ports)
+    return node_ports or bool(external_ips_of(service))
+
+
+def group_keys_of(service: ServiceFact, slices: Iterable[EndpointSliceFact]) -> frozenset[GroupKey]:
+    """Every select group that a Service may need: which ones it has is for its plan to say."""
+    if not is_proxied(service):
+        return frozenset()
+    variants = {"", "local"} if uses_local(service) else {""}
+    for endpoint_slice in slices:
+        for endpoint in endpoint_slice.endpoints:
+            variants.update(f"zone/{zone}" for zone in endpoint.hint_zones)
+            if endpoint.hint_nodes:
+                variants.add("node")
+    versions = {ip.version for ip in service.cluster_ips}
+    return frozenset(
+        GroupKey(service.namespace, service.name, port.name, port.protocol.value, version, variant)
+        for port in service.ports
+        for version in versions
+        for variant in variants
+    )
+
+
+def has_sctp(service: ServiceFact) -> bool:
+    """One of its ports is SCTP."""
+    return any(port.protocol == Protocol.SCTP for port in service.ports)
+
+
+def tracks_sctp(ovs_version: str) -> bool:
+    """
+    Open vSwitch translates SCTP ports: 3.2 and later, in the userspace datapath.
+
+    A version that cannot be read does not: refused is better than silently wrong.
+    """
+    numbers = ovs_version.split(".")
+    if len(numbers) < 2 or not (numbers[0].isdigit() and numbers[1].isdigit()):
+        return False
+    return (int(numbers[0]), int(numbers[1])) >= (3, 2)
+
+
+def group_key(key: ServicePortKey, version: int, variant: str = "") -> GroupKey:
+    """The select group of a ServicePort in one family; `variant` as in GroupKey."""
+    return GroupKey(*key, version, variant)
 
 
 def network_order(network: IPNetwork) -> tuple[int, int, int]:
@@ -168,6 +233,8 @@ class State:
     groups: GroupIds = field(default_factory=GroupIds)
     facts: dict[str, dict[Name, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     planned: dict[Unit, Plan] = field(default_factory=dict)
+    groups_of: dict[Name, frozenset[GroupKey]] = field(default_factory=dict)
+    without_sctp: set[str] = field(default_factory=set)
     slices_of: dict[Name, dict[str, EndpointSliceFact]] = field(default_factory=dict)
     blocks_of: dict[str, dict[str, BlockFact]] = field(default_factory=dict)
     frontends: Claims[Frontend, ServicePortKey] = field(default_factory=Claims)
@@ -257,7 +324,12 @@ class State:
         self, name: Name, _old: SwitchFact | None, new: SwitchFact | None
     ) -> set[Unit]:
         rivals = self.dpids.replace((name.name,), (new.dpid,) if new else ())
-        return {_node(name.name)} | {_node(name) for (name,) in rivals}
+        touched = {_node(name.name)} | {_node(rival) for (rival,) in rivals}
+        old_fashioned = new is not None and not tracks_sctp(new.ovs_version)
+        if old_fashioned != (name.name in self.without_sctp):
+            self.without_sctp ^= {name.name}
+            touched |= {_service(*key) for key, s in self.facts["service"].items() if has_sctp(s)}
+        return touched
 
     def _index_block(self, name: Name, old: BlockFact | None, new: BlockFact | None) -> set[Unit]:
         cidrs = {block.cidr for block in (old, new) if block}
@@ -310,11 +382,11 @@ class State:
             slices.pop(old.name, None)
             if not slices:
                 del self.slices_of[name]
-            touched.add(_service(*name))
+            touched |= {_service(*name)} | self._regroup(name)
         if new is not None:
             name = Name(new.namespace, new.service)
             self.slices_of.setdefault(name, {})[new.name] = new
-            touched.add(_service(*name))
+            touched |= {_service(*name)} | self._regroup(name)
         return touched
 
     def _index_service(
@@ -326,17 +398,22 @@ class State:
         for key in before.keys() | after.keys():
             for rival in self.frontends.replace(key, after.get(key, ())):
                 touched.add(_service(rival.namespace, rival.service))
-        old_groups = {group_key(key, f.ip) for key, fs in before.items() for f in fs}
-        new_groups = {group_key(key, f.ip) for key, fs in after.items() for f in fs}
-        for group in sorted(old_groups - new_groups):
-            touched |= {
-                _service(moved.namespace, moved.service) for moved in self.groups.remove(group)
-            }
-        for group in sorted(new_groups - old_groups):
-            touched |= {
-                _service(moved.namespace, moved.service) for moved in self.groups.add(group)
-            }
-        return touched
+        return touched | self._regroup(name)
+
+    def _regroup(self, name: Name) -> set[Unit]:
+        """Give a Service the groups that it may need; returns Services whose ids moved."""
+        service: ServiceFact | None = self.facts["service"].get(name)
+        slices = self.slices_of.get(name, {}).values()
+        new = group_keys_of(service, slices) if service else frozenset[GroupKey]()
+        old = self.groups_of.pop(name, frozenset())
+        if new:
+            self.groups_of[name] = new
+        moved: set[GroupKey] = set()
+        for key in sorted(old - new):
+            moved |= self.groups.remove(key)
+        for key in sorted(new - old):
+            moved |= self.groups.add(key)
+        return {_service(key.namespace, key.service) for key in moved}
 
 
 def _claims(service: ServiceFact | None) -> dict[ServicePortKey, set[Frontend]]:

@@ -1,6 +1,6 @@
 """Which intents Services and EndpointSlices lead to."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -13,11 +13,11 @@ from dunlin.events.facts import (
     ServicePort,
     ServiceType,
 )
-from dunlin.events.intents import ServicePortIntent
+from dunlin.events.intents import LocalServiceIntent, ServicePortIntent
 from dunlin_planner.core.events import Deleted, Upserted
 from dunlin_planner.core.step import Changes, findings, intents, step
 from dunlin_planner.state import State
-from tests.unit.planner.build import CLUSTER, endpoint, service, slice_of
+from tests.unit.planner.build import CLUSTER, endpoint, service, slice_of, switch
 
 
 def planned(*facts: Any) -> list[ServicePortIntent]:
@@ -166,18 +166,12 @@ def test_many_endpoints() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"ports": (ServicePort(port=80, node_port=30080),)}, "spec.ports.nodePort"),
-        ({"external_ips": (ip_address("192.0.2.7"),)}, "spec.externalIPs"),
         (
-            {"load_balancer_ingress": (LoadBalancerIngress(ip=ip_address("192.0.2.8")),)},
-            "status.loadBalancer.ingress",
+            {"affinity_timeout_s": 86400},
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
         ),
-        ({"affinity_timeout_s": 10800}, "spec.sessionAffinity"),
-        ({"external_policy_local": True}, "spec.externalTrafficPolicy"),
-        ({"internal_policy_local": True}, "spec.internalTrafficPolicy"),
-        ({"traffic_distribution": "PreferClose"}, "spec.trafficDistribution"),
+        ({"traffic_distribution": "Unheard"}, "spec.trafficDistribution"),
         ({"health_check_node_port": 32000}, "spec.healthCheckNodePort"),
-        ({"ports": (ServicePort(port=80, protocol=Protocol.SCTP),)}, "spec.ports.protocol"),
     ],
 )
 def test_unsupported_fields_are_loud(changes: dict[str, Any], field: str) -> None:
@@ -191,6 +185,125 @@ def test_unsupported_fields_are_loud(changes: dict[str, Any], field: str) -> Non
     assert len(intents(state)) == 1
     again = step(state, [Upserted(service("web", "10.96.0.11", **changes))])
     assert again.findings == (), "a finding is told once, not at each change of its object"
+
+
+def test_sctp_is_unsupported_only_on_old_switches() -> None:
+    """The finding names the nodes, and goes when the last of them is newer."""
+    state = State(CLUSTER)
+    sctp = service(ports=(ServicePort(port=80, protocol=Protocol.SCTP),))
+    step(state, [Upserted(sctp), Upserted(switch("n1", ovs_version="3.3.1"))])
+    assert findings(state) == []
+    step(state, [Upserted(switch("n2", 2, ovs_version="3.1.0"))])
+    (finding,) = [f for f in findings(state) if f.kind == "Service"]
+    assert finding.field == "spec.ports.protocol"
+    assert "n2" in finding.reason
+    step(state, [Deleted("switch", "", "n2")])
+    assert findings(state) == []
+
+
+def vip(ip: str, mode: Any = "VIP") -> LoadBalancerIngress:
+    """An ingress point of a load balancer."""
+    return LoadBalancerIngress(ip=ip_address(ip), ip_mode=mode)
+
+
+def test_external_addresses_and_node_port() -> None:
+    """External IPs and VIPs of families with a cluster IP; source ranges for VIPs."""
+    (intent,) = planned(
+        service(
+            ports=(ServicePort(name="http", port=80, node_port=30080),),
+            external_ips=(ip_address("192.0.2.7"),),
+            load_balancer_ingress=(vip("192.0.2.8"), vip("192.0.2.9", "Proxy"), vip("2001:db8::8")),
+            load_balancer_source_ranges=(ip_network("10.0.0.0/8"), ip_network("10.1.0.0/16")),
+        )
+    )
+    assert intent.node_port == 30080
+    assert {str(e.ip): [str(s) for s in e.sources] for e in intent.external} == {
+        "192.0.2.7": [],
+        "192.0.2.8": ["10.0.0.0/8"],
+    }
+
+
+def test_ranges_of_the_other_family_leave_an_address_open() -> None:
+    """kube-proxy's rule: each family has its own list, and an empty list guards nothing."""
+    (intent,) = planned(
+        service(
+            load_balancer_ingress=(vip("192.0.2.8"),),
+            load_balancer_source_ranges=(ip_network("2001:db8::/32"),),
+        )
+    )
+    assert intent.external[0].sources == ()
+
+
+def test_a_node_port_belongs_to_one_service() -> None:
+    """The smaller name has it; the other keeps its cluster IP and says so."""
+    port = (ServicePort(name="http", port=80, node_port=30080),)
+    one, two = planned(service("a", ports=port), service("b", "10.96.0.11", ports=port))
+    assert (one.node_port, two.node_port) == (30080, 0)
+
+
+def own(*facts: Any) -> dict[str, LocalServiceIntent]:
+    """What nodes have of their own, by node."""
+    state = State(CLUSTER)
+    step(state, [Upserted(fact) for fact in facts])
+    found = intents(state).values()
+    return {i.scope: i for i in found if isinstance(i, LocalServiceIntent)}
+
+
+def test_policy_local_gives_each_node_its_own_endpoints() -> None:
+    """Only nodes with endpoints have an intent; terminating ones serve as a last resort."""
+    pool = (
+        endpoint("10.244.1.1", node="a"),
+        endpoint("10.244.1.2", "serving", node="a"),
+        endpoint("10.244.2.1", "serving", node="b"),
+        endpoint("10.244.3.1", "unready", node="c"),
+    )
+    facts = (service(internal_policy_local=True), slice_of("web", *pool))
+    found = own(*facts)
+    ends_of = {n: [str(e.ip) for f in i.families for e in f.local] for n, i in found.items()}
+    assert ends_of == {"a": ["10.244.1.1"], "b": ["10.244.2.1"]}
+    (shared,) = planned(*facts)
+    assert shared.internal_local
+    assert ends(shared) == ["10.244.1.1:8080"]
+    assert {f.local_group_id for i in found.values() for f in i.families} == {
+        shared.families[0].local_group_id
+    }
+
+
+def test_external_policy_local_needs_external_traffic() -> None:
+    """A ClusterIP Service with the field set has no use for it."""
+    web = slice_of("web", endpoint("10.244.1.1", node="a"))
+    assert own(service(external_policy_local=True), web) == {}
+    node_port = (ServicePort(name="http", port=80, node_port=30080),)
+    assert set(own(service(external_policy_local=True, ports=node_port), web)) == {"a"}
+
+
+def test_hints_make_zones_and_nodes() -> None:
+    """Zones are in the shared intent, nodes have their own; each set has its group."""
+    pool = (
+        endpoint("10.244.1.1", node="a", hint_zones=("za",), hint_nodes=("a",)),
+        endpoint("10.244.2.1", node="b", hint_zones=("zb",), hint_nodes=("b",)),
+    )
+    facts = (service(), slice_of("web", *pool))
+    (shared,) = planned(*facts)
+    (family,) = shared.families
+    zones = {z.zone: [str(e.ip) for e in z.endpoints] for z in family.zones}
+    assert zones == {"za": ["10.244.1.1"], "zb": ["10.244.2.1"]}
+    nodes = {n: [str(e.ip) for e in i.families[0].node] for n, i in own(*facts).items()}
+    assert nodes == {"a": ["10.244.1.1"], "b": ["10.244.2.1"]}
+    groups = {family.group_id, family.node_group_id, *(z.group_id for z in family.zones)}
+    assert len(groups) == 4
+
+
+def test_hints_that_go_take_their_groups_with_them() -> None:
+    """A Service without hints has one group a family again, the same as before."""
+    state = State(CLUSTER)
+    step(state, [Upserted(service()), Upserted(slice_of("web", endpoint("10.244.1.1")))])
+    before = dict(state.groups_of)
+    hinted = endpoint("10.244.1.1", hint_zones=("za",))
+    step(state, [Upserted(slice_of("web", hinted))])
+    assert dict(state.groups_of) != before
+    step(state, [Upserted(slice_of("web", endpoint("10.244.1.1")))])
+    assert dict(state.groups_of) == before
 
 
 def test_two_services_on_one_address_do_not_share_it() -> None:

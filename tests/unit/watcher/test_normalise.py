@@ -388,26 +388,15 @@ UNSUPPORTED = [
         {"kubernetes.io/egress-bandwidth": "1M"},
         "metadata.annotations[kubernetes.io/egress-bandwidth]",
     ),
-    ("service", "spec.sessionAffinity", "ClientIP", "spec.sessionAffinity"),
-    ("service", "spec.ports.0.nodePort", 30000, "spec.ports[].nodePort"),
-    ("service", "spec.externalIPs", ["192.0.2.1"], "spec.externalIPs"),
-    ("service", "spec.externalTrafficPolicy", "Local", "spec.externalTrafficPolicy"),
-    (
-        "service",
-        "status.loadBalancer.ingress",
-        [{"ip": "192.0.2.1"}],
-        "status.loadBalancer.ingress",
-    ),
     ("endpointslice", "addressType", "FQDN", "addressType=FQDN"),
     ("endpointslice", "ports.0.port", None, "ports[].port"),
-    ("endpointslice", "endpoints.0.hints", {"forZones": [{"name": "z"}]}, "endpoints[].hints"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "path", "value", "field"), UNSUPPORTED)
 def test_unsupported(kind: str, path: str, value: Any, field: str) -> None:
     """What Dunlin does not do is reported by field, and is no error."""
-    plain = {"pod": pod("x"), "service": SERVICE, "endpointslice": SLICE}[kind]
+    plain = {"pod": pod("x"), "endpointslice": SLICE}[kind]
     assert read(kind, plain).unsupported == ()
     found = read(kind, changed(plain, path, value))
     assert found.unsupported == (field,)

@@ -1,6 +1,6 @@
 """Which endpoints serve a ServicePort, by family: as kube-proxy's CategorizeEndpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dunlin.events.facts import Endpoint, EndpointSliceFact, Protocol
@@ -20,6 +20,8 @@ class Candidate:
     node: str = ""
     zone: str = ""
     target: str = ""
+    hint_zones: tuple[str, ...] = ()
+    hint_nodes: tuple[str, ...] = ()
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -30,16 +32,17 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class EndpointSets:
     """
-    The endpoints of one family of a ServicePort.
+    The endpoints of one family of a ServicePort; sets are sorted, only `cluster` may be empty.
 
-    `cluster`: where traffic goes under the policy Cluster. `local`: node -> where it goes there
-    under the policy Local. `all_reachable`: their union, every endpoint that needs to be known.
-    Each is sorted.
+    `cluster`: where traffic goes under the policy Cluster; empty: there is no endpoint at all.
+    `zones`, `nodes`: where it goes instead in a zone, on a node, by topology hints; the node's come
+    first. `local`: node -> where it goes there under the policy Local.
     """
 
     cluster: tuple[Candidate, ...] = ()
+    zones: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
+    nodes: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
     local: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
-    all_reachable: tuple[Candidate, ...] = ()
 
 
 def candidates(
@@ -76,10 +79,12 @@ def _candidate(endpoint: Endpoint, port: int) -> Candidate:
         node=endpoint.node,
         zone=endpoint.zone,
         target=endpoint.target,
+        hint_zones=endpoint.hint_zones,
+        hint_nodes=endpoint.hint_nodes,
     )
 
 
-def _quality(candidate: Candidate) -> tuple[bool, bool, bool, str, str, str]:
+def _quality(candidate: Candidate) -> tuple[object, ...]:
     """A total order, so that the better entry does not depend on which slice was read first."""
     return (
         candidate.ready,
@@ -88,6 +93,8 @@ def _quality(candidate: Candidate) -> tuple[bool, bool, bool, str, str, str]:
         candidate.node,
         candidate.target,
         candidate.zone,
+        candidate.hint_zones,
+        candidate.hint_nodes,
     )
 
 
@@ -98,32 +105,43 @@ def usable(pool: Iterable[Candidate]) -> tuple[Candidate, ...]:
     return ready or tuple(c for c in known if c.serving and c.terminating)
 
 
-def categorize(
-    pool: Iterable[Candidate], *, uses_cluster: bool = True, uses_local: bool = False
-) -> EndpointSets:
+def categorize(pool: Iterable[Candidate], *, uses_local: bool = False) -> EndpointSets:
     """
     Sorts the endpoints of one family into the sets that traffic policies choose from.
 
     Args:
         pool: sorted, of one family.
-        uses_cluster: some traffic of the ServicePort follows the policy Cluster.
         uses_local: some traffic follows the policy Local; the fall-back is then per node.
     """
     known = tuple(pool)
-    cluster = usable(known) if uses_cluster else ()
-    if not uses_local:
-        return EndpointSets(cluster=cluster, all_reachable=cluster)
+    ready = [candidate for candidate in known if candidate.ready]
+    return EndpointSets(
+        cluster=usable(known),
+        zones=_hinted(ready, lambda candidate: candidate.hint_zones),
+        nodes=_hinted(ready, lambda candidate: candidate.hint_nodes),
+        local=_local(known) if uses_local else {},
+    )
+
+
+def _local(known: Iterable[Candidate]) -> dict[str, tuple[Candidate, ...]]:
     by_node: dict[str, list[Candidate]] = {}
     for candidate in known:
         if candidate.node:
             by_node.setdefault(candidate.node, []).append(candidate)
-    local = {node: found for node, group in by_node.items() if (found := usable(group))}
-    union = set(cluster).union(*local.values())
-    return EndpointSets(
-        cluster=cluster,
-        local=local,
-        all_reachable=tuple(sorted(union, key=lambda candidate: candidate.order)),
-    )
+    return {node: found for node, group in by_node.items() if (found := usable(group))}
+
+
+def _hinted(
+    ready: Iterable[Candidate], hints: Callable[[Candidate], tuple[str, ...]]
+) -> dict[str, tuple[Candidate, ...]]:
+    """By hint, if every ready endpoint has one: half of the hints would overload some of them."""
+    found: dict[str, list[Candidate]] = {}
+    for candidate in ready:
+        if not hints(candidate):
+            return {}
+        for name in dict.fromkeys(hints(candidate)):
+            found.setdefault(name, []).append(candidate)
+    return {name: tuple(chosen) for name, chosen in found.items()}
 
 
 def service_endpoint(candidate: Candidate) -> ServiceEndpoint:

@@ -18,19 +18,28 @@ OFPG_MAX.
 
 
 class GroupKey(NamedTuple):
-    """One select group: a ServicePort and a family (`version` 4 or 6)."""
+    """
+    One select group: a ServicePort, a family (`version` 4 or 6) and a set of its endpoints.
+
+    `variant`: "" for the policy Cluster, "local" and "node" for what a node has of its own,
+    "zone/<zone>".
+    """
 
     namespace: str
     service: str
     port_name: str
     protocol: str
     version: int
+    variant: str = ""
 
 
 Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
 def _hash(key: tuple[Any, ...], salt: int, slots: int) -> int:
+    if isinstance(key, GroupKey) and not key.variant:
+        # As it always was: a group keeps its id through an upgrade.
+        key = key[:-1]
     text = "\0".join((*map(str, key), str(salt)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % slots + 1
 

@@ -1,9 +1,9 @@
 """Nodes -> the SwitchIntent of each: what of its pipeline no Pod, Service or route owns."""
 
 from dunlin.events.intents import SwitchIntent
-from dunlin.model.addresses import IPNetwork
+from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_planner.core.nodes import NodeView
-from dunlin_planner.state import State, network_order
+from dunlin_planner.state import State, network_order, tracks_sctp
 
 
 def plan_switch(state: State, view: NodeView) -> SwitchIntent:
@@ -24,7 +24,17 @@ def plan_switch(state: State, view: NodeView) -> SwitchIntent:
         pod_cidrs=state.cluster.pod_cidrs,
         service_cidrs=service_cidrs(state),
         local_cidrs=view.cidrs,
+        zone=view.node.zone,
+        node_port_ips=node_port_ips(state, view),
+        sctp=tracks_sctp(switch.ovs_version),
     )
+
+
+def node_port_ips(state: State, view: NodeView) -> tuple[IPAddress, ...]:
+    """As kube-proxy's --nodeport-addresses: the node's own, or those in the CIDRs set for that."""
+    cidrs = state.cluster.node_port_cidrs
+    own = (address.ip for address in view.addresses)
+    return tuple(ip for ip in own if not cidrs or any(ip in cidr for cidr in cidrs))
 
 
 def service_cidrs(state: State) -> tuple[IPNetwork, ...]:

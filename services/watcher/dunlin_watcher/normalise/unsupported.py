@@ -21,10 +21,6 @@ class Rule(NamedTuple):
     asks: Callable[[Any], bool]
 
 
-def _service(field: str, asks: Callable[[kube.ServiceSpec], bool]) -> Rule:
-    return Rule("service", field, lambda obj: obj.spec is not None and asks(obj.spec))
-
-
 def _any_port(asks: Callable[[kube.ContainerPort], bool]) -> Callable[[kube.Pod], bool]:
     def test(obj: kube.Pod) -> bool:
         return obj.spec is not None and any(
@@ -41,11 +37,6 @@ def _annotated(kind: str, key: str) -> Rule:
     return Rule(kind, f"metadata.annotations[{key}]", test)
 
 
-def _has_ingress(obj: kube.Service) -> bool:
-    balancer = obj.status.load_balancer if obj.status else None
-    return any(ingress.ip for ingress in (balancer.ingress if balancer else None) or ())
-
-
 RULES: tuple[Rule, ...] = (
     Rule("pod", "spec.containers[].ports[].hostPort", _any_port(lambda p: bool(p.host_port))),
     Rule(
@@ -53,18 +44,6 @@ RULES: tuple[Rule, ...] = (
     ),
     _annotated("pod", "kubernetes.io/ingress-bandwidth"),
     _annotated("pod", "kubernetes.io/egress-bandwidth"),
-    _service("spec.ports[].nodePort", lambda s: any(p.node_port for p in s.ports or ())),
-    _service(
-        "spec.ports[].protocol=SCTP", lambda s: any(p.protocol == "SCTP" for p in s.ports or ())
-    ),
-    _service("spec.externalIPs", lambda s: bool(s.external_ips)),
-    _service("spec.sessionAffinity", lambda s: s.session_affinity not in (None, "", "None")),
-    _service("spec.externalTrafficPolicy", lambda s: s.external_traffic_policy == "Local"),
-    _service("spec.internalTrafficPolicy", lambda s: s.internal_traffic_policy == "Local"),
-    _service("spec.trafficDistribution", lambda s: bool(s.traffic_distribution)),
-    _service("spec.loadBalancerSourceRanges", lambda s: bool(s.load_balancer_source_ranges)),
-    Rule("service", "status.loadBalancer.ingress", _has_ingress),
-    _annotated("service", "service.kubernetes.io/topology-mode"),
     Rule("endpointslice", "addressType=FQDN", lambda o: o.address_type == "FQDN"),
     Rule("endpointslice", "ports[].port", lambda o: any(p.port is None for p in o.ports or ())),
     Rule(
@@ -72,7 +51,6 @@ RULES: tuple[Rule, ...] = (
         "endpoints[].addresses",
         lambda o: any(len(e.addresses or ()) > 1 for e in o.endpoints or ()),
     ),
-    Rule("endpointslice", "endpoints[].hints", lambda o: any(e.hints for e in o.endpoints or ())),
 )
 
 _BY_KIND: dict[str, tuple[Rule, ...]] = {

@@ -22,7 +22,9 @@ def class_id(role: ClassRole, elements: Iterable[Element]) -> int:
     Two of a million classes share an id with a probability of 1e-7.
     """
     text = b"".join(sorted(map(_digest, elements)))
-    return int.from_bytes(hashlib.sha256(role.encode() + b"\0" + text).digest()[:8], "big") >> 2 or 1
+    return (
+        int.from_bytes(hashlib.sha256(role.encode() + b"\0" + text).digest()[:8], "big") >> 2 or 1
+    )
 
 
 @dataclass(frozen=True, slots=True)

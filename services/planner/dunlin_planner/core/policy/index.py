@@ -84,9 +84,7 @@ class PolicyIndex:
 
     # --- changes ----------------------------------------------------------------------------------
 
-    def put_attachment(
-        self, old: AttachmentFact | None, new: AttachmentFact | None
-    ) -> set[Unit]:
+    def put_attachment(self, old: AttachmentFact | None, new: AttachmentFact | None) -> set[Unit]:
         """An interface of a Pod came, changed or went."""
         touched: set[Unit] = set()
         if old is not None:
@@ -132,7 +130,9 @@ class PolicyIndex:
         old = self.policies.get(name)
         touched = {policy_unit(name), GENERATION}
         elements = _elements(old) | _elements(new)
-        ports = {key for known in (old, new) if known for v in known.variants for key in v.port_keys}
+        ports = {
+            key for known in (old, new) if known for v in known.variants for key in v.port_keys
+        }
         changed = self._change_uses(name, old, new)
         if new is None:
             self.policies.pop(name, None)
@@ -199,7 +199,9 @@ class PolicyIndex:
     def _pods_with(self, key: object) -> set[PodName]:
         assert isinstance(key, tuple)
         bindings = self._by_name.get(key[1], set())
-        return {pod for pod, bound in self._bound.items() if bound & bindings} if bindings else set()
+        return (
+            {pod for pod, bound in self._bound.items() if bound & bindings} if bindings else set()
+        )
 
     def _identify(self, old: Known | None, new: Known | None) -> set[Unit]:
         """Conjunction ids for new variants; those whose id moved by that are touched too."""

@@ -67,7 +67,9 @@ def split_ends(wanted: Wanted) -> tuple[Wanted, tuple[Wanted, Wanted]]:
     conjunction, also one without a verdict). The generation comes last: it makes connections meet the
     new rules.
     """
-    verdicts: Wanted = {s: intent for s, intent in wanted.items() if isinstance(intent, PolicyIntent)}
+    verdicts: Wanted = {
+        s: intent for s, intent in wanted.items() if isinstance(intent, PolicyIntent)
+    }
     last: Wanted = {s: i for s, i in wanted.items() if isinstance(i, PolicyGenerationIntent)}
     rest = {s: i for s, i in wanted.items() if s not in verdicts and s not in last}
     return rest, (verdicts, last)

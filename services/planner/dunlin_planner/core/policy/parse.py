@@ -77,11 +77,15 @@ def _directions(values: dict[str, Any], faults: list[Fault]) -> tuple[PolicyDire
     if types is None or types == []:
         return ("ingress", "egress") if values.get("egress") else ("ingress",)
     if not isinstance(types, list) or any(t not in _TYPES for t in types if isinstance(t, str)):
-        faults.append(Fault("spec.policyTypes", f"not readable: {types!r}: both directions are isolated"))
+        faults.append(
+            Fault("spec.policyTypes", f"not readable: {types!r}: both directions are isolated")
+        )
         return ("ingress", "egress")
     chosen = {_TYPES[t] for t in types if isinstance(t, str)}
     if len(chosen) != len(set(map(str, types))):
-        faults.append(Fault("spec.policyTypes", f"not readable: {types!r}: both directions are isolated"))
+        faults.append(
+            Fault("spec.policyTypes", f"not readable: {types!r}: both directions are isolated")
+        )
         return ("ingress", "egress")
     return tuple(direction for direction in ("ingress", "egress") if direction in chosen)
 

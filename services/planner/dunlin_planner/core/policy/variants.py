@@ -110,9 +110,7 @@ def variants_of(
     policy: Policy, numbers: Callable[[NamedPort], Iterable[Binding]]
 ) -> tuple[Variant, ...]:
     """Every conjunction of a policy; `numbers`: what a named port stands for anywhere."""
-    return tuple(
-        variant for rule in policy.rules for variant in _of_rule(policy, rule, numbers)
-    )
+    return tuple(variant for rule in policy.rules for variant in _of_rule(policy, rule, numbers))
 
 
 def _of_rule(

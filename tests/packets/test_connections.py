@@ -1,0 +1,215 @@
+"""Whole connections through Services, both directions, as node n1's switch sees them."""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from dunlin.events.facts import Endpoint, Protocol
+from dunlin.openflow.flow import Flow
+from dunlin.openflow.packet import packet
+from dunlin.openflow.trace import Trace
+from dunlin.pipeline.layout import (
+    EXTERNAL_PKT_MARK,
+    EXTERNAL_PORT_MIN,
+    HAIRPIN_V4,
+    Table,
+)
+from tests.packets.world import (
+    CLIENT,
+    GATEWAY,
+    UPLINK,
+    World,
+    at,
+    endpoints,
+    first_packet,
+    pod_ip,
+    pod_mac,
+    service,
+)
+from tests.unit.planner.build import switch
+
+NODE_IP, CLUSTER_IP, GATEWAY_IP = "192.0.2.1", "10.96.0.10", "10.244.1.1"
+ROUTER = {"eth_dst": str(switch("n1").router_mac)}
+
+
+def shown(trace: Trace) -> tuple[int, str, int, str, int]:
+    """Where one packet left: port, source, its port, destination, its port."""
+    (left,) = trace.left
+    fields = left.packet
+    name = "tcp" if "tcp_src" in fields else "udp"
+    return (
+        left.port,
+        str(ip_address(fields["nw_src"])),
+        fields[f"{name}_src"],
+        str(ip_address(fields["nw_dst"])),
+        fields[f"{name}_dst"],
+    )
+
+
+def reply(world: World, request: Trace, in_port: int, **more: Any) -> Trace:
+    """The answer to what left, coming in at `in_port`."""
+    (left,) = request.left
+    fields = left.packet
+    name = "tcp" if "tcp_src" in fields else "udp"
+    answer = packet(
+        eth_type=0x800,
+        nw_proto=fields["nw_proto"],
+        nw_ttl=64,
+        nw_src=ip_address(fields["nw_dst"]),
+        nw_dst=ip_address(fields["nw_src"]),
+        **{f"{name}_src": fields[f"{name}_dst"], f"{name}_dst": fields[f"{name}_src"]},
+        in_port=in_port,
+        **more,
+    )
+    trace = world.tracer.trace(answer, world.conntrack, learned=world.learned)
+    world.conntrack = trace.conntrack
+    return trace
+
+
+FROM_POD_11: dict[str, Any] = {"in_port": 11, "eth_src": pod_mac(1)}
+
+
+def test_external_client_of_a_pod_here() -> None:
+    """The Pod sees the client; the answer leaves as from the node port, translated once."""
+    world = World.of(service(), endpoints(at(1, 1)))
+    for _ in range(2):
+        request = world.send(CLIENT, NODE_IP, 30080)
+        assert shown(request) == (11, CLIENT, 40000, pod_ip(1, 1), 8080)
+        answer = reply(world, request, **FROM_POD_11)
+        assert shown(answer)[1:] == (NODE_IP, 30080, CLIENT, 40000)
+        assert answer.left[0].port in (UPLINK, GATEWAY)
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_external_client_of_a_pod_elsewhere(protocol: Protocol) -> None:
+    """In and out of the same port, from the gateway's address, and the answer the same way back."""
+    web = service(protocol=protocol) if protocol == Protocol.UDP else service()
+    world = World.of(web, endpoints(at(2, 1), protocol=protocol))
+    for number in range(3):
+        request = world.send(CLIENT, NODE_IP, 30080, protocol=protocol)
+        port, source, source_port, *there = shown(request)
+        assert (port, source, there) == (UPLINK, GATEWAY_IP, [pod_ip(2, 1), 8080])
+        assert source_port >= EXTERNAL_PORT_MIN
+        if number == 0 and protocol == Protocol.UDP:
+            continue  # The second datagram before any answer goes the same way.
+        answer = reply(world, request, UPLINK, **ROUTER)
+        assert shown(answer)[1:] == (NODE_IP, 30080, CLIENT, 40000)
+
+
+def test_external_client_of_the_node_itself() -> None:
+    """The node answers to an address that leads back through the switch, not out by itself."""
+    host = Endpoint(ip=ip_address(NODE_IP), node="n1")
+    world = World.of(service(), endpoints(host))
+    for _ in range(2):
+        request = world.send(CLIENT, NODE_IP, 30080)
+        assert shown(request) == (GATEWAY, str(HAIRPIN_V4), 40000, NODE_IP, 8080)
+        answer = reply(world, request, GATEWAY)
+        assert shown(answer)[1:] == (NODE_IP, 30080, CLIENT, 40000)
+
+
+def test_the_nodes_own_connection_from_outside_is_given_back() -> None:
+    """A port in the NodePort range that is no Service's: first packet and all that follow."""
+    world = World.of(service(), endpoints(at(1, 1)))
+    for _ in range(2):
+        given = world.send(CLIENT, NODE_IP, 31999)
+        assert shown(given) == (UPLINK, CLIENT, 40000, NODE_IP, 31999)
+        assert given.conntrack.connections == ()
+
+
+def test_a_pods_connection_to_the_outside_still_gets_its_answer() -> None:
+    """Source NAT to the node's address, and back by zone EXTERNAL, past all of this."""
+    world = World.of(service(), endpoints(at(1, 1)))
+    request = world.send("p11", CLIENT, 443)
+    assert shown(request)[1] == NODE_IP
+    answer = reply(world, request, UPLINK, pkt_mark=EXTERNAL_PKT_MARK)
+    assert shown(answer) == (11, CLIENT, 443, pod_ip(1, 1), 40000)
+
+
+def affine(*pods: tuple[int, int], timeout_s: int = 600) -> World:
+    """default/web with affinity."""
+    chosen = endpoints(*(at(*pod) for pod in pods))
+    return World.of(service(affinity_timeout_s=timeout_s), chosen)
+
+
+def ends(world: World, source: str, count: int = 4) -> set[str]:
+    """Endpoints of that many connections from one client, each offered its last bucket."""
+    found = set()
+    for number in range(count):
+        sent = world.send(source, CLUSTER_IP, 80, source_port=41000 + number)
+        found.add(shown(sent)[3])
+    return found
+
+
+def test_affinity_keeps_a_client_on_its_endpoint() -> None:
+    """One endpoint for all connections of a client; another client is remembered on its own."""
+    world = affine((2, 1), (3, 1))
+    (first,) = ends(world, "p11")
+    (learned,) = world.learned
+    assert learned.table == Table.AFFINITY
+    assert learned.idle_timeout_s == 600
+    assert ends(world, "p12")
+    assert len(world.learned) == 2
+    assert ends(world, "p11") == {first}
+
+
+def test_affinity_outlives_a_new_endpoint_but_not_its_own() -> None:
+    """A remembered client stays when endpoints come; when its own goes, it gets another."""
+    world = affine((2, 1), (3, 1))
+    (kept,) = ends(world, "p11")
+    later = affine((2, 1), (3, 1), (2, 2), (3, 2))
+    later.learned = world.learned
+    assert ends(later, "p11") == {kept}
+    others = [pod for pod in ((2, 1), (3, 1)) if pod_ip(*pod) != kept]
+    without = affine(*others)
+    without.learned = world.learned
+    (moved,) = ends(without, "p11")
+    assert moved == pod_ip(*others[0])
+    assert len(without.learned) == 1, "the new endpoint replaces the old one"
+
+
+def test_affinity_timeouts_beyond_openflow() -> None:
+    """16 bits of seconds are the most that a switch remembers."""
+    world = affine((2, 1), (3, 1), timeout_s=86400)
+    ends(world, "p11")
+    assert world.learned[0].idle_timeout_s == 0xFFFF
+
+
+def test_learned_flows_carry_the_cookie_of_their_intent() -> None:
+    """So flowctl knows whose they are, keeps them, and removes them with it."""
+    world = affine((2, 1), (3, 1))
+    trace = world.send("p11", CLUSTER_IP, 80)
+    (learned,) = world.learned
+    makers: set[int] = {f.cookie for f in trace.flows if f.table == Table.AFFINITY_LEARN}
+    assert makers == {learned.cookie}
+    assert isinstance(learned, Flow)
+
+
+def test_another_nodes_process_as_a_client() -> None:
+    """The answer goes to its kernel: its switch has never seen the connection."""
+    world = World.of(service(), endpoints(at(1, 1)))
+    request = world.send("192.0.2.2", NODE_IP, 30080)
+    answer = reply(world, request, **FROM_POD_11)
+    assert shown(answer)[1:] == (NODE_IP, 30080, "192.0.2.2", 40000)
+    (left,) = answer.left
+    assert left.packet["eth_dst"] != packet(eth_dst=str(switch("n2").router_mac))["eth_dst"]
+
+
+def test_another_nodes_pod_as_a_client() -> None:
+    """Its answer goes to its node's switch, which sent the request."""
+    world = World.of(service(), endpoints(at(1, 1)))
+    request = world.send("p22", NODE_IP, 30080)
+    answer = reply(world, request, **FROM_POD_11)
+    assert shown(answer) == (UPLINK, NODE_IP, 30080, pod_ip(2, 2), 40000)
+    (left,) = answer.left
+    router = switch("n2", 2).router_mac
+    assert left.packet["eth_dst"] == packet(eth_dst=str(router))["eth_dst"]
+
+
+def test_another_nodes_pod_to_the_node_itself() -> None:
+    """It is no traffic from outside, even if br-ext has marked it: it goes to the node."""
+    world = World.of(service(external_policy_local=True), endpoints(at(2, 1)))
+    for port, ends_at in ((22, GATEWAY), (30080, UPLINK)):
+        sent = first_packet("p22", NODE_IP, port) | packet(pkt_mark=EXTERNAL_PKT_MARK)
+        (left,) = world.tracer.trace(sent).left
+        assert left.port == ends_at
