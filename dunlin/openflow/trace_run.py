@@ -285,12 +285,16 @@ class Run:
 
     def _ct(self, ct: Ct, table: int, packet: dict[str, int], depth: int) -> None:
         key = tuple_of(packet)
-        found = self.conntrack.find(ct.zone, key) or self._by_original(ct, packet)
+        original = None if self.conntrack.find(ct.zone, key) else self._by_original(ct, packet)
+        found = original or self.conntrack.find(ct.zone, key)
         if found and found[1] and ct.force and ct.commit:
             self.conntrack.remove(found[0])
             found = None
         connection, reply = found or (None, False)
         state = state_of(connection, reply=reply)
+        if original:
+            # In one zone ct_state is added to, not set anew: it stays known as translated.
+            state |= read(packet, "ct_state") & (CT_STATE_BITS["snat"] | CT_STATE_BITS["dnat"])
         if connection and reply and not connection.replied:
             connection = replace(connection, replied=True)
             self.conntrack.put(connection)

@@ -81,11 +81,12 @@ def test_external_client_of_a_pod_here() -> None:
         assert answer.left[0].port in (UPLINK, GATEWAY)
 
 
+@pytest.mark.parametrize("generation", [0, 7], ids=["no policy", "policies"])
 @pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
-def test_external_client_of_a_pod_elsewhere(protocol: Protocol) -> None:
+def test_external_client_of_a_pod_elsewhere(protocol: Protocol, generation: int) -> None:
     """In and out of the same port, from the gateway's address, and the answer the same way back."""
     web = service(protocol=protocol) if protocol == Protocol.UDP else service()
-    world = World.of(web, endpoints(at(2, 1), protocol=protocol))
+    world = World.of(web, endpoints(at(2, 1), protocol=protocol), generation=generation)
     for number in range(3):
         request = world.send(CLIENT, NODE_IP, 30080, protocol=protocol)
         port, source, source_port, *there = shown(request)

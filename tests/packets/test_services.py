@@ -313,8 +313,8 @@ CASES = [
 )
 @pytest.mark.parametrize("tunnel", [False, True], ids=["routed", "tunnel"])
 def test_table(line: Case, *, tunnel: bool) -> None:
-    """Each line of the table holds."""
-    world = World.of(*line.facts, tunnel=tunnel)
+    """Each line of the table holds, without and (tunnel) with policies."""
+    world = World.of(*line.facts, tunnel=tunnel, generation=7 if tunnel else 0)
     assert world.verdict(line.source, line.target, line.port) == line.verdict
 
 

@@ -18,7 +18,13 @@ from dunlin.events.facts import (
     ServiceFact,
     ServicePort,
 )
-from dunlin.events.intents import AnyIntent, EndpointIntent, SwitchIntent
+from dunlin.events.intents import (
+    AnyIntent,
+    EndpointIntent,
+    PolicyGenerationIntent,
+    PolicySubjectIntent,
+    SwitchIntent,
+)
 from dunlin.model.addresses import MacAddress
 from dunlin.openflow.conntrack import Conntrack
 from dunlin.openflow.flow import OFPP_CONTROLLER, Flow, MatchValue, Program
@@ -112,8 +118,14 @@ class World:
     learned: tuple[Flow, ...] = ()
 
     @classmethod
-    def of(cls, *facts: AnyFact, ovs_version: str = "3.3.0", tunnel: bool = False) -> "World":
-        """Three nodes and these facts."""
+    def of(
+        cls,
+        *facts: AnyFact,
+        ovs_version: str = "3.3.0",
+        tunnel: bool = False,
+        generation: int = 0,
+    ) -> "World":
+        """Three nodes and these facts; `generation`: of policies, which select nobody here."""
         state = State(CLUSTER)
         known: list[AnyFact] = list(facts)
         for number, zone in ZONES.items():
@@ -122,7 +134,10 @@ class World:
             known.append(switch(f"n{number}", number, ovs_version=ovs_version, **changes))
         step(state, [Upserted(fact) for fact in known])
         planned = [i for i in intents(state).values() if i.scope in ("all", "n1")]
-        return cls(Tracer.of(compiled([*planned, *pods()])))
+        planned += [*pods(), *subjects()]
+        if generation:
+            planned.append(PolicyGenerationIntent(scope="all", key="all", generation=generation))
+        return cls(Tracer.of(compiled(planned)))
 
     def send(self, source: str, target: str, port: int, **fields: Any) -> Trace:
         """
@@ -175,6 +190,14 @@ def pods() -> list[EndpointIntent]:
             ips=(ip_address(pod_ip(1, pod)), ip_address(pod_ip(1, pod, 6))),
         )
         for pod in (1, 2)
+    ]
+
+
+def subjects() -> list[PolicySubjectIntent]:
+    """No policy selects them."""
+    return [
+        PolicySubjectIntent(scope="n1", key=f"default/{pod.pod_name}", ips=pod.ips)
+        for pod in pods()
     ]
 
 
