@@ -146,4 +146,6 @@ async def test_session_over_tcp() -> None:
     controller.writer.write(b"GET / HTTP/1.1\r\n\r\n")
     await asyncio.wait_for(running, 5)
     server.close()
+    # From Python 3.12 on the server waits for its connections too.
+    controller.writer.close()
     await server.wait_closed()
