@@ -5,6 +5,8 @@ The NATS grammar: subjects run from wide to narrow.
     dunlin.v1.intent.<scope>.<kind>.<key>
     dunlin.v1.applied.<node>
     dunlin.v1.progress.<service>.<replica>
+    dunlin.v1.owner.member.<replica>
+    dunlin.v1.owner.switch.<dpid, 16 hex digits>
     dunlin.v1.rpc.<service>.<operation>[.<node>]
 
 A token is escaped, because Kubernetes names hold dots and dots split subjects: whatever is not a
@@ -17,12 +19,14 @@ PREFIX = "dunlin.v1"
 FACTS_STREAM = "DUNLIN_FACTS"
 INTENTS_STREAM = "DUNLIN_INTENTS"
 STATE_STREAM = "DUNLIN_STATE"
+OWNERS_STREAM = "DUNLIN_OWNERS"
 LEASES_BUCKET = "DUNLIN_LEASES"
 
 STREAM_SUBJECTS = {
     FACTS_STREAM: (f"{PREFIX}.fact.>",),
     INTENTS_STREAM: (f"{PREFIX}.intent.>",),
     STATE_STREAM: (f"{PREFIX}.applied.>", f"{PREFIX}.progress.>"),
+    OWNERS_STREAM: (f"{PREFIX}.owner.>",),
 }
 ALL_SCOPE = "all"
 
@@ -77,6 +81,16 @@ def progress(service: str, replica: str) -> str:
 def progress_of(service: str) -> str:
     """Filter for the watermarks of all replicas of one service."""
     return _join("progress", service, ">")
+
+
+def owner_member(replica: str) -> str:
+    """Subject of the heartbeats of one replica of flowctl."""
+    return _join("owner", "member", escape(replica))
+
+
+def owner_switch(dpid: int) -> str:
+    """Subject of the claim on one switch."""
+    return _join("owner", "switch", f"{dpid:016x}")
 
 
 def rpc(service: str, operation: str, node: str | None = None) -> str:

@@ -21,6 +21,7 @@ HISTORY_PER_SUBJECT = {
     subjects.FACTS_STREAM: 16,
     subjects.INTENTS_STREAM: 16,
     subjects.STATE_STREAM: 1,
+    subjects.OWNERS_STREAM: 1,
 }
 """Messages that a stream keeps of each subject: the newest is the state, the rest is history."""
 

@@ -19,6 +19,7 @@ OFPFF_SEND_FLOW_REM = 1
 ERRORS = {
     "OFPBRC_BAD_TYPE": (1, 1),
     "OFPBRC_BAD_LEN": (1, 6),
+    "OFPBRC_IS_SLAVE": (1, 10),
     "OFPBRC_BAD_MULTIPART": (1, 2),
     "OFPBAC_BAD_OUT_GROUP": (2, 9),
     "OFPBAC_MATCH_INCONSISTENT": (2, 10),
@@ -85,6 +86,10 @@ class FakeSwitch:
     removed: Callable[[FlowRemoved], None] = lambda _: None
     applied: int = 0
     """Modifications applied so far."""
+    generation_id: int | None = None
+    """The newest that a master or slave has shown; shared by all sessions."""
+    master: object = None
+    """The session that is master."""
 
     def apply(self, mod: Mod) -> None:
         """
@@ -152,6 +157,7 @@ class FakeSwitch:
         """Everything is gone, as after a restart of ovs-vswitchd."""
         self.flows.clear()
         self.groups.clear()
+        self.generation_id = self.master = None
 
     # --- flows ---
 

@@ -51,8 +51,7 @@ class FakeSession:
 
     def __init__(self, switch: FakeSwitch) -> None:
         self.switch = switch
-        self.role = "equal"
-        self.generation_id = 0
+        self._role_set = "equal"
         self.received: list[int] = []
         """Types of all messages received, in order."""
         self.packets_out: list[bytes] = []
@@ -60,6 +59,12 @@ class FakeSession:
         self._bundles: dict[int, list[tuple[int, bytes]]] = {}
         self._buffer = b""
         self._read = self._answers()
+
+    @property
+    def role(self) -> str:
+        """Another session that becomes master makes this one slave."""
+        is_other = self._role_set == "master" and self.switch.master is not self
+        return "slave" if is_other else self._role_set
 
     def hello(self) -> bytes:
         """What a switch says first."""
@@ -141,20 +146,31 @@ class FakeSession:
         role = _ROLES[number] if number < len(_ROLES) else "nochange"
         if role in ("master", "slave"):
             # Serial numbers: 64 bits, compared as a signed difference.
-            if (generation_id - self.generation_id) % 2**64 >= 2**63:
+            known = self.switch.generation_id
+            if known is not None and (generation_id - known) % 2**64 >= 2**63:
                 raise Refused("OFPRRFC_STALE", f"generation_id {generation_id}")
-            self.generation_id = generation_id
+            self.switch.generation_id = generation_id
+        if role == "master":
+            self.switch.master = self
         if role != "nochange":
-            self.role = role
-        return [wire_switch.role_reply(RoleReply(xid, self.role, self.generation_id))]
+            self._role_set = role
+        newest = self.switch.generation_id
+        shown = 2**64 - 1 if newest is None else newest
+        return [wire_switch.role_reply(RoleReply(xid, self.role, shown))]
+
+    def _refuse_slave(self) -> None:
+        if self.role == "slave":
+            raise Refused("OFPBRC_IS_SLAVE", "another session is master")
 
     def _modification(self, data: bytes, _xid: int) -> list[bytes]:
+        self._refuse_slave()
         self.switch.apply(_mod(data))
         return []
 
     # --- bundles ---
 
     def _bundle_control(self, data: bytes, xid: int) -> list[bytes]:
+        self._refuse_slave()
         bundle_id, kind, _ = _unpack("!IHH", data, 8)
         match kind:
             case 0 if bundle_id in self._bundles:
@@ -176,6 +192,7 @@ class FakeSession:
 
     def _bundle_add(self, data: bytes, xid: int) -> list[bytes]:
         """Malformed is refused now; what a message names is looked up on commit."""
+        self._refuse_slave()
         bundle_id, message = decode_bundle_add(data)
         if message[4:8] != data[4:8]:
             raise Refused("OFPBFC_MSG_BAD_XID", f"bundle {bundle_id}")

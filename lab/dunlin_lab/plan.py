@@ -17,6 +17,8 @@ from dunlin_lab.state import NodeState
 Encapsulation = Literal["auto", "none", "geneve", "vxlan"]
 
 POD_CIDRS = (IPv4Network("10.244.0.0/16"), IPv6Network("fd00:10:244::/48"))
+LEASE_TTL_S = "1.5"
+"""Short, so that a lab shows how another replica takes over."""
 SERVICE_CIDRS = (IPv4Network("10.96.0.0/16"), IPv6Network("fd00:10:96::/112"))
 
 
@@ -129,6 +131,8 @@ def _service(site: Site, service: str, replica: str, options: Options) -> Spec:
         "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
         "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
     }
+    if service != "metrics":
+        env["DUNLIN_LEASE_TTL_S"] = LEASE_TTL_S
     if service == "planner":
         env["DUNLIN_ENCAPSULATION"] = options.encapsulation
     if service == "watcher":

@@ -1,6 +1,5 @@
 """Puts the parts together."""
 
-from dunlin.bus import leases
 from dunlin.service.app import ServiceApp
 from dunlin_flowctl import rest
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
@@ -19,7 +18,7 @@ async def setup(app: ServiceApp[FlowctlSettings], compiler: Compiler | None = No
     settings = app.settings
     bus = await app.connect_bus()
     metrics = FlowctlMetrics(app.metrics.registry)
-    ownership = Ownership(leases(bus), settings.replica, settings.lease_ttl_s)
+    ownership = Ownership(bus, settings.replica, settings.lease_ttl_s)
     desired = Desired(compiler or PipelineCompiler())
     handles = Handles(settings, metrics, bus, desired, ownership)
     shell = Shell(handles, app.metrics)
@@ -32,6 +31,8 @@ async def setup(app: ServiceApp[FlowctlSettings], compiler: Compiler | None = No
     app.task("intents", shell.read_intents())
     app.task("facts", shell.read_facts())
     app.task("state", shell.read_state())
+    app.task("owners", ownership.follow())
+    app.task("heartbeat", ownership.beat())
     app.task("publisher", shell.publisher.run())
     app.task("wait", waiter.serve(), may_end=True)
     for address in settings.openflow_connect:

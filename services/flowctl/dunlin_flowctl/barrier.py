@@ -1,24 +1,53 @@
 """rpc.flowctl.barrier.<node>: whether it is in force there."""
 
+import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from dunlin import subjects, wire
-from dunlin.bus.base import Subscription
+from dunlin.bus.base import BusError, Subscription
 from dunlin.events.rpc import BarrierReply, BarrierRequest, Failure
 from dunlin_flowctl.handles import Handles
 
 if TYPE_CHECKING:
     from dunlin_flowctl.runner import SwitchRunner
 
+log = structlog.get_logger(__name__)
+
+AGAIN_S = 0.5
 MISSING_MAX = 100
 TIMEOUT_MAX_S = 600.0
 
 
-async def serve_barrier(handles: Handles, runner: "SwitchRunner") -> Subscription:
-    """Answer barriers for the switch of `runner` until the subscription is stopped."""
+@contextlib.asynccontextmanager
+async def barriers(handles: Handles, runner: "SwitchRunner") -> AsyncIterator[None]:
+    """Answer barriers for the switch of `runner` meanwhile, as soon as there is a bus."""
+    task = asyncio.create_task(_serve_at_last(handles, runner), name=f"barrier {runner.node}")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            await task.result().stop()
+
+
+async def _serve_at_last(handles: Handles, runner: "SwitchRunner") -> Subscription:
+    while True:
+        try:
+            return await _serve(handles, runner)
+        except BusError as error:
+            log.warning("barriers are not served yet", node=runner.node, error=str(error))
+            await asyncio.sleep(AGAIN_S)
+
+
+async def _serve(handles: Handles, runner: "SwitchRunner") -> Subscription:
+    """Until the subscription is stopped."""
 
     async def handle(_subject: str, data: bytes) -> bytes:
         try:

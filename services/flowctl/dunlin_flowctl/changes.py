@@ -153,7 +153,7 @@ class Changes:
                 bundles(plan, self._handles.cache, limit) if len(plan) else nothing()
             ):
                 if not self._held.valid:
-                    raise NotMaster("the lease ended")
+                    raise NotMaster("another replica has claimed it")
                 result = await self._session.commit(bundle)
                 if not result.applied or result.errors:
                     self._failed(work, bundle, result, whole=written == 0)

@@ -48,7 +48,7 @@ class FlowctlSettings(CommonSettings):
         default=True, doc="Delete flows that are not Dunlin's from the integration bridges."
     )
     lease_ttl_s: float = setting(
-        15.0, "How long a switch stays ours without renewal.", unit="seconds", low=0.5
+        3.0, "A replica that is silent for so long loses its switches.", unit="seconds", low=0.5
     )
     applied_interval_s: float = setting(
         0.02, "Acknowledgements of one switch are at least so far apart.", unit="seconds", low=0.0

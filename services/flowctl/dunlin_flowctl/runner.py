@@ -9,7 +9,7 @@ from dunlin.events.state import Applied, AppliedError
 from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import is_ours
 from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
-from dunlin_flowctl.barrier import serve_barrier
+from dunlin_flowctl.barrier import barriers
 from dunlin_flowctl.changes import Changes, NotMaster
 from dunlin_flowctl.core.switch import Switch
 from dunlin_flowctl.handles import Handles, now_ms
@@ -22,13 +22,16 @@ ERRORS_MAX = 100
 PAUSE_S = 1.0
 """Before trying to own a switch again after it did not work."""
 
+CLAIM_DELAY_S = 0.3
+"""A claim that made a switch refuse ours has been read by then."""
+
 LOOK_S = 5.0
 """The longest sleep of a runner that has nothing to do."""
 
 
 class SwitchRunner:
     """
-    Owns `node`'s switch while the session lives and the lease is held.
+    Owns `node`'s switch while the session lives and the claim stands.
 
     Changes are taken together, at the switch's own pace: the slower it is, the more they coalesce.
     """
@@ -67,8 +70,8 @@ class SwitchRunner:
                 await self.signal.wait_for(lambda: not self.wanted(), PAUSE_S)
 
     async def _hold(self) -> None:
-        name = f"switch/{self.session.dpid:016x}"
-        async with self.handles.ownership.hold(name, self.wanted, self.signal) as held:
+        dpid = self.session.dpid
+        async with self.handles.ownership.hold(dpid, self.wanted, self.signal) as held:
             if held is not None:
                 await self._become_master(held)
                 await self._own(held)
@@ -77,9 +80,11 @@ class SwitchRunner:
         try:
             await self.session.set_role("master", held.fencing)
         except Refusal as refusal:
-            if not held.valid:
+            # A newer claim may be on its way to us.
+            await self.signal.wait_for(lambda: not held.valid, CLAIM_DELAY_S)
+            if not held.certain:
                 raise NotMaster(str(refusal)) from refusal
-            # The lease is ours beyond doubt: the switch remembers a bucket's life that is over.
+            # The claim is the newest: the switch remembers a stream's life that is over.
             await self._outbid(held)
 
     async def _outbid(self, held: Held) -> None:
@@ -88,9 +93,9 @@ class SwitchRunner:
         )
         generation = max(reply.generation_id + 1 & 0xFFFF_FFFF_FFFF_FFFF, held.fencing)
         self._log.warning(
-            "the switch remembers a newer generation than the lease has",
+            "the switch remembers a newer generation than the claim has",
             remembered=reply.generation_id,
-            lease=held.fencing,
+            claim=held.fencing,
         )
         self.handles.metrics.openflow_errors.labels("stale_generation").inc()
         try:
@@ -107,15 +112,12 @@ class SwitchRunner:
         self.handles.runners[self.node] = self
         self.session.unasked = self._unasked
         self._log.info("owning switch", generation=held.fencing)
-        serving = None
         try:
-            serving = await serve_barrier(self.handles, self)
-            while held.valid and self._current() and self.wanted():
-                await self._turn(self.changes, held)
+            async with barriers(self.handles, self):
+                while held.valid and self._current() and self.wanted():
+                    await self._turn(self.changes, held)
         finally:
             self.session.unasked = lambda _message: None
-            if serving is not None:
-                await serving.stop()
             await self._give_up(held)
 
     async def _give_up(self, held: Held) -> None:
@@ -126,9 +128,9 @@ class SwitchRunner:
         self.signal.notify()
         if self.handles.runners.get(self.node) is self:
             del self.handles.runners[self.node]
-            if held.valid and self.handles.publisher is not None:
+            if held.certain and self.handles.publisher is not None:
                 await self.handles.publisher.goodbye(last)
-        self._log.info("switch given up", lease_lost=not held.valid)
+        self._log.info("switch given up", claimed_by_other=not held.valid)
 
     def _current(self) -> bool:
         """The intents still mean the switch that is being written to."""

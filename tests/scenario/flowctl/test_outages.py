@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
+from dunlin import subjects
 from dunlin.bus.base import Message
 from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
@@ -31,18 +33,37 @@ async def scene() -> AsyncIterator[tuple[Cluster, Flowctl, FakeOpenFlowSwitch]]:
 
 
 async def test_the_bus_may_go_and_come_back() -> None:
-    """Without the bus the lease ends and nothing is written; with it the same switch goes on."""
+    """Without the bus its last owner keeps a switch, also one that restarts; then it goes on."""
     async with scene() as (cluster, flowctl, fake):
         applied = fake.switch.applied
         cluster.server.stop()
-        await until(lambda: "n1" not in flowctl.handles.runners, "the lease ended")
+        owners = flowctl.handles.ownership.owners
+        await until(lambda: not owners.hearing(time.monotonic()), "the outage is noticed")
+        assert "n1" in flowctl.handles.runners
         assert fake.switch.applied == applied
-        cluster.server.start()
+        flows = dict(fake.switch.flows)
+        fake.close()
+        await until(lambda: not flowctl.handles.runners, "the switch is away")
+        fake.switch.restart()
+        again = FakeOpenFlowSwitch(fake.switch)
+        switch = asyncio.create_task(again.connect("127.0.0.1", flowctl.port))
         await flowctl.synced("n1")
+        assert fake.switch.flows.keys() == flows.keys()
+        applied = fake.switch.applied
+        cluster.server.start()
+        await until(lambda: owners.hearing(time.monotonic()), "the bus is back")
+        assert "n1" in flowctl.handles.runners
         assert fake.switch.applied == applied
         seq = await cluster.intend(endpoint_intent("n1", "b", 5, ip="10.0.0.3"))
+        barrier = subjects.rpc("flowctl", "barrier", "n1")
+        await until(
+            lambda: any(served.pattern == barrier for served in cluster.server.served),
+            "barriers are served again",
+        )
         assert (await cluster.barrier("n1", seq)).applied
         assert fake.switch.applied == applied + 2
+        again.close()
+        await asyncio.wait({switch})
 
 
 async def test_garbage_on_an_intent_changes_nothing() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from dunlin import subjects, wire
-from dunlin.bus import leases
 from dunlin.bus.base import TOMBSTONE, Message
 from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.events.facts import Fact
@@ -128,7 +127,7 @@ class Flowctl:
         )
         self.registry = CollectorRegistry()
         self.metrics = FlowctlMetrics(self.registry)
-        ownership = Ownership(leases(self.bus), replica, self.settings.lease_ttl_s)
+        ownership = Ownership(self.bus, replica, self.settings.lease_ttl_s)
         desired = Desired(compiler or FakeCompiler())
         self.handles = Handles(self.settings, self.metrics, self.bus, desired, ownership)
         self.shell = Shell(self.handles, Metrics("flowctl", "0"))
@@ -143,6 +142,8 @@ class Flowctl:
             self.shell.read_facts(),
             self.shell.read_state(),
             self.shell.publisher.run(),
+            self.handles.ownership.follow(),
+            self.handles.ownership.beat(),
             self.waiter.serve(),
         )
         self._tasks = [asyncio.create_task(item) for item in work]

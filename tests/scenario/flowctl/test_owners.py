@@ -1,0 +1,154 @@
+"""Several replicas of flowctl share the switches; two that believe in the same do no harm."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from dunlin.events.intents import SwitchIntent
+from dunlin.openflow.fake import FakeSwitch
+from dunlin.openflow.fake_session import FakeOpenFlowSwitch
+from dunlin_flowctl.core.owners import ranked
+from tests.unit.flowctl.harness import Cluster, Flowctl, until
+from tests.unit.flowctl.programs import MAC, endpoint_intent
+
+DPIDS = {f"n{number}": number for number in range(1, 13)}
+
+
+def switch_intent(node: str) -> SwitchIntent:
+    """The switch of a node."""
+    return SwitchIntent(
+        scope=node, key="pipeline", dpid=DPIDS[node], router_mac=MAC, gateway_port=1
+    )
+
+
+class World:
+    """Twelve switches that connect to every replica, as bridges do to all their controllers."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.switches = {node: FakeSwitch(dpid=dpid) for node, dpid in DPIDS.items()}
+        self.replicas: dict[str, Flowctl] = {}
+        self._sessions: set[asyncio.Task[None]] = set()
+
+    async def add(self, name: str) -> Flowctl:
+        """One replica more."""
+        replica = self.replicas[name] = await Flowctl(self.cluster, name, lease_ttl_s=1.0).start()
+        for switch in self.switches.values():
+            self._sessions.add(
+                asyncio.create_task(_connect(FakeOpenFlowSwitch(switch), replica.port))
+            )
+        return replica
+
+    async def remove(self, name: str) -> None:
+        """As SIGTERM does."""
+        await self.replicas.pop(name).stop()
+
+    def owners(self) -> dict[str, str]:
+        """Node -> the replica that serves it now."""
+        return {node: name for name, r in self.replicas.items() for node in r.handles.runners}
+
+    async def settled(self) -> dict[str, str]:
+        """Every switch is served by its first choice, and nobody else serves it."""
+
+        def reached() -> bool:
+            runners = [r for s in self.replicas.values() for r in s.handles.runners.values()]
+            served = sum(r.switch is not None and r.switch.synced for r in runners)
+            wanted = {node: ranked(self.replicas, dpid)[0] for node, dpid in DPIDS.items()}
+            return self.owners() == wanted and served == len(runners) == len(DPIDS)
+
+        await until(reached, "every switch is served by its first choice")
+        return self.owners()
+
+    async def close(self) -> None:
+        """The end."""
+        for name in list(self.replicas):
+            await self.remove(name)
+        await asyncio.wait(self._sessions)
+
+
+async def _connect(switch: FakeOpenFlowSwitch, port: int) -> None:
+    await switch.connect("127.0.0.1", port)
+
+
+@contextlib.asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    """Two replicas and a claim of completeness."""
+    cluster = await Cluster().start()
+    await cluster.intend(*(switch_intent(node) for node in DPIDS))
+    await cluster.claim()
+    made = World(cluster)
+    await made.add("a")
+    await made.add("b")
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def test_one_more_and_one_less_move_only_their_share() -> None:
+    """A third replica takes its own switches only; when it leaves, only those move."""
+    async with world() as scene:
+        before = await scene.settled()
+        written = {node: switch.applied for node, switch in scene.switches.items()}
+        await scene.add("c")
+        with_three = await scene.settled()
+        moved = {node for node in DPIDS if before[node] != with_three[node]}
+        assert moved
+        assert {with_three[node] for node in moved} == {"c"}
+        await scene.remove("c")
+        assert await scene.settled() == before
+        assert {node: s.applied for node, s in scene.switches.items()} == written
+
+
+async def test_a_change_while_switches_move_arrives_once() -> None:
+    """Changes published while owners change are acknowledged, and written once."""
+    async with world() as scene:
+        await scene.settled()
+        written = {node: switch.applied for node, switch in scene.switches.items()}
+        joining = asyncio.create_task(scene.add("c"))
+        seq = 0
+        for node in DPIDS:
+            seq = await scene.cluster.intend(endpoint_intent(node, "a", 4))
+        await joining
+        await scene.settled()
+
+        def acknowledged() -> bool:
+            runners = [r for s in scene.replicas.values() for r in s.handles.runners.values()]
+            return len(runners) == len(DPIDS) and all(r.revision >= seq for r in runners)
+
+        await until(acknowledged, "all changes are in force")
+        added = {node: s.applied - written[node] for node, s in scene.switches.items()}
+        assert set(added.values()) == {2}
+
+
+async def test_a_replica_that_hears_nothing_does_no_harm() -> None:
+    """Cut off from the bus an owner believes on; the switch refuses it once another has it."""
+    async with world() as scene:
+        owners = await scene.settled()
+        node = next(node for node, name in owners.items() if name == "a")
+        deaf = scene.replicas["a"]
+        own = deaf.handles.ownership
+        # As if the process had been stopped: its heartbeats end, and it reads nothing.
+        own.owners.heard = lambda *_arguments: None  # type: ignore[method-assign]
+        own.owners.note = lambda *_arguments: False  # type: ignore[method-assign]
+        own._bus = _Silent()  # type: ignore[assignment]
+        await until(lambda: node in scene.replicas["b"].handles.runners, "the other one takes it")
+        assert node in deaf.handles.runners
+        assert not deaf.handles.ownership.owners.hearing(time.monotonic())
+        seq = await scene.cluster.intend(endpoint_intent(node, "a", 4))
+        taken = scene.replicas["b"].handles.runners[node]
+        await until(lambda: taken.revision >= seq, "the new owner has written")
+        await until(
+            lambda: deaf.sample("dunlin_openflow_errors_total", reason="notmaster") >= 1,
+            "the deaf one was refused",
+        )
+        assert node not in deaf.handles.runners
+
+
+class _Silent:
+    """A bus that takes nothing."""
+
+    async def publish(self, _message: object) -> int:
+        await asyncio.Event().wait()
+        return 0

@@ -1,0 +1,76 @@
+"""Who should write to which switch."""
+
+from dunlin_flowctl.core.owners import STEP_S, Claim, Owners, ranked
+
+DPIDS = range(1, 3001)
+
+
+def test_one_replica_more_takes_only_its_share() -> None:
+    """Of 3,000 switches about a quarter move to the fourth replica, and none between the others."""
+    three, four = ["a", "b", "c"], ["a", "b", "c", "d"]
+    moved = [dpid for dpid in DPIDS if ranked(three, dpid)[0] != ranked(four, dpid)[0]]
+    assert {ranked(four, dpid)[0] for dpid in moved} == {"d"}
+    assert 600 < len(moved) < 900
+
+
+def test_one_replica_less_leaves_the_others_theirs() -> None:
+    """Only the switches of the one that went move, and to both of the others."""
+    three, two = ["a", "b", "c"], ["a", "b"]
+    moved = [dpid for dpid in DPIDS if ranked(three, dpid)[0] != ranked(two, dpid)[0]]
+    assert all(ranked(three, dpid)[0] == "c" for dpid in moved)
+    assert {ranked(two, dpid)[0] for dpid in moved} == {"a", "b"}
+
+
+def beats(owners: Owners, names: str, start: float, end: float) -> None:
+    """Everybody of `names` says every 0.25 s that it lives."""
+    for step in range(int((end - start) * 4) + 1):
+        for name in names:
+            owners.heard(name, 1.0, start + step / 4)
+
+
+def test_silence_is_death_only_while_we_hear_ourselves() -> None:
+    """After its time to live a silent replica is dead; after an outage everybody gets it anew."""
+    owners = Owners("a", 1.0)
+    beats(owners, "ab", 0.0, 5.0)
+    beats(owners, "a", 5.25, 5.75)
+    assert owners.live(5.9) == {"a", "b"}
+    beats(owners, "a", 6.0, 6.25)
+    assert owners.live(6.3) == {"a"}
+    beats(owners, "ab", 6.5, 7.5)
+    assert owners.live(20.0) == {"a", "b"}, "we heard nothing of anybody"
+    beats(owners, "a", 20.0, 20.75)
+    assert owners.live(20.8) == {"a", "b"}, "the other one may still be connecting"
+    beats(owners, "a", 21.0, 21.25)
+    assert owners.live(21.3) == {"a"}
+
+
+def test_who_takes_a_free_switch() -> None:
+    """The first choice at once, the next one a step later: the first may not be connected."""
+    live = frozenset("abc")
+    first, second, third = ranked(live, 7)
+    assert Owners(first, 1.0).patience(7, live) == 0.0
+    assert Owners(second, 1.0).patience(7, live) == STEP_S
+    assert Owners(third, 1.0).patience(7, live) == 2 * STEP_S
+
+
+def test_only_the_first_choice_takes_a_switch_from_a_live_owner() -> None:
+    """Others leave it where it is; a dead owner's is free; one's own is taken again at once."""
+    live = frozenset("abc")
+    first, second, third = ranked(live, 7)
+    for name, patience in ((first, STEP_S), (second, 0.0), (third, None)):
+        owners = Owners(name, 1.0)
+        owners.note(7, Claim(second, 5))
+        assert owners.patience(7, live) == patience
+    orphan = Owners(third, 1.0)
+    orphan.note(7, Claim(second, 5))
+    assert orphan.patience(7, live - {second}) == STEP_S
+
+
+def test_the_newest_claim_counts() -> None:
+    """A claim that comes late changes nothing; one that is given back is nobody's."""
+    owners = Owners("a", 1.0)
+    assert owners.note(7, Claim("a", 5))
+    assert not owners.note(7, Claim("b", 4))
+    assert owners.ours(7) == Claim("a", 5)
+    assert owners.note(7, Claim("", 6))
+    assert owners.ours(7) is None
