@@ -81,7 +81,7 @@ class Compose:
             'for n in $(ls /run/netns); do ip -n "$n" -4 -o addr show eth0 2>/dev/null'
             f' | grep -q "{address}/" && exec ip netns exec "$n" python -c'
             " 'import urllib.request as u;"
-            f" print(u.urlopen(\"{url}\", timeout=3).read().decode())'; done; exit 9"
+            f' print(u.urlopen("{url}", timeout=3).read().decode())\'; done; exit 9'
         )
         answer: dict[str, Any] = json.loads(self("exec", "-T", kubelet, "sh", "-c", script))
         return answer

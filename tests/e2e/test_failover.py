@@ -41,14 +41,13 @@ SLACK_S = float(os.environ.get("DUNLIN_TEST_SLACK_S", "2"))
 class Replicated(LabCluster):
     """The lab, with a client, two servers, and a Service over them."""
 
-    namespace = "failover"
     client: dict[str, Any]
     servers: list[dict[str, Any]]
     address: str
 
     def populate(self) -> None:
         """Pods on two nodes and a Service."""
-        self.namespace_made = self.create("/api/v1/namespaces", {"metadata": {"name": "failover"}})
+        self.namespace("failover")
         first, second = self.nodes[0]["name"], self.nodes[1]["name"]
         self.pod("failover", "a-client", first)
         self.pod("failover", "b-local", first, labels={"app": "web"})
@@ -85,11 +84,11 @@ class Replicated(LabCluster):
 
     def service_made(self, name: str) -> str:
         """One Service more; its address. A change that every switch must get."""
-        return self.service(self.namespace, name, {"app": "web"})[0]
+        return self.service("failover", name, {"app": "web"})[0]
 
     def service_gone(self, name: str) -> None:
         """Delete it."""
-        path = f"/api/v1/namespaces/{self.namespace}/services/{name}"
+        path = f"/api/v1/namespaces/failover/services/{name}"
         self.api.delete(path).raise_for_status()
 
     def answers(self, address: str) -> bool:
@@ -139,7 +138,7 @@ def unharmed(lab: Replicated, *, same_flows: bool = True) -> Iterator[None]:
 
 @pytest.mark.parametrize("service", ["flowctl", "planner", "ipam", "watcher", "metrics"])
 def test_kill_an_owner(lab: Replicated, service: str) -> None:
-    """kill -9 of an owner: its work is done by the others within 3 s, and no packet is lost."""
+    """A kill -9 of an owner: its work is done by the others within 3 s, and no packet is lost."""
     replica = max(served := list(lab.served().values()), key=served.count)
     victim = replica if service == "flowctl" else "0"
     with unharmed(lab):
