@@ -56,13 +56,18 @@ class Fact(Event, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class NodeFact(Fact, frozen=True, kw_only=True, tag="node"):
-    """A Kubernetes Node: `ips` are its InternalIPs, `pod_cidrs` its spec.podCIDRs."""
+    """
+    A Kubernetes Node: `ips` are its InternalIPs, `pod_cidrs` its spec.podCIDRs.
+
+    `deleting`: it is going away, and load balancers should leave it.
+    """
 
     ips: tuple[IPAddress, ...] = ()
     pod_cidrs: tuple[IPNetwork, ...] = ()
     zone: str = ""
     labels: dict[str, str] = {}
     ready: bool = False
+    deleting: bool = False
 
 
 class NamespaceFact(Fact, frozen=True, kw_only=True, tag="namespace"):

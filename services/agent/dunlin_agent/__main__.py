@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Final
 
 from dunlin.service.app import ServiceApp, run_service
@@ -14,6 +15,7 @@ from dunlin_agent.adapters.vswitchd import Vswitchd
 from dunlin_agent.cni import CniServer
 from dunlin_agent.config import Settings
 from dunlin_agent.facts import Facts
+from dunlin_agent.health.shell import Health
 from dunlin_agent.metrics import AgentMetrics
 from dunlin_agent.node import Node
 from dunlin_agent.pods import Pods
@@ -58,6 +60,9 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.ready("node", node.not_ready)
     app.api.include_router(rest.router(facts, node))
 
+    health = Health(bus, settings.node, settings.healthz_port, _problem(facts, node), metrics)
+    app.on_stop("health", health.close)
+
     async def seed(neighbour: Neighbour) -> None:
         await vswitchd.set_neighbour("br-ext", neighbour.ip, neighbour.mac)
 
@@ -66,7 +71,25 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.task("publish", facts.publish(seed))
     app.task("ports", pods.watch())
     app.task("node", node.run())
+    app.task("health-services", health.follow_services())
+    app.task("health-node", health.follow_node())
+    app.task("health-watch", health.watch())
+    app.task("health", health.serve())
     app.task("external", node.keep_external_flows())
+
+
+def _problem(facts: Facts, node: Node) -> Callable[[], str | None]:
+    """Why the node's switch is not up to date."""
+
+    def problem() -> str | None:
+        applied = facts.applied
+        if applied is None or not applied.connected:
+            return "the switch has no controller"
+        if applied.pending:
+            return f"{applied.pending} intents are not in force yet"
+        return node.not_ready()
+
+    return problem
 
 
 def main() -> None:

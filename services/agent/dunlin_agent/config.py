@@ -50,6 +50,12 @@ class Settings(CommonSettings):
     encapsulation: Encapsulation = setting(
         "auto", "Between nodes; auto: geneve once some node is on another subnet."
     )
+    healthz_port: int = setting(
+        10256,
+        "Where load balancers ask for the node's health, as of kube-proxy; 0: nowhere.",
+        low=0,
+        high=65535,
+    )
     state_dir: Path = setting(
         lambda: Path("/var/lib/dunlin"), "What must survive the agent's restart."
     )

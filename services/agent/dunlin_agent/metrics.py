@@ -48,6 +48,17 @@ class AgentMetrics:
             registry=registry,
         )
 
+        self.health_ports = Gauge(
+            "dunlin_agent_health_check_ports",
+            "Ports with health checks of load balancers: of Services, and healthz.",
+            registry=registry,
+        )
+        self.health_bind_errors = Counter(
+            "dunlin_agent_health_check_bind_errors_total",
+            "Attempts to listen on such a port that failed.",
+            registry=registry,
+        )
+
     def observe_cni(self, command: str, code: int, seconds: float) -> None:
         """For `CniServer`."""
         self.cni_requests.labels(command, str(code)).inc()

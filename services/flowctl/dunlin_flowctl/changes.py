@@ -10,6 +10,7 @@ import structlog
 from dunlin.model.ids import IntentId
 from dunlin_flowctl.adapters.dump import dump
 from dunlin_flowctl.adapters.session import CommitResult, Session
+from dunlin_flowctl.conntrack import StaleUdp
 from dunlin_flowctl.core.program import FlowKey, describe_key
 from dunlin_flowctl.core.switch import Switch, Work
 from dunlin_flowctl.core.sync import Rules, SyncPlan, cookies_of, plan_sync
@@ -55,6 +56,7 @@ class Changes:
         self.next_audit = 0.0
         self.expected: set[FlowKey] = set()
         self.programming_ms: float | None = None
+        self.stale_udp = StaleUdp(session, switch.node, handles.desired, handles.metrics)
 
     async def apply(self) -> None:
         """Write everything that is pending."""
@@ -71,6 +73,7 @@ class Changes:
 
     def _take(self, *, retry: bool = False) -> Work:
         desired = self._handles.desired
+        self.stale_udp.taken()
         return self.switch.take(
             lambda item: desired.get(self.switch.node, item), time.monotonic(), retry=retry
         )
@@ -218,6 +221,7 @@ class Changes:
 
     def _done(self, work: Work) -> None:
         """Acknowledged: account for every change in it."""
+        self.stale_udp.written(work.parts)
         self.switch.done(work)
         now = now_ms()
         newest = 0

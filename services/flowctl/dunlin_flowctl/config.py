@@ -56,6 +56,12 @@ class FlowctlSettings(CommonSettings):
     applied_refresh_s: float = setting(
         5.0, "A revision that moved without work is published after this.", unit="seconds", low=0.1
     )
+    reject_rate: float = setting(
+        1000.0,
+        "Refusals (TCP RST, ICMP unreachable) a second for one switch in the long run.",
+        low=0.0,
+    )
+    reject_burst: float = setting(250.0, "Refusals for one switch at once.", low=1.0)
     counters_interval_s: float = setting(
         1.0, "Counters are read from a switch at most this often.", unit="seconds", low=0.0
     )

@@ -33,6 +33,15 @@ class FlowctlMetrics:
         self.openflow_errors = counter(
             "openflow_errors_total", "Sessions and messages that went wrong.", "reason"
         )
+        self.rejects = counter(
+            "flowctl_rejects_total",
+            "Packets for Services without endpoints: tcp_reset and icmp were answered so.",
+            "result",
+        )
+        self.ct_flushes = counter(
+            "flowctl_ct_flushes_total",
+            "Tuples of UDP connections that changes of Services have made stale.",
+        )
         self.drift = counter("drift_total", "What an audit found to differ.", "node", "kind")
         self.audits = counter("flowctl_audits_total", "Comparisons with a dump.", "cause")
         self.programming = Histogram(

@@ -6,6 +6,7 @@ import structlog
 
 from dunlin.bus.base import BusError
 from dunlin.events.state import Applied, AppliedError
+from dunlin.model.ids import IntentId
 from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import is_ours
 from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
@@ -15,6 +16,7 @@ from dunlin_flowctl.core.switch import Switch
 from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.ownership import Held
+from dunlin_flowctl.refuse import Refuser
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +45,7 @@ class SwitchRunner:
         self.changes: Changes | None = None
         self.signal = Signal()
         self._removed_by_others = False
+        self._refuser = Refuser(session, handles.settings, handles.metrics)
         self._log = log.bind(node=node, peer=session.peer)
 
     # --- owning -----------------------------------------------------------------------------------
@@ -122,6 +125,8 @@ class SwitchRunner:
 
     async def _give_up(self, held: Held) -> None:
         last = self.applied(connected=False)
+        if self.changes is not None:
+            self.changes.stale_udp.stop()
         if self._current():
             self.handles.desired.unmanage(self.node)
         self.changes = None
@@ -136,6 +141,11 @@ class SwitchRunner:
         """The intents still mean the switch that is being written to."""
         switch = self.switch
         return switch is not None and self.handles.desired.switches.get(self.node) is switch
+
+    def changes_now(self, changed: IntentId) -> None:
+        """An intent is about to change."""
+        if self.changes is not None:
+            self.changes.stale_udp.changes(changed)
 
     # --- working ----------------------------------------------------------------------------------
 
@@ -178,7 +188,10 @@ class SwitchRunner:
         return "audit" if now >= changes.next_audit else ""
 
     def _unasked(self, message: messages.Message) -> None:
-        """A flow of ours that should be there was removed by somebody else: look at once."""
+        """Packets to refuse; a flow of ours that somebody else removed: look at once."""
+        if isinstance(message, messages.PacketIn):
+            self._refuser.packet_in(message)
+            return
         if not isinstance(message, messages.FlowRemoved) or self.changes is None:
             return
         key = message.flow.key

@@ -17,6 +17,7 @@ from dunlin.model.ids import IntentId, format_dpid
 from dunlin.service.metrics import Metrics
 from dunlin_flowctl.adapters.listener import Listener
 from dunlin_flowctl.adapters.session import Session, SessionClosed
+from dunlin_flowctl.conntrack import service_key
 from dunlin_flowctl.core.desired import IntentVersion
 from dunlin_flowctl.core.switch import Moment
 from dunlin_flowctl.handles import Handles
@@ -80,6 +81,7 @@ class Shell:
             self._bad("intent", "subject", record, "not the subject of an intent")
             return set()
         if record.is_tombstone:
+            self._about_to_change(intent_id)
             return desired.delete(intent_id, moment)
         try:
             intent: AnyIntent = wire.decode(record.data, AnyIntent)  # type: ignore[arg-type]
@@ -93,7 +95,14 @@ class Shell:
             self._bad("intent", "subject", record, f"holds intent {intent.id}")
             desired.cannot_read(intent_id, record.seq, f"its subject holds intent {intent.id}")
             return set()
+        self._about_to_change(intent_id)
         return desired.upsert(IntentVersion(intent, record.seq, record.time_ms))
+
+    def _about_to_change(self, intent_id: IntentId) -> None:
+        """Connections that a switch has of a ServicePort are known by what it was."""
+        if service_key(intent_id) is not None:
+            for runner in self._handles.runners.values():
+                runner.changes_now(intent_id)
 
     async def read_facts(self) -> None:
         """The epoch of the facts, and which switches there are; for ever."""

@@ -49,9 +49,16 @@ class Condition(Part, frozen=True, gc=False):
     status: Leaf = None
 
 
+class Taint(Part, frozen=True, gc=False):
+    """`core/v1.Taint`."""
+
+    key: Leaf = None
+
+
 class NodeSpec(Part, frozen=True, gc=False):
     """`core/v1.NodeSpec`."""
 
+    taints: list[Taint] | None = None
     pod_cidr: Leaf = msgspec.field(name="podCIDR", default=None)
     pod_cidrs: list[Leaf] | None = msgspec.field(name="podCIDRs", default=None)
 

@@ -171,7 +171,6 @@ def test_many_endpoints() -> None:
             "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
         ),
         ({"traffic_distribution": "Unheard"}, "spec.trafficDistribution"),
-        ({"health_check_node_port": 32000}, "spec.healthCheckNodePort"),
     ],
 )
 def test_unsupported_fields_are_loud(changes: dict[str, Any], field: str) -> None:

@@ -130,8 +130,9 @@ class Session:
             self.dpid = reply.dpid
             await self.write(
                 codec.encode_set_async(
-                    packet_in=False, flow_removed=True, port_status=False, xid=next(self._xids)
-                )
+                    packet_in=True, flow_removed=True, port_status=False, xid=next(self._xids)
+                ),
+                codec.encode_packet_in_format(next(self._xids)),
             )
 
     async def run(self) -> SessionClosed:
@@ -228,6 +229,15 @@ class Session:
             except OSError as error:
                 self.close("lost", str(error))
                 raise self._closed.result() from error
+
+    def try_write(self, data: bytes) -> bool:
+        """Write without waiting; False: nothing was written, for the switch is slow or gone."""
+        transport = self._writer.transport
+        if self.closed or transport.get_write_buffer_size() > WRITE_BUFFER_MAX // 4:
+            return False
+        self._writer.write(data)
+        self._metrics.written.inc(len(data))
+        return True
 
     async def _or_closed(self, future: "asyncio.Future[T]", what: str) -> T:
         """The result, unless the session ends first or the switch owes it too long."""

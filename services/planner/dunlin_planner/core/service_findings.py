@@ -50,5 +50,3 @@ def not_honoured(state: State, service: ServiceFact) -> Iterator[Finding]:
     if any(ip.version not in versions for ip in service.external_ips):
         reason = "addresses of a family in which the Service has no cluster IP are not served"
         yield finding_of(service, "spec.externalIPs", reason, "invalid")
-    if service.health_check_node_port:
-        yield finding_of(service, "spec.healthCheckNodePort", "nobody answers on it")

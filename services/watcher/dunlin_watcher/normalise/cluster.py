@@ -7,6 +7,7 @@ from dunlin.model.addresses import IPAddress
 from dunlin_watcher import kube
 from dunlin_watcher.normalise.reader import ANNOTATION_PREFIX, Reader
 
+LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
@@ -31,6 +32,8 @@ def node(reader: Reader, _namespace: str, name: str, obj: kube.Node) -> NodeFact
         zone=labels.get(ZONE_LABEL, ""),
         labels=labels,
         ready=ready(status.conditions),
+        deleting=obj.metadata.deletion_timestamp is not None
+        or any(taint.key == LEAVING_TAINT for taint in spec.taints or ()),
     )
 
 

@@ -1,0 +1,1 @@
+"""What load balancers ask a node: healthCheckNodePorts of Services, and kube-proxy's healthz."""
