@@ -105,19 +105,22 @@ class ShardLeases:
     async def _take(self, wanted: int) -> None:
         taken = await self._leases.holders(f"{self._service}/")
         gained: list[int] = []
-        for shard in range(self._count):
-            name = f"{self._service}/{shard}"
-            if len(gained) == wanted:
-                break
-            if shard in self._held or taken.get(name, self._replica) != self._replica:
-                continue
-            lease = await self._leases.acquire(name, self._replica, ttl_s=self._ttl_s)
-            if lease is not None:
-                self._held[shard] = lease
-                gained.append(shard)
-        if gained:
-            log.info("shards gained", service=self._service, shards=gained)
-            self.on_change()
+        try:
+            for shard in range(self._count):
+                name = f"{self._service}/{shard}"
+                if len(gained) == wanted:
+                    break
+                if shard in self._held or taken.get(name, self._replica) != self._replica:
+                    continue
+                lease = await self._leases.acquire(name, self._replica, ttl_s=self._ttl_s)
+                if lease is not None:
+                    self._held[shard] = lease
+                    gained.append(shard)
+        finally:
+            # A turn that takes too long is cancelled: what it has gained is ours all the same.
+            if gained:
+                log.info("shards gained", service=self._service, shards=gained)
+                self.on_change()
 
     def _drop(self, shards: set[int], reason: str) -> None:
         for shard in shards:
