@@ -160,7 +160,7 @@ async def test_a_server_dies_and_certificates_change(nats_cluster: NatsCluster) 
     # A connection that breaks comes back under the new authority.
     transport = watcher.client._transport
     assert transport is not None
-    transport.close()
+    transport.close()  # type: ignore[no-untyped-call]
     await eventually(lambda: watcher.publish(Message(subject, b"3")))
     assert (await eventually(lambda: ipam.get_last(subject))).data == b"3"
     for bus in (watcher, planner, ipam):
