@@ -189,6 +189,12 @@ class NetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="networkpolicy"):
     spec: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+class ClusterNetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="clusternetworkpolicy"):
+    """A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy; `spec` as the API server returns it."""
+
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 class ServiceCIDRFact(Fact, frozen=True, kw_only=True, tag="servicecidr"):
     """A networking.k8s.io/v1 ServiceCIDR."""
 
@@ -301,6 +307,7 @@ AnyFact: TypeAlias = (
     | ServiceFact
     | EndpointSliceFact
     | NetworkPolicyFact
+    | ClusterNetworkPolicyFact
     | ServiceCIDRFact
     | SwitchFact
     | AttachmentFact

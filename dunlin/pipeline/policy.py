@@ -84,7 +84,7 @@ def compile_policy(intent: PolicyIntent) -> Program:
         note = (set_field(register, rule.conj_id),)
         table = TABLES[rule.direction, intent.tier]
         priority = intent.priority - rule_rank(intent, rule)
-        make.add(table, priority, match(conj_id=rule.conj_id), note, _verdict(rule))
+        make.add(table, priority, match(conj_id=rule.conj_id), note, _verdict(intent.tier, rule))
     return Program(tuple(make.flows))
 
 
@@ -93,14 +93,16 @@ def rule_rank(intent: PolicyIntent, rule: PolicyRule) -> int:
     return 0 if intent.tier == "default" else rule.index
 
 
-def _verdict(rule: PolicyRule) -> Table:
+def _verdict(tier: PolicyTier, rule: PolicyRule) -> Table:
+    """Pass leaves the tier: after Baseline, too, there is only the default, which allows."""
     match rule.action:
         case "Accept":
             return AFTER[rule.direction]
         case "Deny":
             return Table.POLICY_DENY
         case "Pass":
-            return TABLES[rule.direction, "default"]
+            after = AFTER[rule.direction]
+            return TABLES[rule.direction, "default"] if tier == "admin" else after
 
 
 def compile_class(intent: PolicyClassIntent) -> Program:

@@ -10,7 +10,7 @@ import pytest
 from dunlin_lab import netns
 
 from tests.e2e.lab_cluster import LabCluster, eventually
-from tests.e2e.traffic import HttpProbe, family, get, ping
+from tests.e2e.traffic import HttpProbe, UdpProbe, family, get, ping
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
@@ -209,3 +209,83 @@ def test_running_connections(shop: Shop, way: str) -> None:
         shop.label("client", app="client")
         assert kept.works()
         assert eventually("a connection that is allowed again goes on", cut.works, 20.0)
+
+
+CLUSTER_POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+
+
+@pytest.fixture
+def cluster_policy(shop: Shop) -> Iterator[Any]:
+    """Creates ClusterNetworkPolicies about the shop's namespace, and removes them at the end."""
+    names: list[str] = []
+    subject = {"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": shop.namespace}}}
+
+    def create(name: str, **spec: Any) -> None:
+        manifest = {"metadata": {"name": name}, "spec": {"subject": subject, **spec}}
+        shop.cluster.create(CLUSTER_POLICIES, manifest)
+        names.append(name)
+        shop.cluster.wait()
+
+    yield create
+    for name in names:
+        shop.cluster.api.delete(f"{CLUSTER_POLICIES}/{name}").raise_for_status()
+    shop.cluster.wait()
+
+
+@pytest.mark.timeout(120)
+def test_cluster_network_policy(shop: Shop, cluster_policy: Any) -> None:
+    """Baseline denies until a NetworkPolicy allows; Admin denies over it; Accept and Pass come first."""
+    pods = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "client"}}}
+    rule = {"action": "Deny", "from": [{"pods": pods}]}
+    cluster_policy("baseline", tier="Baseline", priority=10, ingress=[rule])
+    assert not shop.everywhere("client", "server")
+    assert shop.everywhere("other", "server")
+    shop.policy("allow", podSelector={"matchLabels": {"app": "server"}}, ingress=[{}])
+    assert shop.everywhere("client", "server"), "what NetworkPolicy selects, Baseline leaves alone"
+    cluster_policy("deny", tier="Admin", priority=20, ingress=[rule])
+    assert not shop.everywhere("client", "server")
+    assert shop.everywhere("other", "server")
+    cluster_policy("pass", tier="Admin", priority=10, ingress=[{**rule, "action": "Pass"}])
+    assert shop.everywhere("client", "server")
+
+
+@pytest.mark.timeout(180)
+def test_no_moment_unprotected(shop: Shop) -> None:
+    """While policies change: what all of them forbid never passes, what all of them allow always does."""
+    server = {"matchLabels": {"app": "server"}}
+    one = [{"podSelector": {"matchLabels": {"app": "other"}}}]
+    two = [*one, {"podSelector": {"matchLabels": {"app": "nobody"}}}]
+    shop.policy("p", podSelector=server, ingress=[{"from": one}])
+    address = shop.pods["server"]["ips"][0]
+    allowed = HttpProbe(shop.pods["other"]["netns"], address, port=8080)
+    forbidden = UdpProbe(shop.pods["client"]["netns"], address, 8080, 0.005)
+    for turn in range(4):
+        shop.replace("p", podSelector=server, ingress=[{"from": (two, one)[turn % 2]}])
+        shop.policy("q", podSelector=server, ingress=[{"from": one, "ports": [{"port": 8080}]}])
+        shop.label("other", turn=str(turn))
+        shop.without("q")
+    held, refused = allowed.stop(), forbidden.stop()
+    assert refused.sent > 100
+    assert refused.answered == 0, f"{refused.answered} of {refused.sent} came through"
+    assert held.sent > 20
+    assert held.lost == 0, f"{held.lost} of {held.sent} did not: {held.errors}"
+
+
+@pytest.mark.timeout(180)
+def test_a_new_pod_is_never_without_its_policy(shop: Shop) -> None:
+    """From its first packet on a new Pod obeys the policy that selects it; once added it is reached."""
+    labels = {"app": "late"}
+    shop.policy("late", podSelector={"matchLabels": labels}, policyTypes=["Ingress", "Egress"])
+    before = len(shop.pods)
+    shop.cluster.pod(shop.namespace, "late", shop.cluster.nodes[1]["name"], labels=labels)
+    found = shop.cluster.pods_ready(shop.namespace, before + 1)
+    late = next(pod for pod in found if pod["name"] == "late")
+    for ip in late["ips"]:
+        assert not answers(shop.pods["client"]["netns"], ip)
+    shop.cluster.wait()
+    for ip in shop.pods["server"]["ips"]:
+        assert not answers(late["netns"], ip)
+    shop.without("late")
+    for ip in late["ips"]:
+        assert answers(shop.pods["client"]["netns"], ip)
+    shop.cluster.api.delete(f"/api/v1/namespaces/{shop.namespace}/pods/late").raise_for_status()

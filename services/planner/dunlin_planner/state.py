@@ -9,6 +9,7 @@ from zlib import crc32
 from dunlin.events.facts import (
     AttachmentFact,
     BlockFact,
+    ClusterNetworkPolicyFact,
     EndpointSliceFact,
     Fact,
     NamespaceFact,
@@ -33,6 +34,7 @@ from dunlin_planner.core.policy.groups import PodName
 from dunlin_planner.core.policy.index import PolicyIndex
 from dunlin_planner.core.policy.model import PolicyName
 from dunlin_planner.core.policy.parse import parse_policy
+from dunlin_planner.core.policy.parse_cluster import parse_cluster_policy
 from dunlin_planner.core.policy.plan import UNIT_KINDS
 
 SHARD_COUNT = 16
@@ -49,6 +51,7 @@ KINDS: dict[str, type[Fact]] = {
         ServiceCIDRFact,
         NamespaceFact,
         NetworkPolicyFact,
+        ClusterNetworkPolicyFact,
         PodFact,
         AttachmentFact,
         SyncFact,
@@ -301,6 +304,8 @@ class State:
                 return self._index_servicecidr(name, old, new)
             case "networkpolicy":
                 return self._index_networkpolicy(name, old, new)
+            case "clusternetworkpolicy":
+                return self._index_clusternetworkpolicy(name, old, new)
             case "pod":
                 return self._index_pod(name, old, new)
             case "namespace":
@@ -358,6 +363,17 @@ class State:
             return self.policy.put_policy(policy, None)
         spec = bytes(new.spec)
         return self.policy.put_policy(policy, *parse_policy(new.namespace, new.name, spec))
+
+    def _index_clusternetworkpolicy(
+        self,
+        name: Name,
+        _old: ClusterNetworkPolicyFact | None,
+        new: ClusterNetworkPolicyFact | None,
+    ) -> set[Unit]:
+        policy = PolicyName("", name.name)
+        if new is None:
+            return self.policy.put_policy(policy, None)
+        return self.policy.put_policy(policy, *parse_cluster_policy(new.name, bytes(new.spec)))
 
     def _index_pod(self, name: Name, _old: PodFact | None, new: PodFact | None) -> set[Unit]:
         return self.policy.put_pod(PodName(*name), new)

@@ -43,6 +43,13 @@ KINDS: dict[str, Kind] = {
             facts.EndpointSliceFact,
         ),
         Kind("networkpolicy", f"{_NETWORKING}/networkpolicies", facts.NetworkPolicyFact),
+        Kind(
+            "clusternetworkpolicy",
+            "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+            facts.ClusterNetworkPolicyFact,
+            namespaced=False,
+            optional=True,
+        ),
         Kind("pod", f"{_CORE}/pods", facts.PodFact),
     )
 }

@@ -246,7 +246,7 @@ class EndpointSlice(Object, frozen=True, gc=False):
 
 
 class NetworkPolicy(Object, frozen=True, gc=False):
-    """`networking/v1.NetworkPolicy`; its spec is passed on as it is."""
+    """A NetworkPolicy or ClusterNetworkPolicy; its spec is passed on as it is."""
 
     spec: msgspec.Raw = msgspec.Raw(b"{}")
 

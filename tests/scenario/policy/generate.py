@@ -112,6 +112,58 @@ def policies(draw: st.DrawFn, number: int) -> dict[str, Any]:
 
 
 @st.composite
+def subjects(draw: st.DrawFn) -> dict[str, Any]:
+    """A ClusterNetworkPolicySubject, which is also a peer."""
+    if draw(st.booleans()):
+        return {"namespaces": draw(selectors())}
+    return {"pods": {"namespaceSelector": draw(selectors()), "podSelector": draw(selectors())}}
+
+
+@st.composite
+def protocols(draw: st.DrawFn) -> dict[str, Any]:
+    """A ClusterNetworkPolicyProtocol."""
+    form = draw(st.sampled_from(["all", "number", "name", "range"]))
+    if form == "name":
+        return {"destinationNamedPort": draw(st.sampled_from(["web", "dns"]))}
+    port: dict[str, Any] = {}
+    if form == "number":
+        port = {"destinationPort": {"number": draw(st.sampled_from(NUMBERS))}}
+    elif form == "range":
+        port = {"destinationPort": {"range": {"start": 79, "end": 443}}}
+    return {draw(st.sampled_from(["tcp", "udp", "sctp"])): port}
+
+
+@st.composite
+def cluster_rules(draw: st.DrawFn, direction: str) -> dict[str, Any]:
+    """A rule of a ClusterNetworkPolicy."""
+    found = draw(st.lists(subjects(), min_size=1, max_size=2))
+    if direction == "egress" and draw(st.booleans()):
+        networks = st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=2, unique=True)
+        found.append({"networks": draw(networks)})
+    rule = {
+        "action": draw(st.sampled_from(["Accept", "Deny", "Pass"])),
+        "from" if direction == "ingress" else "to": found,
+    }
+    if draw(st.booleans()):
+        rule["protocols"] = draw(st.lists(protocols(), min_size=1, max_size=2))
+    return rule
+
+
+@st.composite
+def cluster_policies(draw: st.DrawFn, number: int) -> dict[str, Any]:
+    """A ClusterNetworkPolicy; priorities differ, because equal ones are undefined."""
+    spec: dict[str, Any] = {
+        "tier": draw(st.sampled_from(["Admin", "Baseline"])),
+        "priority": draw(st.sampled_from([0, 4, 996])) + number,
+        "subject": draw(subjects()),
+    }
+    for direction in ("ingress", "egress"):
+        if draw(st.booleans()):
+            spec[direction] = draw(st.lists(cluster_rules(direction), min_size=1, max_size=3))
+    return {"metadata": {"name": f"c{number}"}, "spec": spec}
+
+
+@st.composite
 def pods(draw: st.DrawFn, number: int) -> Pod:
     """A Pod on one of two nodes; a name may stand for another number in each Pod."""
     names = draw(
@@ -137,11 +189,14 @@ def pods(draw: st.DrawFn, number: int) -> Pod:
 
 @st.composite
 def clusters(draw: st.DrawFn) -> Cluster:
-    """Two namespaces, two to four Pods on two nodes, up to three policies."""
+    """Two namespaces, two to four Pods on two nodes, up to three policies of each kind."""
     return Cluster(
         namespaces={name: draw(labels) for name in NAMESPACES},
         pods=[draw(pods(number)) for number in range(draw(st.integers(2, 4)))],
         policies=[draw(policies(number)) for number in range(draw(st.integers(0, 3)))],
+        cluster_policies=[
+            draw(cluster_policies(number)) for number in range(draw(st.integers(0, 3)))
+        ],
     )
 
 

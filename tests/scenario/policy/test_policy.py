@@ -12,8 +12,8 @@ from tests.scenario.policy.generate import clusters, packets
 from tests.scenario.policy.oracle import Cluster, allowed
 from tests.scenario.policy.walk import Walker, planned, walker
 
-EXAMPLES = int(os.environ.get("DUNLIN_POLICY_EXAMPLES", "400"))
-"""Each is a cluster and some 30 packets: with changes more than 10,000 cases."""
+EXAMPLES = int(os.environ.get("DUNLIN_POLICY_EXAMPLES", "240"))
+"""Each is a cluster and some 44 packets: more than 10,000 cases."""
 
 PROFILE = settings(
     max_examples=EXAMPLES,

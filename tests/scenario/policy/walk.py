@@ -11,6 +11,7 @@ import msgspec
 
 from dunlin.events.facts import (
     AttachmentFact,
+    ClusterNetworkPolicyFact,
     ContainerPort,
     Fact,
     Meta,
@@ -49,6 +50,9 @@ def facts(cluster: Cluster) -> list[Fact]:
         meta = policy["metadata"]
         spec = msgspec.Raw(json.dumps(policy["spec"]).encode())
         found.append(NetworkPolicyFact(namespace=meta["namespace"], name=meta["name"], spec=spec))
+    for policy in cluster.cluster_policies:
+        spec = msgspec.Raw(json.dumps(policy["spec"]).encode())
+        found.append(ClusterNetworkPolicyFact(name=policy["metadata"]["name"], spec=spec))
     return found
 
 
@@ -146,24 +150,34 @@ class Walker:
         self.conntracks.clear()
         return self.continues(sent)
 
-    def continues(self, sent: Packet) -> bool:
-        """One more packet arrives; connections are as earlier ones left them."""
+    def continues(self, sent: Packet, port: int = 40000) -> bool:
+        """One more packet, from `port`, arrives; connections are as earlier ones left them."""
         src, dst = pod_with(self.cluster, sent.src), pod_with(self.cluster, sent.dst)
         if src is None:
             assert dst is not None
-            return self._arrives(dst, self._incoming(dst, sent))
-        trace = self._walk(src.node, {**self._fields(sent), "in_port": src.number,
+            return self._arrives(dst, self._incoming(dst, sent, port))
+        trace = self._walk(src.node, {**self._fields(sent, port), "in_port": src.number,
             "eth_src": mac_number(src)})  # fmt: skip
         if dst is not None and dst.node == src.node:
             return self._arrives(dst, trace)
         if trace.dropped:
             return False
-        return dst is None or self._arrives(dst, self._incoming(dst, sent))
+        return dst is None or self._arrives(dst, self._incoming(dst, sent, port))
 
-    def _incoming(self, dst: Pod, sent: Packet) -> Trace:
+    def establish(self, client: Pod, server: Pod) -> bool:
+        """A new TCP connection to port 8080, and its answer."""
+        return self.exchange(client, server) == (True, True)
+
+    def exchange(self, client: Pod, server: Pod) -> tuple[bool, bool]:
+        """One more packet in each direction arrives; both on IPv4."""
+        there = self.continues(Packet(client.ips[0], server.ips[0], "TCP", 8080))
+        back = self.continues(Packet(server.ips[0], client.ips[0], "TCP", 40000), 8080)
+        return there, back
+
+    def _incoming(self, dst: Pod, sent: Packet, port: int) -> Trace:
         number = int(dst.node[1:])
         router = int(nodes.switch(number).router_mac.replace(":", ""), 16)
-        fields = {**self._fields(sent), "in_port": nodes.UPLINK_PORT, "eth_dst": router}
+        fields = {**self._fields(sent, port), "in_port": nodes.UPLINK_PORT, "eth_dst": router}
         return self._walk(dst.node, fields)
 
     def _walk(self, node: str, fields: dict[str, int]) -> Trace:
@@ -176,7 +190,7 @@ class Walker:
         return trace.ports == (dst.number,)
 
     @staticmethod
-    def _fields(sent: Packet) -> dict[str, int]:
+    def _fields(sent: Packet, port: int) -> dict[str, int]:
         version = ip_address(sent.src).version
         names = ("nw_src", "nw_dst") if version == 4 else ("ipv6_src", "ipv6_dst")
         values: dict[str, Any] = {
@@ -192,7 +206,7 @@ class Walker:
             name = sent.protocol.lower()
             values |= {
                 "nw_proto": PROTOCOLS[sent.protocol],
-                f"{name}_src": 40000,
+                f"{name}_src": port,
                 f"{name}_dst": sent.port,
             }
         return packet(**values)

@@ -14,7 +14,13 @@ import msgspec
 from dunlin.events.facts import Fact, Meta
 from dunlin_watcher import kube
 from dunlin_watcher.kinds import KINDS, describe, key_of
-from dunlin_watcher.normalise.cluster import namespace, network_policy, node, service_cidr
+from dunlin_watcher.normalise.cluster import (
+    cluster_network_policy,
+    namespace,
+    network_policy,
+    node,
+    service_cidr,
+)
 from dunlin_watcher.normalise.endpointslice import endpoint_slice
 from dunlin_watcher.normalise.pod import pod
 from dunlin_watcher.normalise.reader import Problem, Reader, item
@@ -33,6 +39,7 @@ _BUILDERS: dict[str, tuple[type[kube.Object], _Builder]] = {
     "service": (kube.Service, service),
     "endpointslice": (kube.EndpointSlice, endpoint_slice),
     "networkpolicy": (kube.NetworkPolicy, network_policy),
+    "clusternetworkpolicy": (kube.NetworkPolicy, cluster_network_policy),
     "pod": (kube.Pod, pod),
 }
 _DECODERS = {kind: msgspec.json.Decoder(shape) for kind, (shape, _) in _BUILDERS.items()}

@@ -2,7 +2,13 @@
 
 import msgspec
 
-from dunlin.events.facts import NamespaceFact, NetworkPolicyFact, NodeFact, ServiceCIDRFact
+from dunlin.events.facts import (
+    ClusterNetworkPolicyFact,
+    NamespaceFact,
+    NetworkPolicyFact,
+    NodeFact,
+    ServiceCIDRFact,
+)
 from dunlin.model.addresses import IPAddress
 from dunlin_watcher import kube
 from dunlin_watcher.normalise.reader import ANNOTATION_PREFIX, Reader
@@ -69,8 +75,21 @@ def network_policy(
     reader: Reader, namespace: str, name: str, obj: kube.NetworkPolicy
 ) -> NetworkPolicyFact | None:
     """Its spec as it is; None (bad) when that is no object: half a policy must not be believed."""
+    spec = _spec(reader, obj)
+    return None if spec is None else NetworkPolicyFact(namespace=namespace, name=name, spec=spec)
+
+
+def cluster_network_policy(
+    reader: Reader, _namespace: str, name: str, obj: kube.NetworkPolicy
+) -> ClusterNetworkPolicyFact | None:
+    """The same for a ClusterNetworkPolicy."""
+    spec = _spec(reader, obj)
+    return None if spec is None else ClusterNetworkPolicyFact(name=name, spec=spec)
+
+
+def _spec(reader: Reader, obj: kube.NetworkPolicy) -> msgspec.Raw | None:
     spec = bytes(obj.spec).strip()
-    if not spec.startswith(b"{"):
-        reader.bad("spec", "type", "expected an object")
-        return None
-    return NetworkPolicyFact(namespace=namespace, name=name, spec=msgspec.Raw(spec))
+    if spec.startswith(b"{"):
+        return msgspec.Raw(spec)
+    reader.bad("spec", "type", "expected an object")
+    return None

@@ -46,6 +46,7 @@ class PolicyIndex:
 
     def __init__(self) -> None:
         self.policies: dict[PolicyName, Known] = {}
+        self.refused: dict[PolicyName, tuple[Fault, ...]] = {}
         self.pods: dict[PodName, PodFact] = {}
         self.attachments: dict[PodName, dict[tuple[str, str], AttachmentFact]] = {}
         self.groups = Groups()
@@ -70,7 +71,7 @@ class PolicyIndex:
         found |= {Unit("policynetwork", "", str(prefix)) for prefix in self.networks.prefixes}
         for pod in self.pods.keys() | self.attachments.keys():
             found |= {Unit("policypeer", *pod), Unit("policysubject", *pod)}
-        found |= {policy_unit(name) for name in self.policies}
+        found |= {policy_unit(name) for name in (*self.policies, *self.refused)}
         return found | {GENERATION}
 
     def addresses(self, pod: PodName) -> tuple[IPAddress, ...]:
@@ -118,7 +119,11 @@ class PolicyIndex:
     def put_policy(
         self, name: PolicyName, policy: Policy | None, faults: tuple[Fault, ...] = ()
     ) -> set[Unit]:
-        """A policy came, changed or went."""
+        """A policy came, changed or went; None with `faults`: it is refused as a whole."""
+        if policy is None and faults:
+            self.refused[name] = faults
+        else:
+            self.refused.pop(name, None)
         known = None
         if policy is not None:
             known = Known(policy, faults, variants_of(policy, self._numbers))

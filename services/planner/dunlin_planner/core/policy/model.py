@@ -63,13 +63,7 @@ class Block(NamedTuple):
     holes: tuple[IPNetwork, ...] = ()
 
 
-class NodeGroup(NamedTuple):
-    """Nodes by their labels; peers of egress rules of ClusterNetworkPolicies."""
-
-    nodes: Selector = EVERYTHING
-
-
-Peer = Group | Block | NodeGroup
+Peer = Group | Block
 
 
 class NamedPort(NamedTuple):

@@ -63,8 +63,6 @@ def _policy(
     index: PolicyIndex, name: PolicyName
 ) -> tuple[tuple[AnyIntent, ...], tuple[Finding, ...]]:
     known = index.policies.get(name)
-    if known is None:
-        return (), ()
     kind = "NetworkPolicy" if name.namespace else "ClusterNetworkPolicy"
     findings = tuple(
         Finding(
@@ -75,8 +73,10 @@ def _policy(
             severity="invalid",
             reason=fault.reason,
         )
-        for fault in known.faults
+        for fault in (known.faults if known else index.refused.get(name, ()))
     )
+    if known is None:
+        return (), findings
     rules = {
         PolicyRule(
             conj_id=index.conjunctions.slot(variant.key),

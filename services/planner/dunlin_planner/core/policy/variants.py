@@ -11,7 +11,6 @@ from dunlin_planner.core.policy.model import (
     Block,
     Group,
     NamedPort,
-    NodeGroup,
     Policy,
     PortRange,
     Rule,
@@ -31,7 +30,7 @@ class Binding(NamedTuple):
     number: int
 
 
-Element = Group | Block | NodeGroup | Binding
+Element = Group | Block | Binding
 """What an address belongs to: policies do not tell addresses with equal elements apart."""
 
 
