@@ -157,7 +157,7 @@ def port_matches(cluster: Cluster, port: dict[str, Any], packet: Packet) -> bool
     if isinstance(number, str):
         pod = pod_with(cluster, packet.dst)
         return pod is not None and (number, protocol, packet.port) in pod.ports
-    return number <= packet.port <= port.get("endPort", number)
+    return bool(number <= packet.port <= port.get("endPort", number))
 
 
 # --- policy.networking.k8s.io/v1alpha2 ------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which Pods a group holds, kept up to date: one Pod's change looks only at what its labels lead to."""
+"""Which Pods a group holds; one Pod's change looks only at what its labels lead to."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,8 +18,10 @@ class PodName(NamedTuple):
 
 class _Bucket(NamedTuple):
     """
-    Where a group waits for Pods: the Pod's namespace ("" any), and one label of the Pod (or, with
-    `of_namespace`, of its namespace) that it must have; key "" for none.
+    Where a group waits for Pods.
+
+    The Pod's namespace ("" any), and one label of the Pod (or, with `of_namespace`, of its
+    namespace) that it must have; key "" for none.
     """
 
     namespace: str = ""

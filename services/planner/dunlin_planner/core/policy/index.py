@@ -1,7 +1,7 @@
 """All that policies depend on, kept up to date; each change says which units it touches."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dunlin.events.facts import AttachmentFact, PodFact
@@ -29,11 +29,12 @@ GENERATION = Unit("policygeneration", "", "all")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A policy as it stands, with its conjunctions."""
+    """A policy as it stands, with its conjunctions; `by_peer`: those that a peer has a clause of."""
 
     policy: Policy
     faults: tuple[Fault, ...]
     variants: tuple[Variant, ...]
+    by_peer: Mapping[Element, tuple[Variant, ...]]
 
 
 def class_unit(class_id: int) -> Unit:
@@ -126,7 +127,7 @@ class PolicyIndex:
             self.refused.pop(name, None)
         known = None
         if policy is not None:
-            known = Known(policy, faults, variants_of(policy, self._numbers))
+            known = _known(policy, faults, variants_of(policy, self._numbers))
         return self._replace(name, known)
 
     # --- inside: policies -------------------------------------------------------------------------
@@ -304,6 +305,14 @@ def is_of(attachment: AttachmentFact, pod: PodFact) -> bool:
 def policy_unit(name: PolicyName) -> Unit:
     """The unit of a policy of either kind."""
     return Unit("networkpolicy" if name.namespace else "clusternetworkpolicy", *name)
+
+
+def _known(policy: Policy, faults: tuple[Fault, ...], variants: tuple[Variant, ...]) -> Known:
+    found: dict[Element, list[Variant]] = defaultdict(list)
+    for variant in variants:
+        for element in dict.fromkeys(variant.peers or ()):
+            found[element].append(variant)
+    return Known(policy, faults, variants, {key: tuple(some) for key, some in found.items()})
 
 
 def _bindings(pod: PodFact) -> frozenset[Binding]:

@@ -87,6 +87,13 @@ def widened(old: AnyIntent | None, new: AnyIntent | None) -> AnyIntent | None:
             # Isolated at the end only: who may talk to it must be known first.
             isolated = old.isolated and new.isolated
             return msgspec.structs.replace(new, clauses=clauses, isolated=isolated)
+        case PolicySubjectIntent(), PolicySubjectIntent():
+            # Isolated first, free last: what was closed on one side may now be closed on the other.
+            return msgspec.structs.replace(
+                new,
+                ingress_class=new.ingress_class or old.ingress_class,
+                egress_class=new.egress_class or old.egress_class,
+            )
         case PolicyPortIntent(), PolicyPortIntent():
             return msgspec.structs.replace(new, clauses=in_order({*old.clauses, *new.clauses}))
         case _:

@@ -158,15 +158,13 @@ def _subject_clauses(
 
 
 def _peer_clauses(index: PolicyIndex, found: PolicyClass) -> Iterator[Clause]:
-    users = {name for element in found.elements for name in index.peers.get(element, ())}
-    for name in users:
-        known = index.policies[name]
-        for variant in known.variants:
-            if variant.peers is None or not found.elements.intersection(variant.peers):
-                continue
-            named = isinstance(variant.binding, Binding) and variant.rule.direction == "egress"
-            if not named or variant.binding in found.elements:
-                yield _clause(index, known, variant, 2)
+    for element in found.elements:
+        for name in index.peers.get(element, ()):
+            known = index.policies[name]
+            for variant in known.by_peer.get(element, ()):
+                named = isinstance(variant.binding, Binding) and variant.rule.direction == "egress"
+                if not named or variant.binding in found.elements:
+                    yield _clause(index, known, variant, 2)
 
 
 def _port(index: PolicyIndex, text: str) -> Iterator[PolicyPortIntent]:
