@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dunlin_lab import netns
 
+from dunlin_lab import netns
 from tests.e2e.lab_cluster import LabCluster, eventually
 from tests.e2e.traffic import HttpProbe, UdpProbe, family, get, ping
 

@@ -121,15 +121,11 @@ def planned(*clusters: Cluster) -> State:
 class Walker:
     """The switches of both nodes; `generation` 0: as without any policy ever."""
 
-    def __init__(
-        self, cluster: Cluster, policy: Iterable[AnyIntent], generation: int = 1
-    ) -> None:
+    def __init__(self, cluster: Cluster, policy: Iterable[AnyIntent], generation: int = 1) -> None:
         self.cluster = cluster
         wanted = list(policy)
         if generation:
-            wanted.append(
-                PolicyGenerationIntent(scope="all", key="all", generation=generation)
-            )
+            wanted.append(PolicyGenerationIntent(scope="all", key="all", generation=generation))
         self.tracers = {f"n{number}": self._tracer(number, wanted) for number in NODES}
         self.conntracks: dict[str, Conntrack] = {}
 

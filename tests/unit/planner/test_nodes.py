@@ -4,9 +4,8 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
-import pytest
-
 import msgspec
+import pytest
 
 from dunlin.events.facts import (
     NetworkPolicyFact,
