@@ -43,6 +43,9 @@ images: sync ## Container images: base images where there is no registry, then a
 compose-test: sync ## The end-to-end test of compose/, on an engine of its own.
 	tools/with-docker $(RUN) pytest -q tests/e2e/test_compose.py
 
+soak: setup ## Failover and chaos: minutes of faults under load.
+	$(RUN) pytest -m soak tests/e2e
+
 bench: setup ## Ratios, measured side by side; BENCH="NAME… --quick --json FILE" chooses.
 	@tools/apt-install iperf3 containernetworking-plugins
 	$(RUN) python -m bench $(BENCH)

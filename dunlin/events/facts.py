@@ -190,7 +190,7 @@ class NetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="networkpolicy"):
 
 
 class ClusterNetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="clusternetworkpolicy"):
-    """A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy; `spec` as the API server returns it."""
+    """A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy."""
 
     spec: msgspec.Raw = msgspec.Raw(b"{}")
 

@@ -212,7 +212,7 @@ class LocalServiceIntent(Intent, frozen=True, kw_only=True, tag="localservice"):
     affinity_timeout_s: int = 0
 
 
-# --- policies: docs/design/policy.md says how they work together ------------------------------------
+# --- policies: docs/design/policy.md says how they work together ---------------------------------
 
 PolicyDirection: TypeAlias = Literal["ingress", "egress"]
 PolicyTier: TypeAlias = Literal["admin", "default", "baseline"]
@@ -248,7 +248,7 @@ class PolicyRule(Event, frozen=True, kw_only=True):
 
 
 class PolicyIntent(Intent, frozen=True, kw_only=True, tag="policy"):
-    """The verdicts of one policy; scope "all", key = `<namespace>/<name>` (cluster-wide: `/<name>`)."""
+    """The verdicts of one policy; scope "all"."""
 
     tier: PolicyTier
     priority: Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -259,7 +259,8 @@ class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
     """
     Addresses that policies do not tell apart share a class; scope "all", key = its id in hex.
 
-    `role`: subjects of ingress or of egress policies, peers that are Pods (or nodes), or peers that are
+    `role`: subjects of ingress or of egress policies, peers that are Pods (or nodes), or peers
+    that are
     networks. `isolated`: some NetworkPolicy (tier "default") selects these subjects: what no rule
     allows is dropped. `policies`: who selects these subjects (`<namespace>/<name>`), for people.
     """
@@ -273,7 +274,9 @@ class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
 
 class PolicyPortIntent(Intent, frozen=True, kw_only=True, tag="policyport"):
     """
-    Clauses that a range of ports fulfils; scope "all", key = `TCP/80/ffff` (value and mask), or `any`.
+    Clauses that a range of ports fulfils; scope "all".
+
+    Key: `TCP/80/ffff` (value and mask), or `any`.
 
     `protocol` None ("any"): every packet, whatever its peer and protocol. `mask` 0: every port.
     """

@@ -201,7 +201,7 @@ class IntentWriter:
         self.review(self._role.owned())
 
     def differs(self, which: Callable[[str], bool]) -> bool:
-        """Something of ours stands otherwise than desired, among the subjects that `which` names."""
+        """Something of ours stands otherwise than desired."""
         subjects_ = {*self.standing, *self.desired}
         return any(self._differs(subject) for subject in subjects_ if which(subject))
 

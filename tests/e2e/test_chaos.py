@@ -24,6 +24,7 @@ SEED = int(os.environ.get("DUNLIN_TEST_CHAOS_SEED", "0")) or random.SystemRandom
 COUNTS = {"planner": 2, "flowctl": 2, "ipam": 2, "watcher": 2, "metrics": 1}
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.root,
     pytest.mark.ovs,
     pytest.mark.nats,

@@ -22,6 +22,7 @@ from tests.e2e.lab_cluster import LabCluster, eventually, ofctl, why_not
 from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.root,
     pytest.mark.ovs,
     pytest.mark.nats,

@@ -82,9 +82,9 @@ def answers(place: str, address: str, port: int = 8080) -> bool:
 
 
 @pytest.fixture(scope="module")
-def shop(cluster: LabCluster) -> Iterator[Shop]:
+def shop(cluster: LabCluster) -> Shop:
     """Three Pods and no policy."""
-    yield Shop(cluster, "policy")
+    return Shop(cluster, "policy")
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def no_policies(shop: Shop) -> Iterator[None]:
 
 @pytest.mark.timeout(120)
 def test_isolation_and_union(shop: Shop) -> None:
-    """Deny all, then allow one peer, then one more by a second policy; both families; other ways stay."""
+    """Deny all, then allow one peer, then one more by a second policy; both families."""
     assert shop.everywhere("client", "server")
     shop.policy("deny", podSelector={"matchLabels": {"app": "server"}})
     assert not shop.everywhere("client", "server")
@@ -234,7 +234,7 @@ def cluster_policy(shop: Shop) -> Iterator[Any]:
 
 @pytest.mark.timeout(120)
 def test_cluster_network_policy(shop: Shop, cluster_policy: Any) -> None:
-    """Baseline denies until a NetworkPolicy allows; Admin denies over it; Accept and Pass come first."""
+    """Baseline denies until a NetworkPolicy allows; Admin denies over it."""
     pods = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "client"}}}
     rule = {"action": "Deny", "from": [{"pods": pods}]}
     cluster_policy("baseline", tier="Baseline", priority=10, ingress=[rule])
@@ -251,7 +251,7 @@ def test_cluster_network_policy(shop: Shop, cluster_policy: Any) -> None:
 
 @pytest.mark.timeout(180)
 def test_no_moment_unprotected(shop: Shop) -> None:
-    """While policies change: what all of them forbid never passes, what all of them allow always does."""
+    """While policies change: what all of them forbid never passes."""
     server = {"matchLabels": {"app": "server"}}
     one = [{"podSelector": {"matchLabels": {"app": "other"}}}]
     two = [*one, {"podSelector": {"matchLabels": {"app": "nobody"}}}]
@@ -273,7 +273,7 @@ def test_no_moment_unprotected(shop: Shop) -> None:
 
 @pytest.mark.timeout(180)
 def test_a_new_pod_is_never_without_its_policy(shop: Shop) -> None:
-    """From its first packet on a new Pod obeys the policy that selects it; once added it is reached."""
+    """From its first packet on a new Pod obeys the policy that selects it."""
     labels = {"app": "late"}
     shop.policy("late", podSelector={"matchLabels": labels}, policyTypes=["Ingress", "Egress"])
     before = len(shop.pods)

@@ -229,7 +229,8 @@ class Shell:
 
     def _step(self, events: Iterable[Event]) -> None:
         changes = step(self.state, events)
-        # What is staged is wanted stage by stage, as it is written; the rest, and the ends, after it.
+        # What is staged is wanted stage by stage, as it is written; the rest, and the ends, after
+        # it.
         rest, ends = split_ends(changes.intents)
         stages = [changes.stages[stage] for stage in sorted(changes.stages)]
         self._staged += [wanted for wanted in (*stages, rest, *ends) if wanted]

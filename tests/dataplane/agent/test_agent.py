@@ -346,7 +346,8 @@ async def test_br_ext_passes_answers_on_once_br_int_can_take_them(site: Site) ->
     assert len(await _external_flows(site)) == BR_EXT_FLOWS
 
 
-# NORMAL; what may be a Pod's, node ports and the rest, of an IPv4 and of an IPv6 address; not to an address.
+# NORMAL; what may be a Pod's, node ports and the rest, of an IPv4 and of an IPv6 address; not to
+# an address.
 BR_EXT_FLOWS = 1 + (5 + 15 + 1) + (9 + 15 + 1) + 4
 
 

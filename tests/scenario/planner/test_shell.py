@@ -291,7 +291,7 @@ async def test_a_write_by_somebody_else_is_put_right(
             key="default/ghost:/TCP",
             service_namespace="default",
             service_name="ghost",
-            protocol=good.protocol,  # type: ignore[union-attr]
+            protocol=good.protocol,  # type: ignore[union-attr, arg-type]
             port=1,
             addresses=(),
         )

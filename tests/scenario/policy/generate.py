@@ -49,8 +49,10 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
         and ip_network(text).subnet_of(cidr)  # type: ignore[arg-type]
     ]
     found: dict[str, Any] = {"cidr": str(cidr)}
-    if inside and draw(st.booleans()):
-        found["except"] = draw(st.lists(st.sampled_from(inside), min_size=1, max_size=2))
+    with_holes = draw(st.booleans())
+    if inside and with_holes:
+        holes = st.lists(st.sampled_from(inside), min_size=1, max_size=2)
+        found["except"] = draw(holes)
     return found
 
 

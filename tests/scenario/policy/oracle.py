@@ -1,7 +1,8 @@
 """
 The second opinion: who may reach whom, written from the Kubernetes API reference alone.
 
-Deliberately naive: it reads objects as the API server returns them, looks at one packet at a time, and
+Deliberately naive: it reads objects as the API server returns them, looks at one packet at a
+time, and
 shares nothing with the planner: no classes, no groups, no indexes.
 """
 
@@ -166,7 +167,7 @@ def port_matches(cluster: Cluster, port: dict[str, Any], packet: Packet) -> bool
 def cluster_verdict(
     cluster: Cluster, tier: str, direction: str, pod: Pod, packet: Packet
 ) -> str | None:
-    """The action of the first rule that matches, by priority; Pass leaves the tier; None: none does."""
+    """The action of the first rule that matches, by priority; Pass leaves the tier."""
     policies = [p for p in cluster.cluster_policies if p["spec"]["tier"] == tier]
     for policy in sorted(policies, key=lambda p: p["spec"]["priority"]):
         spec = policy["spec"]
@@ -210,7 +211,7 @@ def cluster_peer_matches(cluster: Cluster, peer: dict[str, Any], ip: str) -> boo
 
 
 def protocol_matches(cluster: Cluster, protocol: dict[str, Any], packet: Packet) -> bool:
-    """ClusterNetworkPolicyProtocol: a destination port or range of tcp, udp, sctp, or a named one."""
+    """ClusterNetworkPolicyProtocol: a destination port or range of tcp, udp, sctp."""
     if "destinationNamedPort" in protocol:
         pod = pod_with(cluster, packet.dst)
         wanted = (protocol["destinationNamedPort"], packet.protocol, packet.port)

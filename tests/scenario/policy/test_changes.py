@@ -88,7 +88,7 @@ FRIEND = Pod("x", "friend", {"app": "c"}, "n1", 11)
 
 
 def shop(*peers: str, port: str = "web") -> Cluster:
-    """Two clients and a server that lets in the Pods with these labels app=; `port` "": all ports."""
+    """Two clients and a server that lets in the Pods with these labels app=."""
     sources = [{"podSelector": {"matchLabels": {"app": peer}}} for peer in peers]
     spec: dict[str, Any] = {
         "podSelector": {"matchLabels": {"app": "a"}},
@@ -149,7 +149,7 @@ def _is_subject(intent: AnyIntent, pod: Pod) -> bool:
 
 @pytest.mark.parametrize("lost", ["clauses", "isolated", "allowed"])
 def test_the_comparison_can_fail(lost: str) -> None:
-    """A planner that loses clauses or isolation, and an evaluator that forgets a rule, are found out."""
+    """A planner that loses clauses or isolation, and an evaluator that forgets a rule."""
     cluster = shop("b", port="")
     wanted = dict(intents(planned(cluster)))
     for subject, intent in list(wanted.items()):

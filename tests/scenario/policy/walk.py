@@ -100,7 +100,8 @@ def change(old: Cluster, new: Cluster) -> list[Event]:
 
     before, after = named(old), named(new)
     events: list[Event] = [Deleted(*key) for key in before if key not in after]
-    return events + [Upserted(f) for key, f in after.items() if before.get(key) != f]
+    changed = [f for key, f in after.items() if before.get(key) != f]
+    return events + [Upserted(f) for f in changed]  # type: ignore[arg-type]
 
 
 def kind(fact: Fact) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from dunlin.events.facts import Protocol
-from dunlin_planner.core.policy.model import EVERYTHING, Policy
+from dunlin_planner.core.policy.model import EVERYTHING, Policy, PortRange
 from dunlin_planner.core.policy.parse import parse_policy
 from dunlin_planner.core.policy.parse_cluster import parse_cluster_policy
-from dunlin_planner.core.policy.variants import PortRange, masked
+from dunlin_planner.core.policy.variants import masked
 
 SELECTOR = {"matchLabels": {"app": "web"}}
-SUBJECT = {"namespaces": {}}
+SUBJECT: dict[str, dict[str, str]] = {"namespaces": {}}
 
 
 def parsed(spec: Any) -> tuple[Policy, list[str]]:
@@ -49,7 +49,7 @@ def test_a_bad_rule_allows_nothing(rule: dict[str, Any], field: str) -> None:
 
 
 def test_what_cannot_be_read_isolates_more() -> None:
-    """A bad podSelector selects the namespace, bad types are both, no object at all is everything."""
+    """A bad podSelector selects the namespace, bad types are both."""
     policy, fields = parsed({"podSelector": {"matchLabels": 1}})
     assert (policy.subject.pods, fields) == (EVERYTHING, ["spec.podSelector.matchLabels"])
     for types in (["Ingres"], "Ingress", [1]):

@@ -57,7 +57,8 @@ class Classes:
         The elements of a holder from now on (none: no class).
 
         Returns:
-            Nothing if its class is the same, else its class before and now; they may be new or gone.
+            Nothing if its class is the same, else its class before and now; they may be new or
+            gone.
         """
         old = self.of(role, holder)
         new = class_id(role, elements) if elements else 0

@@ -56,7 +56,7 @@ class Groups:
     # --- changes ----------------------------------------------------------------------------------
 
     def put_pod(self, pod: PodName, labels: Labels | None) -> bool:
-        """Its labels from now on (None: it is no member of anything); whether its groups changed."""
+        """Its labels from now on (None: it is no member of anything)."""
         if labels is None:
             self.labels.pop(pod, None)
             self._pods_in[pod.namespace].discard(pod)

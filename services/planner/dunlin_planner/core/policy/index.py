@@ -29,7 +29,7 @@ GENERATION = Unit("policygeneration", "", "all")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A policy as it stands, with its conjunctions; `by_peer`: those that a peer has a clause of."""
+    """A policy as it stands, with its conjunctions."""
 
     policy: Policy
     faults: tuple[Fault, ...]
@@ -76,7 +76,7 @@ class PolicyIndex:
         return found | {GENERATION}
 
     def addresses(self, pod: PodName) -> tuple[IPAddress, ...]:
-        """What the Pod is reached at; those that its node has attached before those of its status."""
+        """What the Pod is reached at."""
         fact = self.pods.get(pod)
         if fact is None or fact.host_network or fact.finished:
             return ()

@@ -1,4 +1,4 @@
-"""Policies as values: equal content is equal, so that groups are shared and ids follow from content."""
+"""Policies as values: equal content is equal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

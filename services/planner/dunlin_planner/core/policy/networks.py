@@ -1,7 +1,8 @@
 """
 Which ipBlocks hold an address: by longest prefix.
 
-Every cidr and every hole of a block is a prefix. The blocks of a prefix are those whose cidr holds it
+Every cidr and every hole of a block is a prefix. The blocks of a prefix are those whose cidr
+holds it
 and none of whose holes does; an address is judged by its longest prefix alone. So a block with a
 thousand holes costs a thousand and one flows, however many policies use it.
 """

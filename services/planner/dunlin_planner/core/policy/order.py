@@ -1,7 +1,8 @@
 """
 Make before break, among intents of policy.
 
-No packet may meet half of a change: what the new rules need is complete before a subject or a peer moves
+No packet may meet half of a change: what the new rules need is complete before a subject or a
+peer moves
 to it, and nothing that the old ones need goes before. So a change is written in stages, each
 complete in the stream before the next begins; a switch always holds a beginning of the stream.
 """
@@ -28,7 +29,8 @@ class Stage(IntEnum):
     """
     In this order; then everything as it is to be (which takes away what is no longer needed).
 
-    CLAUSES: verdicts, classes and ports, with their old clauses beside the new ones. PEERS: the classes of
+    CLAUSES: verdicts, classes and ports, with their old clauses beside the new ones. PEERS: the
+    classes of
     addresses as peers. SUBJECTS: who is subject to what.
     """
 
@@ -64,7 +66,8 @@ def split_ends(wanted: Wanted) -> tuple[Wanted, tuple[Wanted, Wanted]]:
     What may be written together, and what comes after it, one after the other.
 
     Verdicts lose rules when no clause leads to them any more (Open vSwitch takes any complete
-    conjunction, also one without a verdict). The generation comes last: it makes connections meet the
+    conjunction, also one without a verdict). The generation comes last: it makes connections meet
+    the
     new rules.
     """
     verdicts: Wanted = {

@@ -48,11 +48,11 @@ def parse_cluster_policy(name: str, spec: bytes) -> tuple[Policy | None, tuple[F
         values = as_object("spec", msgspec.json.decode(spec), known)
         tier, priority = values.get("tier"), values.get("priority")
         if tier not in _TIERS:
-            raise BadField("spec.tier", f"unknown tier {tier!r}")
+            raise BadField("spec.tier", f"unknown tier {tier!r}")  # noqa: TRY301 - one place turns all bad fields into faults
         if not isinstance(priority, int) or isinstance(priority, bool):
-            raise BadField("spec.priority", f"not a number: {priority!r}")
+            raise BadField("spec.priority", f"not a number: {priority!r}")  # noqa: TRY301 - one place turns all bad fields into faults
         if not 0 <= priority <= PRIORITY_MAX:
-            raise BadField("spec.priority", f"{priority} is not in 0 … {PRIORITY_MAX}")
+            raise BadField("spec.priority", f"{priority} is not in 0 … {PRIORITY_MAX}")  # noqa: TRY301 - one place turns all bad fields into faults
         subject = _group("spec.subject", values.get("subject"))
         rules = tuple(_rules(values, faults))
     except msgspec.DecodeError as error:
@@ -96,7 +96,7 @@ def _rule(
     try:
         rule = as_object(at, value, {"name", "action", side, "protocols"})
         if rule.get("action") not in _ACTIONS:
-            raise BadField(f"{at}.action", f"unknown action {rule.get('action')!r}")
+            raise BadField(f"{at}.action", f"unknown action {rule.get('action')!r}")  # noqa: TRY301 - one place turns all bad fields into faults
         action = _ACTIONS[rule["action"]]
         peers = tuple(_peers(f"{at}.{side}", direction, rule.get(side)))
         ports = _protocols(f"{at}.protocols", rule.get("protocols"))
