@@ -34,6 +34,8 @@ Sink = Callable[[bytes, bytes, bytes, bytes | None], None]
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 PING_PERIOD_S = 5
+GIVE_UP_TRIES = 10
+GIVE_UP_S = 0.3
 PINGS_LOST_MAX = 2
 
 
@@ -202,25 +204,39 @@ class FastClient(Client):
         args = options.connect_args()
         if "tls" in args:
             self._renew = partial(options.renew, args["tls"])
-        try:
-            await asyncio.wait_for(
-                self.connect(
-                    **args,
-                    error_cb=self._on_error,
-                    disconnected_cb=self._on_disconnected,
-                    reconnected_cb=self._on_reconnected,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.25,  # type: ignore[arg-type] # seconds, any number
-                    connect_timeout=2,
-                    ping_interval=PING_PERIOD_S,
-                    max_outstanding_pings=PINGS_LOST_MAX,
-                    reconnect_to_server_handler=self._choose,
-                ),
-                wait_s,
+        connecting = asyncio.ensure_future(
+            self.connect(
+                **args,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type] # seconds, any number
+                connect_timeout=2,
+                ping_interval=PING_PERIOD_S,
+                max_outstanding_pings=PINGS_LOST_MAX,
+                reconnect_to_server_handler=self._choose,
             )
-        except TimeoutError:
-            raise BusUnavailable(f"no NATS server at {self._where(options)}") from None
+        )
+        try:
+            await asyncio.wait({connecting}, timeout=wait_s)
+        finally:
+            if not connecting.done():
+                await self._give_up(connecting)
+        if connecting.cancelled() or connecting.exception() is not None or not self.is_connected:
+            cause = None if connecting.cancelled() else connecting.exception()
+            raise BusUnavailable(f"no NATS server at {self._where(options)}") from cause
         self._up.set()
+
+    async def _give_up(self, connecting: "asyncio.Future[None]") -> None:
+        """End an attempt: nats-py may swallow a cancellation and would try again for ever."""
+        self.options["allow_reconnect"] = False
+        for _ in range(GIVE_UP_TRIES):
+            connecting.cancel()
+            done, _pending = await asyncio.wait({connecting}, timeout=GIVE_UP_S)
+            if done:
+                return
+        log.error("an attempt to connect to NATS does not end")
 
     async def until_connected(self, what: str, timeout_s: float) -> None:
         """
