@@ -190,7 +190,11 @@ class NetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="networkpolicy"):
 
 
 class ClusterNetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="clusternetworkpolicy"):
-    """A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy."""
+    """
+    A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
+
+    `spec` as the API server returns it.
+    """
 
     spec: msgspec.Raw = msgspec.Raw(b"{}")
 

@@ -248,7 +248,11 @@ class PolicyRule(Event, frozen=True, kw_only=True):
 
 
 class PolicyIntent(Intent, frozen=True, kw_only=True, tag="policy"):
-    """The verdicts of one policy; scope "all"."""
+    """
+    The verdicts of one policy; scope "all".
+
+    Key: `<namespace>/<name>` (cluster-wide: `/<name>`).
+    """
 
     tier: PolicyTier
     priority: Annotated[int, msgspec.Meta(ge=1, le=65535)]

@@ -201,7 +201,11 @@ class IntentWriter:
         self.review(self._role.owned())
 
     def differs(self, which: Callable[[str], bool]) -> bool:
-        """Something of ours stands otherwise than desired."""
+        """
+        Something of ours stands otherwise than desired.
+
+        `which`: the subjects that are looked at.
+        """
         subjects_ = {*self.standing, *self.desired}
         return any(self._differs(subject) for subject in subjects_ if which(subject))
 

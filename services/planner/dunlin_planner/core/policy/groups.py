@@ -56,7 +56,12 @@ class Groups:
     # --- changes ----------------------------------------------------------------------------------
 
     def put_pod(self, pod: PodName, labels: Labels | None) -> bool:
-        """Its labels from now on (None: it is no member of anything)."""
+        """
+        Its labels from now on (None: it is no member of anything).
+
+        Returns:
+            Whether its groups changed.
+        """
         if labels is None:
             self.labels.pop(pod, None)
             self._pods_in[pod.namespace].discard(pod)

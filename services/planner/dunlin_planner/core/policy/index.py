@@ -29,7 +29,11 @@ GENERATION = Unit("policygeneration", "", "all")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A policy as it stands, with its conjunctions."""
+    """
+    A policy as it stands, with its conjunctions.
+
+    `by_peer`: those that a peer has a clause of.
+    """
 
     policy: Policy
     faults: tuple[Fault, ...]
@@ -76,7 +80,11 @@ class PolicyIndex:
         return found | {GENERATION}
 
     def addresses(self, pod: PodName) -> tuple[IPAddress, ...]:
-        """What the Pod is reached at."""
+        """
+        What the Pod is reached at.
+
+        Those that its node has attached come before those of its status.
+        """
         fact = self.pods.get(pod)
         if fact is None or fact.host_network or fact.finished:
             return ()

@@ -153,7 +153,12 @@ def parse_block(at: str, value: Any) -> Block:
 
 
 def parse_network(at: str, value: Any) -> IPNetwork:
-    """A CIDR; bits beyond the prefix are ignored."""
+    """
+    A CIDR; bits beyond the prefix are ignored, as kube-apiserver lets them pass.
+
+    Raises:
+        BadField: not a CIDR.
+    """
     if not isinstance(value, str) or "/" not in value:
         raise BadField(at, f"not a CIDR: {value!r}")
     try:
