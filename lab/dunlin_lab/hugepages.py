@@ -56,6 +56,11 @@ class Hugepages:
         """Size of one page; 0 where the kernel has no hugepages."""
         return self._meminfo("Hugepagesize")
 
+    def shares(self) -> dict[str, int]:
+        """Who has borrowed how many pages: run directory of the lab -> pages."""
+        ledger = self._read()
+        return {} if ledger is None else ledger.shares
+
     def borrow(self, lab: str, pages: int) -> None:
         """
         Raise the pool so that the lab has `pages` of its own. Again: replaces its earlier share.

@@ -156,7 +156,7 @@ class NodeOvs:
             self.db_socket.unlink(missing_ok=True)
             argv = ["ovsdb-server", str(self.rundir / "conf.db"), "--remote=punix:db.sock"]
             self._spawn(self._server, argv, "ovsdb-server")
-        self._wait(self._server, self.db_socket.exists, "socket")
+        self._wait(self._server, lambda: listens(self.db_socket), "socket")
         self.start_vswitchd()
 
     def start_vswitchd(self) -> None:
@@ -341,6 +341,16 @@ def start_all(nodes: Sequence[NodeOvs]) -> None:
     with ThreadPoolExecutor(max(1, len(nodes))) as pool:
         for future in [pool.submit(node.start) for node in nodes]:
             future.result()
+
+
+def listens(path: Path) -> bool:
+    """True once somebody accepts there: a socket's file exists from bind(), before listen()."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 def json_rpc(path: Path, method: str, params: list[Any], timeout_s: float = 5.0) -> Any:

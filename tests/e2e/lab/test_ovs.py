@@ -88,15 +88,16 @@ def test_three_nodes_start_together_and_quickly(paths: LabPaths, kind: str) -> N
 
 
 def test_hugepages_are_given_back_as_found(paths: LabPaths) -> None:
-    """Also when the lab is taken down without an orderly end."""
+    """Also when the lab is taken down without an orderly end, and beside another lab."""
     pool = Hugepages()
     found = pool.pool.read_text()
     nodes = build(paths, 1, dpdk_or_skip(paths, 1))
     start_all(nodes)
     assert int(pool.pool.read_text()) >= int(found) + 32
+    assert pool.shares()[str(paths.run_dir)] == 32
     down(paths)
     assert pool.pool.read_text() == found
-    assert not pool.ledger.exists()
+    assert str(paths.run_dir) not in pool.shares()
     assert str(paths.run_dir) not in Path("/proc/self/mounts").read_text()
 
 
