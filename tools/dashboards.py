@@ -108,6 +108,19 @@ BOARDS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
+            "Traffic of each endpoint",
+            "Bps",
+            (
+                (
+                    (
+                        "sum by (namespace, service, endpoint) "
+                        f"(rate(dunlin_service_endpoint_bytes_total{RATE}))"
+                    ),
+                    "{{namespace}}/{{service}} {{endpoint}}",
+                ),
+            ),
+        ),
+        Panel(
             "Share of each endpoint: intended and measured",
             "percentunit",
             (("dunlin_service_endpoint_share", "{{service}} {{endpoint}} {{kind}}"),),

@@ -163,6 +163,7 @@ class ServicePortIntent(Intent, frozen=True, kw_only=True, tag="service"):
     a cluster IP. `node_port` 0: none. `endpoints`: of the policy Cluster, of both families,
     sorted; a family without refuses. `internal_local`, `external_local`: traffic policy Local.
     `affinity_timeout_s` 0: no ClientIP affinity. `health_check_node_port`: HTTP on every node.
+    `traffic`: switches count the bytes and packets of each endpoint.
     """
 
     service_namespace: str
@@ -179,6 +180,7 @@ class ServicePortIntent(Intent, frozen=True, kw_only=True, tag="service"):
     external_local: bool = False
     affinity_timeout_s: int = 0
     health_check_node_port: int = 0
+    traffic: bool = False
 
 
 class LocalFamily(Event, frozen=True, kw_only=True):

@@ -105,10 +105,15 @@ class SetField:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """`move:src[]->dst[]` of whole fields of equal width."""
+    """
+    `move:src[]->dst[]` of whole fields of equal width.
+
+    `bits` > 0: of both fields only the lowest `bits`, and their widths may differ.
+    """
 
     src: str
     dst: str
+    bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,8 +212,8 @@ def action_text(action: Action, names: Names = NUMBERS) -> str:
             return f"group:{group_id}"
         case SetField(field=name, value=value, mask=mask):
             return f"set_field:{value_text(name, value, mask)}->{name}"
-        case Move(src=src, dst=dst):
-            return f"move:{src}[]->{dst}[]"
+        case Move(src=src, dst=dst, bits=bits):
+            return f"move:{src}{_bits(src, bits)}->{dst}{_bits(dst, bits)}"
         case DecTtl():
             return "dec_ttl"
         case Ct():
@@ -288,4 +288,5 @@ def _spec(spec: LearnSpec) -> str:
 
 
 def _bits(name: str, bits: int) -> str:
-    return "[]" if FIELDS[name].bits == bits else f"[0..{bits - 1}]"
+    """The lowest `bits` of a field; 0: all."""
+    return "[]" if bits in (0, FIELDS[name].bits) else f"[0..{bits - 1}]"

@@ -191,9 +191,9 @@ class Run:
                 case SetField(field=name, value=value, mask=mask):
                     _settable(name)
                     write(packet, name, value, mask)
-                case Move(src=src, dst=dst):
+                case Move(src=src, dst=dst, bits=bits):
                     _settable(dst)
-                    write(packet, dst, read(packet, src))
+                    write(packet, dst, read(packet, src), (1 << bits) - 1 if bits else None)
                 case DecTtl():
                     if not self._dec_ttl(table, packet, depth):
                         return False
@@ -350,7 +350,8 @@ class Run:
             if isinstance(action, SetField):
                 write(values, name, action.value, action.mask)
             else:
-                write(values, name, read(packet, action.src))
+                mask = (1 << action.bits) - 1 if action.bits else None
+                write(values, name, read(packet, action.src), mask)
         connection = replace(connection, mark=values["ct_mark"], label=values["ct_label"])
         self.conntrack.put(connection)
         return connection

@@ -117,8 +117,8 @@ def _encode_action(action: Action) -> bytes:
             return struct.pack("!HHI", OFPAT_GROUP, 8, group_id)
         case SetField(field=field, value=value, mask=mask):
             return _padded(OFPAT_SET_FIELD, encode_field(field, value, mask))
-        case Move(src=src, dst=dst):
-            return _encode_move(src, dst)
+        case Move(src=src, dst=dst, bits=bits):
+            return _encode_move(src, dst, bits)
         case DecTtl():
             return struct.pack("!HH4x", OFPAT_DEC_NW_TTL, 8)
         case Ct():
@@ -153,11 +153,14 @@ def _experimenter(subtype: int, body: bytes) -> bytes:
     return head + body.ljust(length - _EXPERIMENTER.size, b"\0")
 
 
-def _encode_move(src: str, dst: str) -> bytes:
+def _encode_move(src: str, dst: str, bits: int) -> bytes:
     headers = encode_header(src) + encode_header(dst)
-    bits = FIELDS[src].bits
-    if bits != FIELDS[dst].bits:
-        raise CannotEncode(f"move:{src}[]->{dst}[]: {bits} and {FIELDS[dst].bits} bits")
+    widths = FIELDS[src].bits, FIELDS[dst].bits
+    if bits > min(widths):
+        raise CannotEncode(f"move:{src}[]->{dst}[]: {bits} bits of {widths[0]} and {widths[1]}")
+    if not bits and widths[0] != widths[1]:
+        raise CannotEncode(f"move:{src}[]->{dst}[]: {widths[0]} and {widths[1]} bits")
+    bits = bits or widths[0]
     return _padded(OFPAT_COPY_FIELD, struct.pack("!HHHxx", bits, 0, 0) + headers)
 
 
@@ -165,8 +168,15 @@ def _encode_ct(ct: Ct) -> bytes:
     flags = CT_COMMIT * ct.commit | CT_FORCE * ct.force
     table = NO_TABLE if ct.table is None else ct.table
     nested = b"" if ct.nat is None else _encode_nat(ct.nat)
-    nested += b"".join([_encode_action(action) for action in ct.exec])
+    nested += b"".join([_encode_note(action) for action in ct.exec])
     return _experimenter(NXAST_CT, _CT.pack(flags, 0, ct.zone, table, 0) + nested)
+
+
+def _encode_note(action: SetField | Move) -> bytes:
+    """Inside of ct(): labels are all different, and would only push others out of the cache."""
+    if isinstance(action, SetField) and action.field == "ct_label":
+        return _padded(OFPAT_SET_FIELD, encode_field(action.field, action.value, action.mask))
+    return _encode_action(action)
 
 
 def _encode_nat(nat: Nat) -> bytes:
@@ -355,7 +365,9 @@ def _decode_set_field(data: bytes) -> SetField:
 
 def _decode_move(data: bytes) -> Move:
     bits, src_offset, dst_offset, src, dst = struct.unpack_from("!HHHxxII", data, 4)
-    return Move(_whole_field(src, bits, src_offset), _whole_field(dst, bits, dst_offset))
+    names = _low_bits(src, bits, src_offset), _low_bits(dst, bits, dst_offset)
+    whole = all(FIELDS[name].bits == bits for name in names)
+    return Move(*names, 0 if whole else bits)
 
 
 def _decode_ct(data: bytes) -> Ct:

@@ -20,6 +20,7 @@ class Table(IntEnum):
     EXTERNAL_REPLY = 10
     UNSNAT = 11
     CONNTRACK = 12
+    SERVICE_TRAFFIC = 13
     CONNTRACK_STATE = 14
     AFFINITY = 18
     AFFINITY_LEARN = 19
@@ -64,6 +65,7 @@ _TITLES = {
     Table.EXTERNAL_REPLY: "ExternalReply",
     Table.UNSNAT: "UnSNAT",
     Table.CONNTRACK: "Conntrack",
+    Table.SERVICE_TRAFFIC: "ServiceTraffic",
     Table.CONNTRACK_STATE: "ConntrackState",
     Table.NODE_ADDRESS: "NodeAddress",
     Table.SERVICE_LB: "ServiceLB",
@@ -103,6 +105,7 @@ PURPOSE = {
     Table.EXTERNAL_REPLY: "from outside to the node: a Pod's reply, or perhaps for a Service",
     Table.UNSNAT: "replies of connections whose source ServiceSNAT or Hairpin translated",
     Table.CONNTRACK: "one lookup in zone MAIN, with NAT of known connections",
+    Table.SERVICE_TRAFFIC: "a Service's connection: count it for its endpoint (ct_label)",
     Table.CONNTRACK_STATE: "invalid: drop; established: straight to L3Forward; new: on",
     Table.NODE_ADDRESS: "is it for an address where this node serves NodePorts? its zone",
     Table.SERVICE_LB: "address and port of a ServicePort -> its select group, or the set wanted",
@@ -165,9 +168,15 @@ DENIED = Mark(0x4, 0x4)
 GENERATION_SHIFT = 8
 GENERATION_MASK = 0xFFFFFF00
 
-# Registers of the policy tables. xxreg0 becomes ct_label: who allowed the connection.
-EGRESS_RULE_REG = "reg0"
-INGRESS_RULE_REG = "reg1"
+# ct_label in zone MAIN: bits 0-63 say which policy rules allowed the connection, bits 64-127 which
+# endpoint of which ServicePort it has (pipeline/traffic.py).
+RULES_LABEL_BITS = 64
+ENDPOINT_LABEL_SHIFT = 64
+ENDPOINT_LABEL_BITS = 64
+
+# Registers of the policy tables: the lower half of xxreg0 becomes that of ct_label.
+EGRESS_RULE_REG = "reg2"
+INGRESS_RULE_REG = "reg3"
 RULES_XXREG = "xxreg0"
 # Classes are 62 bits in two registers each, the upper half first.
 SUBJECT_REGS = ("reg4", "reg5")

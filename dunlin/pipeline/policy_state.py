@@ -11,6 +11,7 @@ from dunlin.pipeline.layout import (
     GENERATION_SHIFT,
     NETWORK_REGS,
     PEER_REGS,
+    RULES_LABEL_BITS,
     RULES_XXREG,
     SNAT_MARK,
     SUBJECT_REGS,
@@ -86,7 +87,7 @@ def compile_generation(intent: PolicyGenerationIntent) -> Program:
     allowed = (current, GENERATION_MASK | DENIED.mask)
     for family in FAMILIES:
         _established(make, family, allowed)
-        note = (set_field("ct_mark", allowed), Move(RULES_XXREG, "ct_label"))
+        note = (set_field("ct_mark", allowed), Move(RULES_XXREG, "ct_label", RULES_LABEL_BITS))
         commit = Ct(Zone.MAIN, commit=True, table=Table.L3_FORWARD, exec=note)
         make.add(Table.COMMIT, Priority.GUARD, family.any, (commit,))
         snat = with_fields(family.any, match(ct_mark=SNAT_MARK.pair))

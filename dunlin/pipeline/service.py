@@ -49,24 +49,28 @@ from dunlin.pipeline.layout import (
     zone_number,
 )
 from dunlin.pipeline.spread import spread_groups
+from dunlin.pipeline.traffic import count_endpoint, endpoint_number, note_endpoint
 
 REJECT: tuple[Action, ...] = (Controller(REJECT_MAX_LEN, REJECT_USERDATA),)
 """The controller refuses: a TCP RST or an ICMP error. docs/services.md says what it is to do."""
-_MARK = (set_field("ct_mark", SERVICE.pair),)
+_MARK = set_field("ct_mark", SERVICE.pair)
 _EXTERNAL = match(pkt_mark=EXTERNAL_PKT_MARK)
 
 
 def compile_service(intent: ServicePortIntent) -> Program:
     """The same program for every switch."""
-    make = ProgramMaker(FlowMaker(intent.id), intent.affinity_timeout_s)
+    make = ProgramMaker(FlowMaker(intent.id), intent.key, intent.affinity_timeout_s)
     for family in families_of(intent):
         _family(make, intent, family)
+    if intent.traffic:
+        for number in dict.fromkeys(map(make.number, intent.endpoints)):
+            count_endpoint(make.make, number)
     return make.program
 
 
 def compile_local_service(intent: LocalServiceIntent) -> Program:
     """What stands on its own node only: above what the ServicePortIntent says there."""
-    make = ProgramMaker(FlowMaker(intent.id), intent.affinity_timeout_s)
+    make = ProgramMaker(FlowMaker(intent.id), intent.key, intent.affinity_timeout_s)
     for part in intent.families:
         family = family_of_version(part.version)
         if part.local:
@@ -91,6 +95,7 @@ class ProgramMaker:
     """Flows and groups of one intent; a group once, however many frontends lead to it."""
 
     make: FlowMaker
+    service_key: str
     affinity_timeout_s: int
 
     def __post_init__(self) -> None:
@@ -111,23 +116,27 @@ class ProgramMaker:
             return
         actions, goto = choose_with_affinity(group_id)
         self.make.add(Table.SERVICE_ENDPOINTS, priority, when, actions, goto)
-        remember(self.make, group_id, chosen, self.affinity_timeout_s, translate)
+        remember(self.make, group_id, chosen, self.affinity_timeout_s, self.translate)
         self._add(affinity_groups(group_id, chosen))
 
     def spread(self, group_id: int, chosen: tuple[ServiceEndpoint, ...]) -> None:
         """The select group over these."""
         if group_id not in self.groups:
-            self._add(spread_groups(group_id, chosen, translate))
+            self._add(spread_groups(group_id, chosen, self.translate))
+
+    def translate(self, endpoint: ServiceEndpoint) -> tuple[Action, ...]:
+        """In the bucket itself: a new connection costs no upcall, and stays where it is."""
+        nat = Nat("dst", endpoint.ip, endpoint.ip, endpoint.port, endpoint.port)
+        note = (_MARK, note_endpoint(self.number(endpoint)))
+        return (Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, nat=nat, exec=note),)
+
+    def number(self, endpoint: ServiceEndpoint) -> int:
+        """The same in every group that it is in."""
+        return endpoint_number(self.service_key, endpoint)
 
     def _add(self, groups: tuple[Group, ...]) -> None:
         for group in groups:
             self.groups.setdefault(group.group_id, group)
-
-
-def translate(endpoint: ServiceEndpoint) -> tuple[Action, ...]:
-    """In the bucket itself: a new connection costs no upcall, and stays where it is."""
-    nat = Nat("dst", endpoint.ip, endpoint.ip, endpoint.port, endpoint.port)
-    return (Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, nat=nat, exec=_MARK),)
 
 
 @dataclass(frozen=True, slots=True)

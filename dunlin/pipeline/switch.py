@@ -45,6 +45,7 @@ from dunlin.pipeline.layout import (
     zone_number,
 )
 from dunlin.pipeline.policy_state import policy_base
+from dunlin.pipeline.traffic import count_nobody
 
 # Where it came from is forgotten: it may leave through the same port, and is not in transit.
 # A register that nothing sets is 0; set_field does not take in_port, move does.
@@ -154,10 +155,11 @@ def _neighbours(make: FlowMaker) -> None:
 
 
 def _conntrack(make: FlowMaker, context: SwitchContext) -> None:
+    count_nobody(make)
     for family in FAMILIES:
         unsnat = Ct(Zone.HAIRPIN, table=Table.CONNTRACK, nat=Nat())
         make.add(Table.UNSNAT, Priority.EXACT, family.to(family.hairpin), (unsnat,))
-        lookup = Ct(Zone.MAIN, table=Table.CONNTRACK_STATE, nat=Nat())
+        lookup = Ct(Zone.MAIN, table=Table.SERVICE_TRAFFIC, nat=Nat())
         make.add(Table.CONNTRACK, Priority.DEFAULT, family.any, (lookup,))
         make.add(Table.UNSNAT, Priority.DEFAULT, family.any, (), Table.CONNTRACK)
         _conntrack_state(make, family)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dunlin.events.facts import Endpoint, Protocol
+from dunlin.events.intents import ServiceEndpoint
 from dunlin.openflow.flow import Flow
 from dunlin.openflow.packet import packet
 from dunlin.openflow.trace import Trace
@@ -15,6 +16,7 @@ from dunlin.pipeline.layout import (
     HAIRPIN_V4,
     Table,
 )
+from dunlin.pipeline.traffic import endpoint_number, number_in_label
 from tests.packets.world import (
     CLIENT,
     GATEWAY,
@@ -65,6 +67,37 @@ def reply(world: World, request: Trace, in_port: int, **more: Any) -> Trace:
     trace = world.tracer.trace(answer, world.conntrack, learned=world.learned)
     world.conntrack = trace.conntrack
     return trace
+
+
+def counted(trace: Trace) -> list[int]:
+    """Numbers of the endpoints that a packet was counted for."""
+    steps = [s.flow for s in trace.steps if s.table == Table.SERVICE_TRAFFIC and s.flow]
+    labels = (item.value for flow in steps for item in flow.match if item.field == "ct_label")
+    return [number_in_label(label) for label in labels]
+
+
+@pytest.mark.parametrize("generation", [0, 7], ids=["no policy", "policies"])
+def test_traffic_is_counted_for_its_endpoint(generation: int) -> None:
+    """Both directions, from the answer to the first packet on; what is no Service's is not."""
+    world = World.of(service(), endpoints(at(1, 2), at(2, 1)), generation=generation)
+    numbers = {
+        str(end.ip): endpoint_number("default/web:http/TCP", end)
+        for end in (ServiceEndpoint(ip=at(*pod).ip, port=8080) for pod in ((1, 2), (2, 1)))
+    }
+    first = world.send("p11", CLUSTER_IP, 80)
+    chosen = str(ip_address(first.left[0].packet["nw_dst"]))
+    way: dict[str, Any] = {"in_port": 12, "eth_src": pod_mac(2)}
+    if chosen != pod_ip(1, 2):
+        way = {"in_port": UPLINK, **ROUTER}
+    answer = reply(world, first, **way)
+    second = world.send("p11", CLUSTER_IP, 80)
+    assert [counted(trace) for trace in (first, answer, second)] == [
+        [],
+        [numbers[chosen]],
+        [numbers[chosen]],
+    ]
+    direct = world.send("p11", pod_ip(1, 2), 8080)
+    assert counted(direct) == counted(reply(world, direct, in_port=12, eth_src=pod_mac(2))) == []
 
 
 FROM_POD_11: dict[str, Any] = {"in_port": 11, "eth_src": pod_mac(1)}

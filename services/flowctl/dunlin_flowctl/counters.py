@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -11,6 +11,8 @@ from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import CookieIndex
 from dunlin.openflow.flow import Action, Ct
 from dunlin.openflow.render import actions_text, match_text
+from dunlin.pipeline.layout import Table
+from dunlin.pipeline.traffic import number_in_label
 from dunlin_flowctl.adapters.session import Session
 from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.core.program import Compiled
@@ -22,6 +24,7 @@ from dunlin_flowctl.models import (
     GroupCountersModel,
     IntentCounters,
     PortCountersModel,
+    ServiceTraffic,
 )
 from dunlin_flowctl.views import NAMES, object_of
 
@@ -70,6 +73,7 @@ async def read_counters(desired: Desired, node: str, session: Session) -> Counte
         flows=flows.of_services,
         ports=_ports(desired, node, ports, names),
         groups=[_group(desired, group) for group in sorted(groups, key=lambda g: g.group_id)],
+        services=flows.traffic,
     )
 
 
@@ -81,9 +85,15 @@ class _Flows:
         self._index = index
         self.by_intent: dict[str, IntentCounters] = {}
         self.of_services: list[FlowCounters] = []
+        self.traffic: list[ServiceTraffic] = []
 
     def add(self, rows: Sequence[messages.InstalledFlow]) -> None:
         for row in rows:
+            if row.flow.table == Table.SERVICE_TRAFFIC:
+                # A flow for each endpoint of the cluster: only those with traffic are told.
+                if row.packets:
+                    self.traffic.extend(_traffic(row))
+                continue
             intent_id = self._index.lookup(row.flow.cookie)
             if intent_id is None:
                 continue
@@ -110,6 +120,14 @@ class _Flows:
                         bytes=row.bytes,
                     )
                 )
+
+
+def _traffic(row: messages.InstalledFlow) -> Iterator[ServiceTraffic]:
+    """Of a flow of an endpoint; what is no Service's has no ct_label."""
+    for item in row.flow.match:
+        if item.field == "ct_label":
+            number = f"{number_in_label(item.value):016x}"
+            yield ServiceTraffic(endpoint_number=number, packets=row.packets, bytes=row.bytes)
 
 
 def _ports(

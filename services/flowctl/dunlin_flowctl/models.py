@@ -217,6 +217,16 @@ class GroupCountersModel(BaseModel):
     buckets: list[BucketCounters]
 
 
+class ServiceTraffic(BaseModel):
+    """What one endpoint of one ServicePort and its clients on this switch sent each other."""
+
+    endpoint_number: str = Field(
+        description="16 hex digits: the endpoint's number in ct_label (dunlin/pipeline/traffic.py)."
+    )
+    packets: int
+    bytes: int
+
+
 class Counters(BaseModel):
     """Live counters of one switch. `at_ms`: Unix milliseconds when they were read."""
 
@@ -226,3 +236,6 @@ class Counters(BaseModel):
     flows: list[FlowCounters] = Field(description="Flows of route and service intents, one by one.")
     ports: list[PortCountersModel]
     groups: list[GroupCountersModel]
+    services: list[ServiceTraffic] = Field(
+        description="Service endpoints with clients here; those without traffic are left out."
+    )

@@ -17,6 +17,7 @@ from dunlin.events.intents import (
     intent_id,
 )
 from dunlin.events.state import Applied
+from dunlin.pipeline.traffic import endpoint_number
 from dunlin_metrics.events import NOTHING, Event, Outcome, Polled, StreamRead, Tick
 from dunlin_metrics.meter import Target
 from dunlin_metrics.samples import samples_of, service_target
@@ -64,7 +65,8 @@ def _forget(state: State, stream: str) -> None:
     tables = {
         subjects.FACTS_STREAM: (state.nodes, state.pods, state.switch_facts),
         subjects.INTENTS_STREAM: (
-            state.switches, state.endpoints, state.routes, state.services, state.spreads
+            state.switches, state.endpoints, state.routes, state.services, state.spreads,
+            state.numbers,
         ),
         subjects.STATE_STREAM: (state.applied,),
     }  # fmt: skip
@@ -140,17 +142,30 @@ def _intent_gone(state: State, this: str) -> None:
             state.routes.pop(key, None)
         case "service":
             gone = state.services.pop(this, None)
+            _forget_numbers(state, gone)
             if gone is not None:
                 state.spreads.pop(service_target(gone), None)
 
 
 def _service(state: State, intent: ServicePortIntent) -> None:
     """Its spread is measured anew when its endpoints change."""
+    _forget_numbers(state, state.services.get(intent.id))
     state.services[intent.id] = intent
+    target = service_target(intent)
+    for endpoint in intent.endpoints:
+        number = f"{endpoint_number(intent.key, endpoint):016x}"
+        state.numbers[number] = (*target, endpoint_text(endpoint.ip, endpoint.port))
     endpoints = frozenset(endpoint_text(e.ip, e.port) for e in intent.endpoints)
     spread = state.spreads.get(service_target(intent))
     if spread is None or spread.endpoints != endpoints:
         state.spreads[service_target(intent)] = Spread(endpoints)
+
+
+def _forget_numbers(state: State, intent: ServicePortIntent | None) -> None:
+    if intent is None:
+        return
+    for endpoint in intent.endpoints:
+        state.numbers.pop(f"{endpoint_number(intent.key, endpoint):016x}", None)
 
 
 def _applied(state: State, node: str, record: Record) -> tuple[str, float] | None:

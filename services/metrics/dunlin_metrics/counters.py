@@ -58,6 +58,14 @@ class Group(msgspec.Struct, frozen=True):
     buckets: tuple[Bucket, ...] = ()
 
 
+class Traffic(msgspec.Struct, frozen=True):
+    """What one endpoint of one ServicePort and its clients on a switch sent each other."""
+
+    endpoint_number: str
+    packets: int
+    bytes: int
+
+
 class Counters(msgspec.Struct, frozen=True):
     """Everything of one switch."""
 
@@ -65,3 +73,4 @@ class Counters(msgspec.Struct, frozen=True):
     flows: tuple[Flow, ...] = ()
     ports: tuple[Port, ...] = ()
     groups: tuple[Group, ...] = ()
+    services: tuple[Traffic, ...] = ()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dunlin_metrics.samples import POD_FIELDS
+from dunlin_metrics.samples import POD_FIELDS, TRAFFIC, TRAFFIC_FIELDS
 from dunlin_metrics.spread import shares
 from dunlin_metrics.state import State
 
@@ -61,16 +61,19 @@ class StateCollector(Collector):
             "more where its first packets are repeated or stay without an answer.",
             labels=SERVICE_LABELS,
         )
-        octets = CounterMetricFamily(
-            "dunlin_service_endpoint_bytes",
-            "Bytes of these packets; established connections do not pass the choice again.",
-            labels=SERVICE_LABELS,
-        )
         for target, total in self.state.meter.of("endpoint"):
             connections.add_metric(target[1:], total.values[0])
-            octets.add_metric(target[1:], total.values[1])
         yield connections
-        yield octets
+        for index, field in enumerate(TRAFFIC_FIELDS):
+            family = CounterMetricFamily(
+                f"dunlin_service_endpoint_{field}",
+                f"{field.title()} between this endpoint and clients of the Service, both "
+                "directions; the first packet of a connection is not among them.",
+                labels=SERVICE_LABELS,
+            )
+            for target, total in self.state.meter.of(TRAFFIC):
+                family.add_metric(target[1:], total.values[index])
+            yield family
 
     def _shares(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(

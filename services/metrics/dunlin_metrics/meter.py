@@ -16,7 +16,7 @@ Target: TypeAlias = tuple[str, ...]
 """("pod", namespace, name, node), ("route", source, destination), ("endpoint", namespace, …)."""
 
 Source: TypeAlias = tuple[str, ...]
-"""("port", name), ("flow", intent, table, match), ("group", id): within one switch."""
+"""("port", name), ("flow", …), ("group", id), ("traffic", number): within one switch."""
 
 
 class Part(NamedTuple):

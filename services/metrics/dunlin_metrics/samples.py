@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dunlin.events.intents import ServicePortIntent
-from dunlin_metrics.counters import Counters, Group, Port
+from dunlin_metrics.counters import Counters, Group, Port, Traffic
 from dunlin_metrics.meter import Part, Sample, Target
 from dunlin_metrics.state import State
 
@@ -16,7 +16,8 @@ POD_FIELDS = (
     "transmit_drops",
 )
 ROUTE_FIELDS = ("bytes", "packets")
-ENDPOINT_FIELDS = ("connections", "bytes")
+TRAFFIC = "traffic"
+TRAFFIC_FIELDS = ("bytes", "packets")
 
 
 def samples_of(state: State, counters: Counters) -> Iterator[Sample]:
@@ -38,6 +39,11 @@ def samples_of(state: State, counters: Counters) -> Iterator[Sample]:
         intent = state.services.get(group.intent)
         if intent is not None and all(bucket.endpoint for bucket in group.buckets):
             yield _group(intent, group)
+    for traffic in counters.services:
+        endpoint = state.numbers.get(traffic.endpoint_number)
+        if endpoint is not None:
+            counted = Part((TRAFFIC, *endpoint[1:]), _traffic(traffic))
+            yield Sample((TRAFFIC, traffic.endpoint_number), (counted,))
 
 
 def _port(node: str, port: Port) -> Iterator[Sample]:
@@ -58,10 +64,14 @@ def _port(node: str, port: Port) -> Iterator[Sample]:
 
 def _group(intent: ServicePortIntent, group: Group) -> Sample:
     parts = tuple(
-        Part((*service_target(intent), bucket.endpoint), (bucket.packets, bucket.bytes))
+        Part((*service_target(intent), bucket.endpoint), (bucket.packets,))
         for bucket in group.buckets
     )
     return Sample(("group", str(group.group_id)), parts)
+
+
+def _traffic(traffic: Traffic) -> tuple[int, ...]:
+    return traffic.bytes, traffic.packets
 
 
 def service_target(intent: ServicePortIntent) -> Target:

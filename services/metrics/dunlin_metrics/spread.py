@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dunlin.events.intents import ServiceEndpoint, ServicePortIntent
 from dunlin_metrics.meter import Target
-from dunlin_metrics.samples import service_target
+from dunlin_metrics.samples import TRAFFIC, service_target
 from dunlin_metrics.state import State, endpoint_text
 
 
@@ -16,7 +16,7 @@ class Share(NamedTuple):
 
     `intended`: its share of the new connections of its family, 0 … 1. `measured`: what it got since
     the endpoints changed last, None before the first connection. `recent`: of these connections.
-    `connections`, `bytes`: totals that never fall.
+    `connections`, `bytes` (both directions): totals that never fall.
     """
 
     target: Target
@@ -42,13 +42,13 @@ def shares(state: State, intent: ServicePortIntent) -> Iterator[Share]:
         text = endpoint_text(endpoint.ip, endpoint.port)
         sum_, got = total[endpoint.ip.version], recent.get(text, 0)
         known = state.meter.totals.get((*service, text))
-        connections, octets = known.values if known else (0, 0)
+        traffic = state.meter.totals.get((TRAFFIC, *service[1:], text))
         yield Share(
             (*service, text),
             endpoint,
             1 / count[endpoint.ip.version],
             got / sum_ if sum_ else None,
             got,
-            connections,
-            octets,
+            known.values[0] if known else 0,
+            traffic.values[0] if traffic else 0,
         )

@@ -33,7 +33,8 @@ class State:
     """
     Everything; services and endpoints by intent id, the rest by node.
 
-    `spreads` by service target. `caught_up`: streams that have been read to their end.
+    `spreads` by service target. `numbers`: what an endpoint's number in ct_label stands for:
+    its ServicePort's target and its text. `caught_up`: streams that have been read to their end.
     """
 
     nodes: dict[str, NodeFact] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class State:
     applied: dict[str, Applied] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
     spreads: dict[Target, Spread] = field(default_factory=dict)
+    numbers: dict[str, Target] = field(default_factory=dict)
     caught_up: set[str] = field(default_factory=set)
 
     def node_names(self) -> list[str]:

@@ -25,6 +25,9 @@ class PlannerSettings(CommonSettings):
     node_port_cidrs: tuple[IPNetwork, ...] = setting(
         (), "NodePorts are served on the nodes' addresses in these; empty: on all of them."
     )
+    service_traffic: bool = setting(
+        True, "Switches count bytes and packets of each Service endpoint: a flow for each one."
+    )
     lease_ttl_s: float = setting(
         3.0, "How long a shard stays ours without renewal.", unit="seconds", low=0.3
     )
@@ -38,4 +41,10 @@ class PlannerSettings(CommonSettings):
     @property
     def cluster(self) -> Cluster:
         """What the core needs of it."""
-        return Cluster(self.pod_cidrs, self.service_cidrs, self.encapsulation, self.node_port_cidrs)
+        return Cluster(
+            self.pod_cidrs,
+            self.service_cidrs,
+            self.encapsulation,
+            self.node_port_cidrs,
+            self.service_traffic,
+        )

@@ -72,12 +72,14 @@ class Cluster:
 
     `pod_cidrs`: the pools; `service_cidrs`: unless ServiceCIDR objects exist. `node_port_cidrs`:
     NodePorts are served on the nodes' addresses in these; empty: on all.
+    `service_traffic`: switches count what each Service endpoint sends and receives.
     """
 
     pod_cidrs: tuple[IPNetwork, ...] = ()
     service_cidrs: tuple[IPNetwork, ...] = ()
     encapsulation: Literal["auto", "none", "geneve", "vxlan"] = "auto"
     node_port_cidrs: tuple[IPNetwork, ...] = ()
+    service_traffic: bool = True
 
 
 class Name(NamedTuple):

@@ -55,6 +55,7 @@ def test_an_answer() -> None:
             "flows": [flow],
             "ports": [port],
             "groups": [group],
+            "services": [{"endpoint_number": "5".zfill(16), "packets": 11, "bytes": 12}],
         }
     )
     found = msgspec.json.decode(answer.model_dump_json(), type=counters.Counters)
@@ -62,4 +63,6 @@ def test_an_answer() -> None:
     assert (read_port.tx_bytes, read_port.rx_dropped, read_port.tx_dropped) == (4, None, 6)
     assert (read_flow.intent, read_flow.bytes) == ("all/route/n2", 8)
     assert [(b.endpoint, b.packets) for b in read_group.buckets] == [("10.0.0.1:80", 9)]
+    (traffic,) = found.services
+    assert (traffic.endpoint_number, traffic.packets, traffic.bytes) == ("5".zfill(16), 11, 12)
     assert json.loads(answer.model_dump_json())["node"] == found.node

@@ -9,8 +9,9 @@ from dunlin.events.facts import Fact, NodeFact, PodFact, SwitchFact
 from dunlin.events.intents import Intent, ServiceEndpoint, ServicePortIntent
 from dunlin.events.state import Applied
 from dunlin.model.addresses import MacAddress
+from dunlin.pipeline.traffic import endpoint_number
 from dunlin_metrics.core import step
-from dunlin_metrics.counters import Bucket, Counters, Flow, Group, Port
+from dunlin_metrics.counters import Bucket, Counters, Flow, Group, Port, Traffic
 from dunlin_metrics.events import Outcome, Polled, StreamRead
 from dunlin_metrics.state import State
 from tests.fixtures import cluster
@@ -132,12 +133,21 @@ def group(*buckets: tuple[str, int], intent: str = SERVICE) -> Group:
     return Group(1 << 16, intent, tuple(made))
 
 
-def poll(state: State, now_ms: int, *parts: Port | Flow | Group, node: str = "n1") -> None:
+def traffic(endpoint: ServiceEndpoint, packets: int) -> Traffic:
+    """The counter of one of the Service's endpoints; packets of 100 bytes."""
+    number = endpoint_number(SERVICE.split("/", 2)[2], endpoint)
+    return Traffic(f"{number:016x}", packets, packets * 100)
+
+
+def poll(
+    state: State, now_ms: int, *parts: Port | Flow | Group | Traffic, node: str = "n1"
+) -> None:
     """One reading of a switch."""
     counters = Counters(
         node,
         flows=tuple(part for part in parts if isinstance(part, Flow)),
         ports=tuple(part for part in parts if isinstance(part, Port)),
         groups=tuple(part for part in parts if isinstance(part, Group)),
+        services=tuple(part for part in parts if isinstance(part, Traffic)),
     )
     step(state, Polled(counters, now_ms))

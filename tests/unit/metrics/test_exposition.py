@@ -1,10 +1,13 @@
 """The Prometheus series."""
 
+from ipaddress import IPv4Address
+
 from prometheus_client import CollectorRegistry, generate_latest
 
+from dunlin.events.intents import ServiceEndpoint
 from dunlin_metrics.exposition import StateCollector
 from dunlin_metrics.state import State
-from tests.unit.metrics.build import flow, group, poll, port, started
+from tests.unit.metrics.build import flow, group, poll, port, started, traffic
 
 
 def lines(state: State) -> set[str]:
@@ -21,7 +24,9 @@ def test_series() -> None:
     empty = group(("10.0.1.11:8080", 0), ("10.0.1.12:8080", 0), ("10.0.1.12:8080", 0))
     poll(state, 1, empty)
     used = group(("10.0.1.11:8080", 3), ("10.0.1.12:8080", 0), ("10.0.1.12:8080", 1))
-    poll(state, 2, port("p11", received=7, sent=3), flow("n2", 5), used)
+    there = ServiceEndpoint(ip=IPv4Address("10.0.1.11"), port=8080)
+    counted = traffic(there, 10)
+    poll(state, 2, port("p11", received=7, sent=3), flow("n2", 5), used, counted)
     pod = '{namespace="default",node="n1",pod="p11"}'
     endpoint = 'endpoint="10.0.1.11:8080",%snamespace="default",port="http",service="web"'
     expected = {
@@ -34,7 +39,8 @@ def test_series() -> None:
         'dunlin_node_traffic_bytes_total{destination="n2",source="n1"} 500.0',
         'dunlin_node_traffic_packets_total{destination="n2",source="n1"} 5.0',
         f"dunlin_service_endpoint_connections_total{{{endpoint % ''}}} 3.0",
-        f"dunlin_service_endpoint_bytes_total{{{endpoint % ''}}} 180.0",
+        f"dunlin_service_endpoint_bytes_total{{{endpoint % ''}}} 1000.0",
+        f"dunlin_service_endpoint_packets_total{{{endpoint % ''}}} 10.0",
         "dunlin_service_endpoint_share{" + endpoint % 'kind="measured",' + "} 0.75",
         "dunlin_service_endpoint_share{" + endpoint % 'kind="intended",' + "} 0.5",
         'dunlin_switch_flows{node="n1"} 100.0',

@@ -112,12 +112,12 @@ class Oracle:
                 return p.OFPActionGroup(group_id)
             case SetField(field=field, value=value, mask=mask):
                 return self.set_field(field, value, mask)
-            case Move(src=src, dst=dst):
+            case Move(src=src, dst=dst, bits=bits):
                 ids = [
                     p.OFPOxmId(NAMES.get(f, f), length=(FIELDS[f].bits + 7) // 8)
                     for f in (src, dst)
                 ]
-                return p.OFPActionCopyField(FIELDS[src].bits, 0, 0, ids)
+                return p.OFPActionCopyField(bits or FIELDS[src].bits, 0, 0, ids)
             case DecTtl():
                 return p.OFPActionDecNwTtl()
             case CtClear():

@@ -157,6 +157,7 @@ def _shared(
         external_local=service.external_policy_local and is_external(service),
         affinity_timeout_s=service.affinity_timeout_s,
         health_check_node_port=service.health_check_node_port,
+        traffic=state.cluster.service_traffic,
     )
 
 
