@@ -13,7 +13,7 @@ from bench import machine
 from bench.measure import Options, Table, Unavailable, show
 
 BENCHES = {
-    "programming": "one switch with 1,000 Services of 10 endpoints, against ovs-ofctl",
+    "programming": "one switch with 10,000 Services of 10 endpoints, against ovs-ofctl",
     "endpoint_change": "EndpointSlice change -> acknowledged by 10 switches, against a bare bundle",
     "scale": "the cost of one change, and of 20 Pod changes a second, by size of the cluster",
     "cni_add": "CNI ADD and DEL, against the bridge plugin with host-local",

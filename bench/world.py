@@ -87,6 +87,7 @@ def service_intent(number: int, endpoints: int) -> ServicePortIntent:
         port_name="http",
         protocol=Protocol.TCP,
         port=80,
+        traffic=True,
         addresses=(ServiceAddress(ip=cluster_ip(number), group_id=number + 1 << 8),),
         endpoints=tuple(
             ServiceEndpoint(ip=endpoint_ip(number, i), port=8080, target=f"{NAMESPACE}/p{i}")

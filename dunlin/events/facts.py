@@ -6,6 +6,7 @@ ipam (its ledger). A delete is a tombstone: a message without payload on the sam
 """
 
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -24,8 +25,12 @@ class Protocol(StrEnum):
     SCTP = "SCTP"
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of all on the bus; readers ignore fields they do not know (N and N+1 side by side)."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """
+    Base of all on the bus; readers ignore fields they do not know (N and N+1 side by side).
+
+    The garbage collector does not look at them: a cycle of them is not possible.
+    """
 
 
 class Meta(Event, frozen=True, kw_only=True):
@@ -321,6 +326,7 @@ AnyFact: TypeAlias = (
 )
 
 
+@cache
 def kind_of(fact_type: type[Event]) -> str:
     """The `kind` of a fact or intent type: its tag."""
     tag = fact_type.__struct_config__.tag

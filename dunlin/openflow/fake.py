@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import msgspec
+
 from dunlin.openflow.flow import Flow, Group, Match, groups_referred
 from dunlin.openflow.messages import FlowRemoved, InstalledFlow, Port
 from dunlin.openflow.prerequisites import refusal
@@ -180,7 +182,7 @@ class FakeSwitch:
 
     def _modify(self, old: InstalledFlow, flow: Flow) -> None:
         """OpenFlow 1.1 and later: neither cookie nor time-outs change, and nothing is added."""
-        changed = replace(old.flow, actions=flow.actions, goto=flow.goto)
+        changed = msgspec.structs.replace(old.flow, actions=flow.actions, goto=flow.goto)
         self.flows[old.flow.key] = replace(old, flow=changed)
 
     def _delete_flows(self, mod: FlowMod, flow: Flow) -> None:
@@ -196,7 +198,7 @@ class FakeSwitch:
     def _remove(self, entry: InstalledFlow, reason: str) -> None:
         del self.flows[entry.flow.key]
         if entry.flags & OFPFF_SEND_FLOW_REM:
-            bare = replace(entry.flow, actions=(), goto=None)
+            bare = msgspec.structs.replace(entry.flow, actions=(), goto=None)
             self.removed(FlowRemoved(0, reason, bare, entry.packets, entry.bytes, entry.duration_s))
 
     def _check(self, flow: Flow) -> None:

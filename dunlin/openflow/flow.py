@@ -1,8 +1,16 @@
-"""Flows and groups: what a switch holds."""
+"""
+Flows and groups: what a switch holds.
+
+Hundreds of thousands of these values live at once: they are made, hashed and compared in C, and
+the garbage collector, which would look at each of them again and again, knows none (no cycle of
+them is possible).
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from operator import attrgetter
+
+import msgspec
 
 from dunlin.model.addresses import IPAddress, IPNetwork, MacAddress, mac_to_int
 from dunlin.openflow.fields import CT_STATE_BITS, FIELDS
@@ -14,8 +22,7 @@ OFPP_CONTROLLER = 0xFFFFFFFD
 OFPP_LOCAL = 0xFFFFFFFE
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class FieldMatch:
+class FieldMatch(msgspec.Struct, frozen=True, gc=False, order=True, cache_hash=True):
     """`field` & `mask` == `value`; `mask` None: all bits. `value` has no bit beyond the mask."""
 
     field: str
@@ -26,6 +33,7 @@ class FieldMatch:
 Match = tuple[FieldMatch, ...]
 """Sorted by field name, each field once: equal matches are equal values."""
 
+_NAME_OF = attrgetter("field")
 MatchValue = int | IPAddress | IPNetwork | str | tuple[int, int]
 
 
@@ -36,7 +44,12 @@ def match(**fields: MatchValue) -> Match:
     Values: int; (value, mask); an address; a network (masked); a MAC address as text; for
     ct_state the text of ovs-ofctl (`"+trk+new-rpl"`).
     """
-    return tuple(sorted(field_match(name, value) for name, value in fields.items()))
+    return tuple([field_match(name, fields[name]) for name in sorted(fields)])
+
+
+def in_order(items: Iterable[FieldMatch]) -> Match:
+    """A match of these, all of different fields."""
+    return tuple(sorted(items, key=_NAME_OF))
 
 
 def field_match(name: str, value: MatchValue) -> FieldMatch:
@@ -71,31 +84,30 @@ def parse_ct_state(text: str) -> tuple[int, int]:
 
 def with_fields(base: Match, extra: Match) -> Match:
     """Both; a field in both must be equal."""
+    if not extra:
+        return base
     merged = {item.field: item for item in base}
     for item in extra:
         assert merged.setdefault(item.field, item) == item, item.field
-    return tuple(sorted(merged.values()))
+    return in_order(merged.values())
 
 
 # --- actions: ovs-actions(7) ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True, gc=False):
     """`output:port`; OFPP_IN_PORT sends back where it came from."""
 
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class ToGroup:
+class ToGroup(msgspec.Struct, frozen=True, gc=False):
     """`group:id`."""
 
     group_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetField:
+class SetField(msgspec.Struct, frozen=True, gc=False):
     """`set_field:value[/mask]->field`."""
 
     field: str
@@ -103,8 +115,7 @@ class SetField:
     mask: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True, gc=False):
     """
     `move:src[]->dst[]` of whole fields of equal width.
 
@@ -116,13 +127,11 @@ class Move:
     bits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DecTtl:
+class DecTtl(msgspec.Struct, frozen=True, gc=False):
     """`dec_ttl`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nat:
+class Nat(msgspec.Struct, frozen=True, gc=False):
     """
     `nat(src|dst=address[-address][:port[-port]])`; without `direction`, `nat`: as the entry says.
 
@@ -137,8 +146,7 @@ class Nat:
     random: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ct:
+class Ct(msgspec.Struct, frozen=True, gc=False):
     """`ct([commit,][force,][zone=n,][table=t,][nat…,][exec(…)])`; `exec` only with commit."""
 
     zone: int
@@ -149,15 +157,13 @@ class Ct:
     exec: tuple["SetField | Move", ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Resubmit:
+class Resubmit(msgspec.Struct, frozen=True, gc=False):
     """`resubmit(,table)`: look up there, then go on with the next action."""
 
     table: int
 
 
-@dataclass(frozen=True, slots=True)
-class Conjunction:
+class Conjunction(msgspec.Struct, frozen=True, gc=False):
     """`conjunction(conj_id, clause/clauses)`; clause counts from 1."""
 
     conj_id: int
@@ -165,8 +171,7 @@ class Conjunction:
     clauses: int
 
 
-@dataclass(frozen=True, slots=True)
-class LearnSpec:
+class LearnSpec(msgspec.Struct, frozen=True, gc=False):
     """
     One part of a learned flow.
 
@@ -181,8 +186,7 @@ class LearnSpec:
     value: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Learn:
+class Learn(msgspec.Struct, frozen=True, gc=False):
     """`learn(table=…,…)`; time-outs in seconds, 16 bits; cookie as for flows."""
 
     table: int
@@ -194,35 +198,30 @@ class Learn:
     delete_learned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Controller:
+class Controller(msgspec.Struct, frozen=True, gc=False):
     """`controller(max_len=…,userdata=…)`: to the controller, with opaque data."""
 
     max_len: int = 0xFFFF
     userdata: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class MeterAction:
+class MeterAction(msgspec.Struct, frozen=True, gc=False):
     """`meter:id` first of all actions."""
 
     meter_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class OutputReg:
+class OutputReg(msgspec.Struct, frozen=True, gc=False):
     """`output:field[]`: to the port whose number a whole 16- or 32-bit field holds."""
 
     field: str
 
 
-@dataclass(frozen=True, slots=True)
-class CtClear:
+class CtClear(msgspec.Struct, frozen=True, gc=False):
     """`ct_clear`: the packet is untracked from here on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(msgspec.Struct, frozen=True, gc=False):
     """
     What a switch holds and Dunlin has no word for; never part of a desired flow.
 
@@ -260,8 +259,7 @@ def set_field(name: str, value: MatchValue) -> SetField:
 # --- what a switch holds --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(msgspec.Struct, frozen=True, gc=False):
     """
     One flow entry. Identity on the switch: (table, priority, match).
 
@@ -284,8 +282,7 @@ class Flow:
         return (self.table, self.priority, self.match)
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(msgspec.Struct, frozen=True, gc=False):
     """One bucket of a select group; `weight` has no unit."""
 
     bucket_id: int
@@ -293,13 +290,9 @@ class Bucket:
     weight: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True, gc=False):
     """
     One group entry; identity is `group_id`.
-
-    OpenFlow groups have no cookie: `cookie` is Dunlin's own note of whose it is and never reaches
-    the switch.
 
     `selection_method` "" is OVS's default for select groups (dp_hash, basis 0); with "dp_hash",
     `hash_basis` (32 bits) makes the choice independent of other groups'. With "hash", `hash_fields`
@@ -312,11 +305,9 @@ class Group:
     selection_method: str = ""
     hash_basis: int = 0
     hash_fields: tuple[str, ...] = ()
-    cookie: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(msgspec.Struct, frozen=True, gc=False):
     """Flows and groups, as one intent or a whole switch needs them; no key twice."""
 
     flows: tuple[Flow, ...] = ()

@@ -213,7 +213,7 @@ def action_text(action: Action, names: Names = NUMBERS) -> str:
         case SetField(field=name, value=value, mask=mask):
             return f"set_field:{value_text(name, value, mask)}->{name}"
         case Move(src=src, dst=dst, bits=bits):
-            return f"move:{src}{_bits(src, bits)}->{dst}{_bits(dst, bits)}"
+            return f"move:{_part(src, bits)}->{_part(dst, bits)}"
         case DecTtl():
             return "dec_ttl"
         case Ct():
@@ -290,3 +290,9 @@ def _spec(spec: LearnSpec) -> str:
 def _bits(name: str, bits: int) -> str:
     """The lowest `bits` of a field; 0: all."""
     return "[]" if bits in (0, FIELDS[name].bits) else f"[0..{bits - 1}]"
+
+
+def _part(name: str, bits: int) -> str:
+    """Of a field in move(); ovs-ofctl's "in_port" has 16 bits."""
+    shown = "in_port_oxm" if name == "in_port" else name
+    return f"{shown}{_bits(name, bits)}"

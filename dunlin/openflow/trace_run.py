@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from dunlin.openflow.conntrack import Connection, Conntrack, Tuple, state_of, tuple_of
 from dunlin.openflow.fields import CT_STATE_BITS, FIELDS
 from dunlin.openflow.flow import (
@@ -257,7 +259,7 @@ class Run:
             text = actions_text(bucket.actions)
             self._note(depth, flow.table, f"group {group_id} bucket {bucket.bucket_id}: {text}")
             # A bucket works on a copy: what it changes is gone after it.
-            inside = replace(flow, actions=bucket.actions, goto=None)
+            inside = msgspec.structs.replace(flow, actions=bucket.actions, goto=None)
             self._apply(bucket.actions, inside, dict(packet), depth + 1)
 
     def _learn(self, learn: Learn, packet: Packet) -> None:

@@ -7,7 +7,6 @@ bytes.
 
 import struct
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
 
 from dunlin.openflow.fields import FIELDS
 from dunlin.openflow.flow import (
@@ -32,59 +31,38 @@ from dunlin.openflow.flow import (
 )
 from dunlin.openflow.messages import CannotEncode, OpenFlowError
 from dunlin.openflow.wire_fields import encode_field, encode_header, field_name
+from dunlin.openflow.wire_nat import (
+    EXPERIMENTER,
+    NX_VENDOR,
+    NXAST_NAT,
+    Unsupported,
+    decode_nat,
+    encode_nat,
+    experimenter,
+)
 
-NX_VENDOR = 0x00002320
 OFPAT_OUTPUT = 0
 OFPAT_GROUP = 22
 OFPAT_DEC_NW_TTL = 24
 OFPAT_SET_FIELD = 25
 OFPAT_COPY_FIELD = 28
 OFPAT_METER = 29
-OFPAT_EXPERIMENTER = 0xFFFF
 NXAST_RESUBMIT_TABLE = 14
 NXAST_OUTPUT_REG = 15
 NXAST_LEARN = 16
 NXAST_CONJUNCTION = 34
 NXAST_CT = 35
-NXAST_NAT = 36
 NXAST_CONTROLLER2 = 37
 NXAST_CT_CLEAR = 43
 OFPP_IN_PORT_16 = 0xFFF8
 CT_COMMIT, CT_FORCE = 1, 2
 NO_TABLE = 0xFF
-NAT_SRC, NAT_DST, NAT_RANDOM = 1, 2, 16
-"""Flags; NX_NAT_F_PERSISTENT (4) and NX_NAT_F_PROTO_HASH (8) have no word in `Nat`."""
-RANGE_IPV4_MIN, RANGE_IPV4_MAX, RANGE_IPV6_MIN, RANGE_IPV6_MAX = 1, 2, 4, 8
-RANGE_PORT_MIN, RANGE_PORT_MAX = 16, 32
 LEARN_DELETE_LEARNED = 2
 SPEC_IMMEDIATE, SPEC_LOAD, SPEC_KIND_MASK, SPEC_BITS = 0x2000, 0x0800, 0x1800, 0x07FF
 CONTROLLER2_MAX_LEN, CONTROLLER2_USERDATA = 0, 3
 
 
-_EXPERIMENTER = struct.Struct("!HHIH")
 _CT = struct.Struct("!HIHB3xH")
-_NAT = struct.Struct("!2xHH")
-_NAT_FLAGS = {"": 0, "src": NAT_SRC, "dst": NAT_DST}
-
-
-_NAT_RANGES = {
-    addresses | ports
-    for addresses in (
-        0,
-        RANGE_IPV4_MIN,
-        RANGE_IPV4_MIN | RANGE_IPV4_MAX,
-        RANGE_IPV6_MIN,
-        RANGE_IPV6_MIN | RANGE_IPV6_MAX,
-    )
-    for ports in (0, RANGE_PORT_MIN, RANGE_PORT_MIN | RANGE_PORT_MAX)
-}
-"""What `Nat` can say: no maximum without its minimum, one family."""
-
-
-class _Unsupported(Exception):
-    """A form of a known action that `flow.py` has no word for."""
-
-
 # --- out ------------------------------------------------------------------------------------------
 
 
@@ -97,9 +75,8 @@ def encode_actions(actions: tuple[Action, ...]) -> bytes:
     """
     try:
         # Conntrack actions of Services are all different: hashing one costs as much as encoding it.
-        return b"".join(
-            [_encode_ct(a) if isinstance(a, Ct) else _encode_action(a) for a in actions]
-        )
+        parts = [_encode_ct(a) if isinstance(a, Ct) else _encode_action(a) for a in actions]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
     except (struct.error, OverflowError) as error:
         raise CannotEncode(f"actions {actions}: {error}") from error
 
@@ -112,7 +89,7 @@ def _encode_action(action: Action) -> bytes:
         case OutputReg(field=field):
             bits = FIELDS[field].bits if field in FIELDS else 0
             body = struct.pack("!H4sH6x", bits - 1, encode_header(field), 0)
-            return _experimenter(NXAST_OUTPUT_REG, body)
+            return experimenter(NXAST_OUTPUT_REG, body)
         case ToGroup(group_id=group_id):
             return struct.pack("!HHI", OFPAT_GROUP, 8, group_id)
         case SetField(field=field, value=value, mask=mask):
@@ -124,11 +101,11 @@ def _encode_action(action: Action) -> bytes:
         case Ct():
             return _encode_ct(action)
         case CtClear():
-            return _experimenter(NXAST_CT_CLEAR, b"")
+            return experimenter(NXAST_CT_CLEAR, b"")
         case Resubmit(table=table):
-            return _experimenter(NXAST_RESUBMIT_TABLE, struct.pack("!HB", OFPP_IN_PORT_16, table))
+            return experimenter(NXAST_RESUBMIT_TABLE, struct.pack("!HB", OFPP_IN_PORT_16, table))
         case Conjunction(conj_id=conj_id, clause=clause, clauses=clauses):
-            return _experimenter(
+            return experimenter(
                 NXAST_CONJUNCTION, struct.pack("!BBI", clause - 1, clauses, conj_id)
             )
         case Learn():
@@ -146,13 +123,6 @@ def _padded(kind: int, body: bytes) -> bytes:
     return struct.pack("!HH", kind, length) + body.ljust(length - 4, b"\0")
 
 
-def _experimenter(subtype: int, body: bytes) -> bytes:
-    """One Nicira action; `body` starts right after the subtype."""
-    length = (_EXPERIMENTER.size + len(body) + 7) // 8 * 8
-    head = _EXPERIMENTER.pack(OFPAT_EXPERIMENTER, length, NX_VENDOR, subtype)
-    return head + body.ljust(length - _EXPERIMENTER.size, b"\0")
-
-
 def _encode_move(src: str, dst: str, bits: int) -> bytes:
     headers = encode_header(src) + encode_header(dst)
     widths = FIELDS[src].bits, FIELDS[dst].bits
@@ -165,11 +135,26 @@ def _encode_move(src: str, dst: str, bits: int) -> bytes:
 
 
 def _encode_ct(ct: Ct) -> bytes:
-    flags = CT_COMMIT * ct.commit | CT_FORCE * ct.force
-    table = NO_TABLE if ct.table is None else ct.table
-    nested = b"" if ct.nat is None else _encode_nat(ct.nat)
+    nested = b"" if ct.nat is None else encode_nat(ct.nat)
     nested += b"".join([_encode_note(action) for action in ct.exec])
-    return _experimenter(NXAST_CT, _CT.pack(flags, 0, ct.zone, table, 0) + nested)
+    before, after = _around_ct(ct.zone, ct.commit, ct.force, ct.table, len(nested))
+    return before + nested + after
+
+
+@lru_cache(maxsize=1 << 12)
+def _around_ct(
+    zone: int,
+    commit: bool,  # noqa: FBT001 - as in Ct
+    force: bool,  # noqa: FBT001
+    table: int | None,
+    length: int,
+) -> tuple[bytes, bytes]:
+    """A ct() before and after what is nested in it: the same for all endpoints of all Services."""
+    flags = CT_COMMIT * commit | CT_FORCE * force
+    fixed = _CT.pack(flags, 0, zone, NO_TABLE if table is None else table, 0)
+    whole = experimenter(NXAST_CT, fixed + bytes(length))
+    cut = EXPERIMENTER.size + len(fixed)
+    return whole[:cut], whole[cut + length :]
 
 
 def _encode_note(action: SetField | Move) -> bytes:
@@ -179,32 +164,13 @@ def _encode_note(action: SetField | Move) -> bytes:
     return _encode_action(action)
 
 
-def _encode_nat(nat: Nat) -> bytes:
-    flags = _NAT_FLAGS[nat.direction] | NAT_RANDOM * nat.random
-    present, ranges = 0, b""
-    address, address_max = nat.address, nat.address_max
-    if address is not None:
-        ranges = packed = address.packed
-        present = first = RANGE_IPV4_MIN if len(packed) == 4 else RANGE_IPV6_MIN
-        if address_max is not None:
-            present |= first << 1
-            ranges += packed if address_max is address else address_max.packed
-    if nat.port_min:
-        present |= RANGE_PORT_MIN
-        ranges += nat.port_min.to_bytes(2, "big")
-        if nat.port_max:
-            present |= RANGE_PORT_MAX
-            ranges += nat.port_max.to_bytes(2, "big")
-    return _experimenter(NXAST_NAT, _NAT.pack(flags, present) + ranges)
-
-
 def _encode_controller(controller: Controller) -> bytes:
     if not controller.userdata:
         return struct.pack("!HHIH6x", OFPAT_OUTPUT, 16, OFPP_CONTROLLER, controller.max_len)
     body = b"" if controller.max_len == 0xFFFF else struct.pack("!HHHxx", 0, 8, controller.max_len)
     length = 4 + len(controller.userdata)
     body += struct.pack("!HH", CONTROLLER2_USERDATA, length) + controller.userdata
-    return _experimenter(NXAST_CONTROLLER2, bytes(6) + body + bytes(-length % 8))
+    return experimenter(NXAST_CONTROLLER2, bytes(6) + body + bytes(-length % 8))
 
 
 def _encode_learn(learn: Learn) -> bytes:
@@ -219,7 +185,7 @@ def _encode_learn(learn: Learn) -> bytes:
         0,
         0,
     )
-    return _experimenter(NXAST_LEARN, head + b"".join(map(_encode_spec, learn.specs)))
+    return experimenter(NXAST_LEARN, head + b"".join(map(_encode_spec, learn.specs)))
 
 
 def _encode_spec(spec: LearnSpec) -> bytes:
@@ -260,7 +226,7 @@ def _decode_action(data: bytes) -> Action:
     """`data`: one action, its length checked."""
     try:
         action = _decode_known(data)
-    except (_Unsupported, struct.error):
+    except (Unsupported, struct.error):
         return Unknown("action", data)
     return action if _says_all(action, data) else Unknown("action", data)
 
@@ -301,7 +267,7 @@ def _decode_known(data: bytes) -> Action:
             return MeterAction(struct.unpack_from("!I", data, 4)[0])
         case 0xFFFF if len(data) >= 16 and int.from_bytes(data[4:8], "big") == NX_VENDOR:
             return _decode_nicira(data)
-    raise _Unsupported
+    raise Unsupported
 
 
 def _decode_nicira(data: bytes) -> Action:
@@ -325,14 +291,14 @@ def _decode_nicira(data: bytes) -> Action:
             return _decode_controller(data)
         case 43:
             return CtClear()
-    raise _Unsupported
+    raise Unsupported
 
 
 def _whole_field(header: int, bits: int, offset: int = 0) -> str:
     """The field that a header names, if all its bits are meant."""
     name = _low_bits(header, bits, offset)
     if FIELDS[name].bits != bits:
-        raise _Unsupported
+        raise Unsupported
     return name
 
 
@@ -340,7 +306,7 @@ def _low_bits(header: int, bits: int, offset: int) -> str:
     """The field that a header names, if its lowest bits are meant."""
     name = field_name(header)
     if name is None or offset or FIELDS[name].bits < bits:
-        raise _Unsupported
+        raise Unsupported
     return name
 
 
@@ -348,16 +314,16 @@ def _decode_set_field(data: bytes) -> SetField:
     header = int.from_bytes(data[4:8], "big")
     length = header & 0xFF
     if len(data) != (8 + length + 7) // 8 * 8:
-        raise _Unsupported
+        raise Unsupported
     if not header & 0x100:
         name = field_name(header)
         if name is None:
-            raise _Unsupported
+            raise Unsupported
         return SetField(name, int.from_bytes(data[8 : 8 + length], "big"))
     length //= 2
     name = field_name((header & 0xFFFFFE00) | length)
     if name is None or header & 1:
-        raise _Unsupported
+        raise Unsupported
     value = int.from_bytes(data[8 : 8 + length], "big")
     mask = int.from_bytes(data[8 + length : 8 + 2 * length], "big")
     return SetField(name, value, None if mask == FIELDS[name].all_ones else mask)
@@ -373,7 +339,7 @@ def _decode_move(data: bytes) -> Move:
 def _decode_ct(data: bytes) -> Ct:
     flags, zone_field, zone, table, alg = struct.unpack_from("!HIHB3xH", data, 10)
     if zone_field or alg or flags & ~(CT_COMMIT | CT_FORCE):
-        raise _Unsupported
+        raise Unsupported
     nat: Nat | None = None
     execute: list[SetField | Move] = []
     for action in _nested(data[24:]):
@@ -382,7 +348,7 @@ def _decode_ct(data: bytes) -> Ct:
         elif isinstance(action, (SetField, Move)):
             execute.append(action)
         else:
-            raise _Unsupported
+            raise Unsupported
     commit, force = bool(flags & CT_COMMIT), bool(flags & CT_FORCE)
     return Ct(zone, commit, force, None if table == NO_TABLE else table, nat, tuple(execute))
 
@@ -393,35 +359,11 @@ def _nested(data: bytes) -> list[Action | Nat]:
     while data:
         length = int.from_bytes(data[2:4], "big")
         if length < 8 or length > len(data):
-            raise _Unsupported
+            raise Unsupported
         one, data = data[:length], data[length:]
         is_nat = one[:2] == b"\xff\xff" and one[4:10] == struct.pack("!IH", NX_VENDOR, NXAST_NAT)
-        found.append(_decode_nat(one) if is_nat else _decode_known(one))
+        found.append(decode_nat(one) if is_nat else _decode_known(one))
     return found
-
-
-def _decode_nat(data: bytes) -> Nat:
-    flags, present = struct.unpack_from("!HH", data, 12)
-    direction = {0: "", NAT_SRC: "src", NAT_DST: "dst"}.get(flags & 3)
-    if direction is None or flags & ~(NAT_SRC | NAT_DST | NAT_RANDOM) or present not in _NAT_RANGES:
-        raise _Unsupported
-    offset, addresses, ports = 16, [], []
-    for bit, length in ((1, 4), (2, 4), (4, 16), (8, 16)):
-        if present & bit:
-            raw = data[offset : offset + length]
-            if len(raw) != length:
-                raise _Unsupported
-            addresses.append(IPv4Address(raw) if length == 4 else IPv6Address(raw))
-            offset += length
-    for bit in (RANGE_PORT_MIN, RANGE_PORT_MAX):
-        if present & bit:
-            ports.append(struct.unpack_from("!H", data, offset)[0])
-            offset += 2
-    if 0 in ports:
-        raise _Unsupported
-    low, high = (*addresses, None, None)[:2]
-    port_min, port_max = (*ports, 0, 0)[:2]
-    return Nat(direction, low, high, port_min, port_max, bool(flags & NAT_RANDOM))
 
 
 def _decode_controller(data: bytes) -> Controller:
@@ -429,13 +371,13 @@ def _decode_controller(data: bytes) -> Controller:
     while offset + 4 <= len(data):
         kind, length = struct.unpack_from("!HH", data, offset)
         if length < 4 or offset + length > len(data):
-            raise _Unsupported
+            raise Unsupported
         if kind == CONTROLLER2_MAX_LEN:
             max_len = struct.unpack_from("!H", data, offset + 4)[0]
         elif kind == CONTROLLER2_USERDATA:
             userdata = data[offset + 4 : offset + length]
         else:
-            raise _Unsupported
+            raise Unsupported
         offset += (length + 7) // 8 * 8
     return Controller(max_len, userdata)
 
@@ -445,7 +387,7 @@ def _decode_learn(data: bytes) -> Learn:
         "!HHHQHBxHH", data, 10
     )
     if flags & ~LEARN_DELETE_LEARNED or fin_idle or fin_hard:
-        raise _Unsupported
+        raise Unsupported
     specs: list[LearnSpec] = []
     offset = 32
     while offset + 2 <= len(data) and data[offset : offset + 2] != b"\0\0":
@@ -461,7 +403,7 @@ def _decode_spec(data: bytes, offset: int) -> tuple[LearnSpec, int]:
     bits = header & SPEC_BITS
     kind = {0: "match", SPEC_LOAD: "load"}.get(header & SPEC_KIND_MASK)
     if kind is None or header & ~(SPEC_IMMEDIATE | SPEC_KIND_MASK | SPEC_BITS):
-        raise _Unsupported
+        raise Unsupported
     source, value = "", 0
     if header & SPEC_IMMEDIATE:
         length = (bits + 15) // 16 * 2

@@ -1,9 +1,10 @@
 """Flows as bytes: OFPT_FLOW_MOD out; OFPMP_FLOW_DESC and OFPT_FLOW_REMOVED in (OpenFlow 1.5)."""
 
 import struct
-from dataclasses import replace
 from operator import is_
 from typing import Literal
+
+from msgspec.structs import replace
 
 from dunlin.openflow.fields import FIELDS
 from dunlin.openflow.flow import (
@@ -30,6 +31,8 @@ OFPTT_ALL = 0xFF
 ANY = 0xFFFFFFFF
 """OFPP_ANY, OFPG_ANY; also OFP_NO_BUFFER."""
 
+_ALL_ONES = {name: field.all_ones for name, field in FIELDS.items()}
+_LABEL_ONES = _ALL_ONES["ct_label"]
 FlowCommand = Literal["add", "modify_strict", "delete_strict"]
 _COMMANDS = {"add": 0, "modify_strict": 2, "delete_strict": 4}
 _DELETE = 3
@@ -122,8 +125,12 @@ def canonical(flow: Flow) -> Flow:
 
 
 def _is_canonical(item: FieldMatch) -> bool:
-    """Exactly matched and of one form on the wire; False may be wrong, True is not."""
-    return item.mask is None and item.field[0] != "x"
+    """Of one form on the wire; False may be wrong, True is not."""
+    mask = item.mask
+    if mask is None:
+        return item.field[0] != "x"
+    # The endpoints of Services: one flow of each.
+    return item.field == "ct_label" and 0 < mask < _LABEL_ONES and item.value & mask == item.value
 
 
 def canonical_group(group: Group) -> Group:
@@ -150,17 +157,19 @@ def _canonical_actions(actions: tuple[Action, ...]) -> tuple[Action, ...]:
 
 
 def _canonical_action(action: Action) -> Action:
+    if isinstance(action, Ct):
+        for inner in action.exec:
+            if _canonical_action(inner) is not inner:
+                return replace(action, exec=tuple(map(_canonical_in_ct, action.exec)))
+        return action
     if isinstance(action, SetField):
         mask = action.mask
         if mask is None:
             return action
-        full = mask == FIELDS[action.field].all_ones
+        full = mask == _ALL_ONES[action.field]
         if not full and action.value & mask == action.value:
             return action
         return SetField(action.field, action.value & mask, None if full else mask)
-    if isinstance(action, Ct):
-        inner = tuple(map(_canonical_in_ct, action.exec))
-        return action if inner == action.exec else replace(action, exec=inner)
     return action
 
 

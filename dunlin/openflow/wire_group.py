@@ -77,7 +77,7 @@ def encode_group_delete_all(xid: int = 0) -> bytes:
 
 def _encode_bucket(bucket: Bucket, *, select: bool) -> bytes:
     actions, properties = bucket.actions, b""
-    if any(isinstance(action, Unknown) for action in actions):
+    if Unknown in map(type, actions):
         properties = b"".join(
             [a.data for a in actions if isinstance(a, Unknown) and _is_property(a)]
         )
@@ -85,8 +85,9 @@ def _encode_bucket(bucket: Bucket, *, select: bool) -> bytes:
     encoded = encode_actions(actions)
     if select:
         properties = _WEIGHT.pack(0, 8, bucket.weight) + properties
-    length = _BUCKET.size + len(encoded) + len(properties)
-    return _BUCKET.pack(length, len(encoded), bucket.bucket_id) + encoded + properties
+    size = len(encoded)
+    length = _BUCKET.size + size + len(properties)
+    return _BUCKET.pack(length, size, bucket.bucket_id) + encoded + properties
 
 
 def _is_property(action: Action) -> bool:

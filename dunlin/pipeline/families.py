@@ -1,11 +1,12 @@
 """What differs between IPv4 and IPv6 in a flow: field names and Ethernet types."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dunlin.events.facts import Protocol
 from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin.openflow.fields import ETH_IPV4, ETH_IPV6, IP_SCTP, IP_TCP, IP_UDP
-from dunlin.openflow.flow import Match, MatchValue, match, with_fields
+from dunlin.openflow.flow import FieldMatch, Match, MatchValue, in_order, match
 from dunlin.pipeline.layout import HAIRPIN_V4, HAIRPIN_V6
 
 PROTOCOL_NUMBERS = {Protocol.TCP: IP_TCP, Protocol.UDP: IP_UDP, Protocol.SCTP: IP_SCTP}
@@ -24,7 +25,7 @@ class Family:
     @property
     def any(self) -> Match:
         """Every packet of this family."""
-        return match(eth_type=self.eth_type)
+        return _any(self.eth_type)
 
     def to(self, destination: IPAddress | IPNetwork) -> Match:
         """Packets to an address or network of this family."""
@@ -36,7 +37,8 @@ class Family:
 
     def to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
         """Packets to one transport port of an address."""
-        return with_fields(self.to(destination), to_l4_port(protocol, port))
+        address = FieldMatch(self.dst, int(destination))
+        return in_order((*_any(self.eth_type), address, *to_l4_port(protocol, port)))
 
 
 V4 = Family(4, ETH_IPV4, "nw_src", "nw_dst", HAIRPIN_V4)
@@ -54,6 +56,12 @@ def family_of_version(version: int) -> Family:
     return V4 if version == 4 else V6
 
 
+@lru_cache(maxsize=4)
+def _any(eth_type: int) -> Match:
+    return match(eth_type=eth_type)
+
+
+@lru_cache(maxsize=1 << 12)
 def to_l4_port(protocol: Protocol, port: MatchValue) -> Match:
     """Packets of a protocol to a transport port, or (value, mask) of ports; without an eth_type."""
     name = f"{protocol.value.lower()}_dst"

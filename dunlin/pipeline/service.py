@@ -100,6 +100,7 @@ class ProgramMaker:
 
     def __post_init__(self) -> None:
         self.groups: dict[int, Group] = {}
+        self._numbers: dict[ServiceEndpoint, int] = {}
 
     @property
     def program(self) -> Program:
@@ -132,7 +133,10 @@ class ProgramMaker:
 
     def number(self, endpoint: ServiceEndpoint) -> int:
         """The same in every group that it is in."""
-        return endpoint_number(self.service_key, endpoint)
+        found = self._numbers.get(endpoint)
+        if found is None:
+            found = self._numbers[endpoint] = endpoint_number(self.service_key, endpoint)
+        return found
 
     def _add(self, groups: tuple[Group, ...]) -> None:
         for group in groups:

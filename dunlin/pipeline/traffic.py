@@ -29,8 +29,9 @@ def endpoint_number(service_key: str, endpoint: ServiceEndpoint) -> int:
     A hash: among 10,000,000 endpoints two agree in one of 370,000 clusters, and then the later one
     is counted with the other. `service_key`: as in ServicePortIntent.
     """
-    text = f"{service_key}|{endpoint.ip}|{endpoint.port}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") or 1
+    where = endpoint.ip.packed + endpoint.port.to_bytes(2, "big")
+    digest = hashlib.sha256(b"%s|%s" % (service_key.encode(), where)).digest()
+    return int.from_bytes(digest[:8], "big") or 1
 
 
 def note_endpoint(number: int) -> SetField:

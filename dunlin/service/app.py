@@ -17,6 +17,7 @@ exit code 1; SIGTERM and SIGINT end it with 0.
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import signal
@@ -244,6 +245,19 @@ async def _main(
     return await app.run(setup)
 
 
+GC_THRESHOLDS = (50_000, 20, 20)
+"""Young objects before a collection, and collections before one of the older generations."""
+
+
+def calm_garbage_collector() -> None:
+    """
+    Look for cycles less often: services hold large states of values that are in none.
+
+    By default reading 10,000 Services spends a third of its time in the collector.
+    """
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 def run_service(
     name: str,
     settings_type: type[S],
@@ -255,6 +269,7 @@ def run_service(
     """The whole `main` of a service; does not return."""
     settings = load_or_exit(settings_type, argv)
     logging.setup(name, settings.replica, level=settings.log_level, form=settings.log_format)
+    calm_garbage_collector()
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
         code = runner.run(_main(name, settings, setup, title))

@@ -3,11 +3,12 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
 from dunlin.model.ids import IntentId
+from dunlin.openflow.flow import Flow, Group
 from dunlin_flowctl.adapters.dump import dump
 from dunlin_flowctl.adapters.session import CommitResult, Session
 from dunlin_flowctl.conntrack import StaleUdp
@@ -18,7 +19,7 @@ from dunlin_flowctl.encode import COMMIT_XID, OPEN_XID, Bundle, Unencodable
 from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.ownership import Held
-from dunlin_flowctl.writer import Plan, bundles, plan_work
+from dunlin_flowctl.writer import Plan, bundles, plan_fresh_switch, plan_work
 
 log = structlog.get_logger(__name__)
 
@@ -89,30 +90,51 @@ class Changes:
         work = self._take(retry=True)
         switch.suspect = False
         may_delete = self._handles.may_delete
-        parts = [
-            part
-            for part in self._handles.desired.parts(self.switch.node)
-            if part.intent_id not in work.refused
-        ]
-        rules = Rules(
-            may_delete=may_delete,
-            remove_foreign=self._handles.settings.remove_foreign,
-            protected=cookies_of({*work.refused, *self._handles.desired.unreadable}),
-            changing=frozenset(work.parts),
-        )
-        plan = await asyncio.to_thread(plan_sync, parts, flows, groups, rules)
-        self._report(plan, cause)
-        if await self._write(work, Plan(plan.changes)):
-            switch.leftovers = plan.changes.deferred > 0
-            switch.stray_groups = plan.changes.stray_groups
+        if cause == "connect" and not (flows or groups or work.refused):
+            plan = self._fresh(cause)
+        else:
+            plan = await self._compared(work, flows, groups, cause, may_delete=may_delete)
+        if await self._write(work, plan):
+            switch.leftovers = plan.deferred > 0
+            switch.stray_groups = plan.stray_groups
             self.swept = may_delete
             switch.synced = True
             self.next_audit = time.monotonic() + self._jittered_interval()
             self._done(work)
-            switch.flows, switch.groups = plan.flows, plan.groups
+            switch.flows, switch.groups = plan.holds
             self._handles.changed(self.switch.node)
         else:
             switch.suspect = True
+
+    def _fresh(self, cause: str) -> Plan:
+        """Nothing stands there: everything, without a comparison."""
+        handles = self._handles
+        limit = handles.settings.bundle_max
+        plan = plan_fresh_switch(handles.desired, self.switch, handles.cache, limit)
+        handles.metrics.audits.labels(cause).inc()
+        self._log.info("an empty switch", messages=len(plan))
+        return plan
+
+    async def _compared(
+        self,
+        work: Work,
+        flows: Mapping[FlowKey, Flow],
+        groups: Mapping[int, Group],
+        cause: str,
+        *,
+        may_delete: bool,
+    ) -> Plan:
+        desired = self._handles.desired
+        parts = [p for p in desired.parts(self.switch.node) if p.intent_id not in work.refused]
+        rules = Rules(
+            may_delete=may_delete,
+            remove_foreign=self._handles.settings.remove_foreign,
+            protected=cookies_of({*work.refused, *desired.unreadable}),
+            changing=frozenset(work.parts),
+        )
+        plan = await asyncio.to_thread(plan_sync, parts, flows, groups, rules)
+        self._report(plan, cause)
+        return Plan(plan.changes, holds=(plan.flows, plan.groups))
 
     def _jittered_interval(self) -> float:
         # Spreads load.

@@ -1,7 +1,8 @@
 """Change sets as bundles of bytes: encoded once, written to every switch that needs the same."""
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dunlin.model.ids import IntentId
@@ -64,21 +65,65 @@ class Bundle:
 Phases = tuple[Segment, ...]
 
 
+class Batches:
+    """
+    A change set that many switches need and that one bundle does not hold: cut, encoded once.
+
+    Each switch writes the same bytes; who comes first encodes, the next part while the switch is
+    busy with the one before.
+    """
+
+    def __init__(self, changes: ChangeSet, limit: int) -> None:
+        self.changes = changes
+        self._cuts = [list(cut(phase, limit)) for phase in changes.phases]
+        self._made: dict[tuple[int, int], asyncio.Task[Segment]] = {}
+
+    async def phase(self, number: int) -> AsyncIterator[Segment]:
+        """The segments of one phase, in order. Raises as `ProgramCache.phases`."""
+        for index in range(len(self._cuts[number])):
+            made = self._part(number, index)
+            if index + 1 < len(self._cuts[number]):
+                self._part(number, index + 1)
+            yield await asyncio.shield(made)
+
+    def _part(self, number: int, index: int) -> "asyncio.Task[Segment]":
+        made = self._made.get((number, index))
+        if made is None:
+            work = asyncio.to_thread(encode_segment, self._cuts[number][index], SHARED_XID)
+            made = self._made[number, index] = asyncio.create_task(work)
+            # Who waits for it gets the error too; nobody may be left to.
+            made.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return made
+
+
 @dataclass
 class ProgramCache:
     """
     Messages of compiled intents and whole shared change sets, as bytes; the least used go first.
 
-    `messages_max`, `changes_max`: how many of each are kept. `shared_used`, `shared_made`: shared
-    change sets asked for and encoded so far.
+    `messages_max`, `changes_max`, `batches_max`: how many of each are kept. `shared_used`,
+    `shared_made`: shared change sets asked for and encoded so far.
     """
 
     messages_max: int = 400_000
     changes_max: int = 64
+    batches_max: int = 2
     shared_used: int = 0
     shared_made: int = 0
     _messages: OrderedDict[tuple[int, object, str], bytes] = field(default_factory=OrderedDict)
     _changes: OrderedDict[object, Phases] = field(default_factory=OrderedDict)
+    _batches: OrderedDict[object, Batches] = field(default_factory=OrderedDict)
+
+    def batches(self, key: object, make: Callable[[], ChangeSet], limit: int) -> Batches:
+        """A large change set of many switches, made on first use; `key` names it."""
+        self.shared_used += 1
+        found = self._batches.get((key, limit))
+        if found is None:
+            self.shared_made += 1
+            found = self._batches[key, limit] = Batches(make(), limit)
+            if len(self._batches) > self.batches_max:
+                self._batches.popitem(last=False)
+        return found
 
     def shared(self, key: object, changes: ChangeSet) -> Phases:
         """The four phases of a change set that many switches need; `key` names it."""
@@ -106,16 +151,7 @@ class ProgramCache:
 
     def segment(self, steps: Sequence[Step], first_xid: int) -> Segment:
         """Steps in their order. Raises as `phases`."""
-        reasons: dict[IntentId | None, str] = {}
-        parts = []
-        for xid, step in enumerate(steps, first_xid):
-            try:
-                parts.append(codec.encode_bundle_add(BUNDLE_ID, self._message(step), xid))
-            except codec.CannotEncode as error:
-                reasons.setdefault(step.intent_id, str(error))
-        if reasons:
-            raise Unencodable(reasons)
-        return Segment(b"".join(parts), first_xid, tuple(step.intent_id for step in steps))
+        return encode_segment(steps, first_xid, self._message)
 
     def _message(self, step: Step) -> bytes:
         if not step.source:
@@ -129,6 +165,29 @@ class ProgramCache:
             if len(self._messages) > self.messages_max:
                 self._messages.popitem(last=False)
         return message
+
+
+def encode_segment(
+    steps: Sequence[Step], first_xid: int, message: "Callable[[Step], bytes] | None" = None
+) -> Segment:
+    """Steps in their order; `message`: how one is encoded. Raises Unencodable: naming all."""
+    encode = message or encode_step
+    reasons: dict[IntentId | None, str] = {}
+    parts = []
+    for xid, step in enumerate(steps, first_xid):
+        try:
+            parts.append(codec.encode_bundle_add(BUNDLE_ID, encode(step), xid))
+        except codec.CannotEncode as error:
+            reasons.setdefault(step.intent_id, str(error))
+    if reasons:
+        raise Unencodable(reasons)
+    return Segment(b"".join(parts), first_xid, tuple([step.intent_id for step in steps]))
+
+
+def cut(steps: list[Step], limit: int) -> Iterator[list[Step]]:
+    """At most `limit` at a time."""
+    for start in range(0, len(steps), limit):
+        yield steps[start : start + limit]
 
 
 def encode_step(step: Step) -> bytes:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow
-from dunlin_flowctl.core.delta import ChangeSet, diff
+from dunlin_flowctl.core.delta import ChangeSet, Step, diff
 from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.core.layer import Replaced
 from dunlin_flowctl.core.program import FlowKey, Key
 from dunlin_flowctl.core.switch import Switch, Work
-from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache, chunks, interleave
+from dunlin_flowctl.core.sync import plan_fresh
+from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache, Segment, chunks, cut, interleave
 
 IN_THREAD_MIN = 500
 """Steps from which encoding moves to a worker thread."""
@@ -23,11 +24,13 @@ class Plan:
     What one piece of work changes on one switch.
 
     `shared`: what any switch with the same `key` needs, byte by byte; None: all is in `own`.
+    `holds`: flows and groups of its intents afterwards; (0, 0) where it is not known.
     """
 
     own: ChangeSet
     shared: ChangeSet | None = None
     key: object = None
+    holds: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.own) + (len(self.shared) if self.shared is not None else 0)
@@ -100,6 +103,17 @@ def _serial(compiled: object) -> int:
     return getattr(compiled, "serial", 0)
 
 
+def plan_fresh_switch(desired: Desired, switch: Switch, cache: ProgramCache, limit: int) -> Plan:
+    """All that a switch should hold that holds nothing; of the shared part nothing is done anew."""
+    shared = desired.shared
+    key = ("all", shared.version)
+    batches = cache.batches(key, lambda: plan_fresh(shared.effective.values()), limit)
+    own = plan_fresh(switch.own.effective.values())
+    both = (own, batches.changes)
+    holds = (sum(len(c.flows_put) for c in both), sum(len(c.groups_put) for c in both))
+    return Plan(own, batches.changes, key, holds)
+
+
 async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[Bundle]:
     """
     The bundles of a plan, each made when the one before has been written.
@@ -111,21 +125,20 @@ async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[
         shared = cache.shared(plan.key, plan.shared)
         yield interleave(shared, cache.phases(plan.own, OWN_XID))
         return
-    for steps in chunks(_merged(plan), limit):
-        if len(steps) < IN_THREAD_MIN:
-            segment = cache.segment(steps, OWN_XID)
-        else:
-            segment = await asyncio.to_thread(cache.segment, steps, OWN_XID)
-        yield Bundle((segment,))
-
-
-def _merged(plan: Plan) -> ChangeSet:
     if plan.shared is None:
-        return plan.own
-    shared, own = plan.shared, plan.own
-    return ChangeSet(
-        groups_put=[*shared.groups_put, *own.groups_put],
-        flows_put=[*shared.flows_put, *own.flows_put],
-        flows_deleted=[*shared.flows_deleted, *own.flows_deleted],
-        groups_deleted=[*shared.groups_deleted, *own.groups_deleted],
-    )
+        for steps in chunks(plan.own, limit):
+            yield Bundle((await _segment(cache, steps),))
+        return
+    shared_changes = plan.shared
+    batches = cache.batches(plan.key, lambda: shared_changes, limit)
+    for number, own in enumerate(plan.own.phases):
+        async for segment in batches.phase(number):
+            yield Bundle((segment,))
+        for steps in cut(own, limit):
+            yield Bundle((await _segment(cache, steps),))
+
+
+async def _segment(cache: ProgramCache, steps: list[Step]) -> Segment:
+    if len(steps) < IN_THREAD_MIN:
+        return cache.segment(steps, OWN_XID)
+    return await asyncio.to_thread(cache.segment, steps, OWN_XID)

@@ -1,9 +1,9 @@
 """The codec against real Open vSwitch, where only OVS can answer."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
+from msgspec.structs import replace
 
 from dunlin.openflow import codec
 from dunlin.openflow.flow import (

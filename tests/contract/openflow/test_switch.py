@@ -6,10 +6,10 @@ both.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from msgspec.structs import replace
 
 from dunlin.openflow import codec
 from dunlin.openflow.fake import FakeSwitch

@@ -160,9 +160,27 @@ async def test_two_switches_get_the_same_bytes_from_one_encoding() -> None:
     for runner in replica.handles.runners.values():
         assert runner.switch is not None
         assert runner.switch.synced
+    cache = replica.handles.cache
+    made, used = cache.shared_made, cache.shared_used
     world.history.append(Change(service_intent("x", (1, 2)), gone=False))
     seq = await world.cluster.intend(service_intent("x", (1, 2)))
     await world.settled(seq)
-    assert replica.handles.cache.shared_made == 1
-    assert replica.handles.cache.shared_used == 2
+    assert (cache.shared_made - made, cache.shared_used - used) == (1, 2)
+    await world.close()
+
+
+async def test_empty_switches_get_everything_from_one_encoding() -> None:
+    """Two switches that hold nothing, more than a bundle to write: compared and encoded once."""
+    world = World(await Cluster().start(), 0)
+    services = [service_intent(f"s{n}", (1, 2), port=100 + n) for n in range(20)]
+    world.history = [
+        *(Change(switch_intent(node), gone=False) for node in NODES),
+        *(Change(service, gone=False) for service in services),
+    ]
+    seq = await world.cluster.intend(*map(switch_intent, NODES), *services)
+    await world.start("a")
+    await world.settled(seq)
+    cache = world.replicas["a"].handles.cache
+    assert len(services) > world.replicas["a"].handles.settings.bundle_max
+    assert (cache.shared_made, cache.shared_used) == (1, 4)
     await world.close()

@@ -1,6 +1,7 @@
 """Whatever comes over the bus is either a fact, intent or claim, or an error that says so."""
 
 import typing
+from ipaddress import ip_address
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from dunlin import wire
 from dunlin.bus.nats_client import server_urls
 from dunlin.events.facts import AnyFact
-from dunlin.events.intents import AnyIntent
+from dunlin.events.intents import AnyIntent, ServiceEndpoint
 from dunlin.events.state import Applied, Progress
 
 KINDS = [*typing.get_args(AnyFact), *typing.get_args(AnyIntent), Applied, Progress]
@@ -47,6 +48,23 @@ def test_what_is_taken_reads_back(kind: typing.Any, value: object) -> None:
     found = taken(msgspec.json.encode(value), kind)
     if found is not None:
         assert wire.decode(wire.encode(found), kind) == found
+
+
+ADDRESSES = st.ip_addresses().map(str) | st.text("0123456789.:abcdefx% \0", max_size=20)
+
+
+@given(
+    text=ADDRESSES
+    | st.sampled_from(["10.0.0.01", "1.2.3", "1.2.3.4 ", "0x1.2.3.4", "\uff11.2.3.4"])
+)
+def test_addresses_are_read_as_by_ipaddress(text: str) -> None:
+    """The same address, or refused as well."""
+    try:
+        expected: object = ip_address(text)
+    except ValueError:
+        expected = None
+    found = taken(msgspec.json.encode({"ip": text, "port": 1}), ServiceEndpoint)
+    assert getattr(found, "ip", None) == expected
 
 
 def test_servers_share_the_user_of_the_first() -> None:

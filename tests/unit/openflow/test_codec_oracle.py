@@ -9,14 +9,17 @@ oracle.
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
 
+from dunlin.model.addresses import IPAddress
 from dunlin.openflow import codec
 from dunlin.openflow.fields import FIELDS
 from dunlin.openflow.flow import (
     Action,
+    Bucket,
     Conjunction,
     Controller,
     Ct,
@@ -230,7 +233,32 @@ def has_words(flow: Flow) -> bool:
 
 
 ORACLES = ("ryu", "os_ken")
+_A4, _A6 = IPv4Address("10.0.0.1"), IPv6Address("fd00::1")
+_WHERE: tuple[tuple[IPAddress, int, int], ...] = (
+    (_A4, 80, 128),
+    (_A4, 65535, 1),
+    (_A6, 8080, 7),
+)
+ENDPOINTS = tuple(
+    Bucket(
+        number,
+        (
+            Ct(
+                10,
+                commit=True,
+                table=3,
+                nat=Nat("dst", ip, ip, port, port),
+                exec=(SetField("ct_mark", 1, 0xF),),
+            ),
+        ),
+        weight,
+    )
+    for number, (ip, port, weight) in enumerate(_WHERE)
+)
+"""What a Service's groups are made of; ovs-ofctl says it in other words, so no common sample."""
+
 FLOWS = [flow for flow in sample_flows() if has_words(flow)]
+FLOWS += [Flow(1, 2, (), bucket.actions) for bucket in ENDPOINTS]
 
 
 @pytest.fixture(scope="module", params=ORACLES)
@@ -257,7 +285,13 @@ def test_flow_mods_are_the_libraries_bytes(oracle: Oracle, flow: Flow) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", [g for g in GROUPS.values() if not g.selection_method], ids=lambda g: str(g.group_id)
+    "group",
+    [
+        *(g for g in GROUPS.values() if not g.selection_method),
+        Group(0x100, buckets=ENDPOINTS),
+        Group(0x200, buckets=ENDPOINTS[:2]),
+    ],
+    ids=lambda g: str(g.group_id),
 )
 def test_group_mods_are_the_libraries_bytes(oracle: Oracle, group: Group) -> None:
     """Add and modify of every sample group are byte for byte what the library writes."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow, Group
 from dunlin_flowctl.core.layer import Replaced
@@ -12,8 +14,7 @@ from dunlin_flowctl.core.program import Content, Key
 Command = Literal["add", "modify", "delete"]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, gc=False):
     """
     One message to a switch. Flows are always added (which replaces), so `modify` is for groups.
 

@@ -74,19 +74,20 @@ class Desired:
         if version.revision <= self.revision:
             return set()
         self.revision = version.revision
-        intent = version.intent
-        self.unreadable.pop(intent.id, None)
-        before = self.intents.get(intent.id)
-        self.intents[intent.id] = version
+        intent, intent_id = version.intent, version.intent.id
+        self.unreadable.pop(intent_id, None)
+        before = self.intents.get(intent_id)
+        self.intents[intent_id] = version
         if isinstance(intent, SwitchIntent):
             self._index_switch(before, intent)
             return self._new_context(intent.scope, version.moment)
         if self._compiler.is_shared(intent):
-            self._shared_kinds.add(intent.id.split("/", 2)[1])
-            return self._put_shared(intent.id, self._compile_shared(intent), version.moment)
+            self._shared_kinds.add(intent_id.split("/", 2)[1])
+            program = self._compile_shared(intent_id, intent)
+            return self._put_shared(intent_id, program, version.moment)
         self._index(intent)
         nodes = self.switches if intent.scope == ALL_SCOPE else (intent.scope,)
-        return self._put_own(intent.id, nodes, version.moment)
+        return self._put_own(intent_id, nodes, version.moment)
 
     def delete(self, intent_id: IntentId, moment: Moment) -> set[str]:
         """An intent is gone; returns the nodes whose switch has something to do."""
@@ -251,11 +252,11 @@ class Desired:
                 busy.add(node)
         return busy
 
-    def _compile_shared(self, intent: AnyIntent) -> Program:
+    def _compile_shared(self, intent_id: IntentId, intent: AnyIntent) -> Program:
         program, reason = self._try(intent, None)
-        self.failures.pop(intent.id, None)
+        self.failures.pop(intent_id, None)
         if reason:
-            self.failures[intent.id] = reason
+            self.failures[intent_id] = reason
         return program
 
     def _try(self, intent: AnyIntent, context: Any) -> tuple[Program, str]:

@@ -38,7 +38,8 @@ class Layer:
     At any moment no two intents of a layer own one key: the smallest id that claims it does.
 
     `taken` names the owner of a key in a layer that comes before this one: that owner wins.
-    `tables`: how many keys are claimed in each table; `conflicted`: intents that do not get all.
+    `tables`: how many keys are claimed in each table; `conflicted`: intents that do not get all;
+    `version`: another one whenever somebody gets something else.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Layer:
         # The one claimant of a key, or all of them in order: most keys have one.
         self._claims: dict[Key, IntentId | tuple[IntentId, ...]] = {}
         self._effective: dict[IntentId, Compiled] = {}
+        self.version = 0
         self.tables: Counter[int] = Counter()
         self.conflicted: set[IntentId] = set()
 
@@ -94,7 +96,8 @@ class Layer:
             del self._programs[intent_id]
         else:
             self._programs[intent_id] = program
-        return self._rebuild(affected)
+        alone = len(affected) == 1 and intent_id not in self.conflicted
+        return self._rebuild(affected, certain=alone and self._taken is nobody)
 
     def refresh(self, keys: Iterable[Key]) -> Changes:
         """The layer before this one took or gave back these keys."""
@@ -125,10 +128,11 @@ class Layer:
         self.tables[table_of(key)] -= 1
         return set()
 
-    def _rebuild(self, affected: Iterable[IntentId]) -> Changes:
+    def _rebuild(self, affected: Iterable[IntentId], *, certain: bool = False) -> Changes:
+        """`certain`: nobody else claims any key of theirs."""
         changes: Changes = {}
         for intent_id in affected:
-            old, new = self._effective.get(intent_id), self._make(intent_id)
+            old, new = self._effective.get(intent_id), self._make(intent_id, certain=certain)
             if new is not None and new.conflicts:
                 self.conflicted.add(intent_id)
             else:
@@ -141,13 +145,14 @@ class Layer:
                 self._effective[intent_id] = new
             if old is not new:
                 changes[intent_id] = Replaced(old, new)
+        self.version += bool(changes)
         return changes
 
-    def _make(self, intent_id: IntentId) -> Compiled | None:
+    def _make(self, intent_id: IntentId, *, certain: bool) -> Compiled | None:
         program = self._programs.get(intent_id)
         if program is None:
             return None
-        lost = self._lost(intent_id, program)
+        lost = () if certain else self._lost(intent_id, program)
         return self._workshop.make(intent_id, program, lost, reuse=self._reuse)
 
     def _lost(self, intent_id: IntentId, program: Program) -> tuple[Conflict, ...]:

@@ -112,8 +112,10 @@ class Workshop:
         flows: dict[FlowKey, Flow] = {}
         for flow in program.flows:
             flows.setdefault(flow.key, flow)
-        twice: list[Key] = [g.group_id for g in program.groups if groups[g.group_id] != g]
-        twice += [f.key for f in program.flows if flows[f.key] != f]
+        twice: list[Key] = []
+        if len(groups) < len(program.groups) or len(flows) < len(program.flows):
+            twice += [g.group_id for g in program.groups if groups[g.group_id] != g]
+            twice += [f.key for f in program.flows if flows[f.key] != f]
         for conflict in lost:
             if isinstance(conflict.key, int):
                 groups.pop(conflict.key, None)
