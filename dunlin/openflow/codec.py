@@ -26,7 +26,7 @@ from dunlin.openflow.messages import (
     OpenFlowError,
     Other,
 )
-from dunlin.openflow.wire_actions import NX_VENDOR, encode_actions
+from dunlin.openflow.wire_actions import encode_actions
 from dunlin.openflow.wire_ct import NXT_CT_FLUSH, CtFlush, CtTuple, ct_flush_body
 from dunlin.openflow.wire_fields import encode_match
 from dunlin.openflow.wire_flow import (
@@ -45,6 +45,7 @@ from dunlin.openflow.wire_group import (
     encode_group,
     encode_group_delete_all,
 )
+from dunlin.openflow.wire_nat import NX_VENDOR
 
 __all__ = [
     "HEADER_LEN", "MAX_LEN", "VERSION", "CannotEncode", "CtFlush", "CtTuple", "GroupTooLarge",

@@ -36,10 +36,10 @@ from dunlin.openflow.messages import (
     TableCounters,
     TableStats,
 )
-from dunlin.openflow.wire_actions import NX_VENDOR
 from dunlin.openflow.wire_fields import decode_match, decode_oxms
 from dunlin.openflow.wire_flow import decode_flow_descs, read_oxs
 from dunlin.openflow.wire_group import decode_group_descs, properties
+from dunlin.openflow.wire_nat import NX_VENDOR
 
 NXT_PACKET_IN2 = 30
 _MULTIPART_BODY = 16
