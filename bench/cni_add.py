@@ -26,7 +26,8 @@ from bench.measure import Metric, Options, Table, Unavailable, percentile
 from dunlin_lab import links, netns
 from dunlin_lab.cni import Attachment
 from dunlin_lab.paths import LabPaths
-from dunlin_lab.up import UpError, cni_binary
+from dunlin_lab.starting import UpError
+from dunlin_lab.up import cni_binary
 
 PLUGINS = Path("/usr/lib/cni")
 BRIDGE = "bridge + host-local"

@@ -1,20 +1,27 @@
 """
 A real Kubernetes control plane from a folder of executables, as envtest's setup tool lays it out.
 
-etcd, kube-apiserver and kube-controller-manager listen on loopback only. The user `dunlin-lab`
-(group system:masters) has a token; the certificate of the API server is made by itself. There is no
-scheduler in that folder: the node runner binds Pods.
+etcd and kube-controller-manager listen on loopback, kube-apiserver on the management network, which
+the host and the nodes see. The user `dunlin-lab` (group system:masters) has a token; certificates
+are of an authority of the lab's own, and everybody verifies them. The folder need not hold a
+scheduler: the node runner binds Pods, by the rules of the embedded API.
+
+The admission plugin ServiceAccount is off: it refuses a Pod until kube-controller-manager has made
+the new namespace's ServiceAccount, so `create namespace; create pod` would be a race that the
+embedded API does not have. Tokens can be had all the same (`kubectl create token`).
 """
 
 from __future__ import annotations
 
+import base64
+import os
 import secrets
-import subprocess
 from pathlib import Path
 
 import yaml
 
-from dunlin_lab.catalogue import Spec
+from dunlin_lab.apiserver.certificates import Certificates, certificates_in, signing_key_in
+from dunlin_lab.catalogue import CONTROLLER_MANAGER, Spec
 from dunlin_lab.plan import POD_CIDRS, SERVICE_CIDRS, Site, networks
 from dunlin_lab.state import write_atomically
 
@@ -25,30 +32,52 @@ class AssetsError(Exception):
     """The folder cannot be used; the message names it and what is missing."""
 
 
-def specs(site: Site, folder: Path) -> list[Spec]:
+def check(folder: Path) -> None:
     """
-    The three processes; the kubeconfig is written at once.
+    See that all executables are there.
 
     Raises:
-        AssetsError: an executable is missing, or no key can be made.
+        AssetsError: one is not, or cannot be run.
     """
     for name in EXECUTABLES:
-        if not (folder / name).is_file():
-            raise AssetsError(f"{folder}: no {name}; it must hold {', '.join(EXECUTABLES)}")
-    base = site.paths.run_dir / "kube"
+        path = folder / name
+        if not path.is_file():
+            wanted = ", ".join(EXECUTABLES)
+            raise AssetsError(f"--kube-assets {folder}: no {name} there; it must hold {wanted}")
+        if not os.access(path, os.X_OK):
+            raise AssetsError(f"--kube-assets {folder}: {name} is not executable")
+
+
+def specs(site: Site, folder: Path) -> tuple[list[Spec], list[Spec]]:
+    """
+    What to start at once, and what to start when the API answers; the kubeconfig is written now.
+
+    kube-controller-manager gives up when the API server is not there within ten seconds.
+
+    Raises:
+        AssetsError: an executable is missing.
+    """
+    check(folder)
+    base = _base(site)
     base.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(16)
-    tokens = base / "tokens.csv"
-    _private(tokens, f'{token},dunlin-lab,dunlin-lab,"system:masters"\n')
-    key = base / "service-account.key"
-    _make_key(key)
-    client, peer, secure = (site.port("127.0.0.1") for _ in range(3))
-    _write_kubeconfig(site.kubeconfig, f"https://127.0.0.1:{secure}", token)
-    return [
-        _etcd(folder, base, client, peer),
-        _apiserver(folder, base, client, secure),
-        _controller_manager(site, folder, key),
-    ]
+    _private(base / "tokens.csv", f'{token},dunlin-lab,dunlin-lab,"system:masters"\n')
+    trust = certificates_in(base, site.mgmt_ip)
+    signing_key = signing_key_in(base)
+    client, peer = (site.port("127.0.0.1") for _ in range(2))
+    apiserver = _apiserver(site, folder, client, trust, signing_key)
+    _write_kubeconfig(site.kubeconfig, apiserver.url, token, trust.authority)
+    first = [_etcd(folder, base, client, peer), apiserver]
+    return first, [_controller_manager(site, folder, trust, signing_key)]
+
+
+def _base(site: Site) -> Path:
+    return site.paths.run_dir / "kube"
+
+
+def authority(site: Site) -> Path:
+    """The authority that the control plane's certificates are of."""
+    return certificates_in(_base(site), site.mgmt_ip).authority
 
 
 def _etcd(folder: Path, base: Path, client: int, peer: int) -> Spec:
@@ -66,34 +95,43 @@ def _etcd(folder: Path, base: Path, client: int, peer: int) -> Spec:
     return Spec("etcd", "0", argv)
 
 
-def _apiserver(folder: Path, base: Path, client: int, secure: int) -> Spec:
-    key = base / "service-account.key"
+def _apiserver(
+    site: Site, folder: Path, etcd_port: int, trust: Certificates, signing_key: Path
+) -> Spec:
+    base, port = trust.authority.parent, site.port(site.mgmt_ip)
     argv = (
         str(folder / "kube-apiserver"),
-        f"--etcd-servers=http://127.0.0.1:{client}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        f"--secure-port={secure}",
+        f"--etcd-servers=http://127.0.0.1:{etcd_port}",
+        f"--bind-address={site.mgmt_ip}",
+        f"--advertise-address={site.mgmt_ip}",
+        f"--secure-port={port}",
+        f"--tls-cert-file={trust.certificate}",
+        f"--tls-private-key-file={trust.key}",
         f"--cert-dir={base / 'certs'}",
         f"--token-auth-file={base / 'tokens.csv'}",
         "--authorization-mode=RBAC",
         f"--service-cluster-ip-range={networks(SERVICE_CIDRS)}",
         "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-key-file={key}",
-        f"--service-account-signing-key-file={key}",
+        f"--service-account-key-file={signing_key}",
+        f"--service-account-signing-key-file={signing_key}",
         "--disable-admission-plugins=ServiceAccount",
+        # No Pod reaches the management network; the embedded API has no such endpoint either.
         "--endpoint-reconciler-type=none",
     )
-    return Spec("apiserver", "0", argv)
+    return Spec("apiserver", "0", argv, url=f"https://{site.mgmt_ip}:{port}")
 
 
-def _controller_manager(site: Site, folder: Path, key: Path) -> Spec:
+def _controller_manager(site: Site, folder: Path, trust: Certificates, signing_key: Path) -> Spec:
+    port = site.port("127.0.0.1")
     argv = (
-        str(folder / "kube-controller-manager"),
+        str(folder / CONTROLLER_MANAGER),
         f"--kubeconfig={site.kubeconfig}",
         "--bind-address=127.0.0.1",
-        f"--secure-port={site.port('127.0.0.1')}",
-        f"--service-account-private-key-file={key}",
+        f"--secure-port={port}",
+        f"--tls-cert-file={trust.certificate}",
+        f"--tls-private-key-file={trust.key}",
+        f"--root-ca-file={trust.authority}",
+        f"--service-account-private-key-file={signing_key}",
         "--allocate-node-cidrs=true",
         f"--cluster-cidr={networks(POD_CIDRS)}",
         "--node-cidr-mask-size-ipv4=24",
@@ -101,16 +139,17 @@ def _controller_manager(site: Site, folder: Path, key: Path) -> Spec:
         f"--service-cluster-ip-range={networks(SERVICE_CIDRS)}",
         "--leader-elect=false",
     )
-    return Spec("kube-controller-manager", "0", argv)
+    return Spec(CONTROLLER_MANAGER, "0", argv, health=f"https://127.0.0.1:{port}/healthz")
 
 
-def _write_kubeconfig(path: Path, server: str, token: str) -> None:
+def _write_kubeconfig(path: Path, server: str, token: str, authority: Path) -> None:
+    data = base64.b64encode(authority.read_bytes()).decode()
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "lab",
         "clusters": [
-            {"name": "lab", "cluster": {"server": server, "insecure-skip-tls-verify": True}}
+            {"name": "lab", "cluster": {"server": server, "certificate-authority-data": data}}
         ],
         "users": [{"name": "lab", "user": {"token": token}}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
@@ -120,15 +159,4 @@ def _write_kubeconfig(path: Path, server: str, token: str) -> None:
 
 def _private(path: Path, text: str) -> None:
     write_atomically(path, text.encode())
-    path.chmod(0o600)
-
-
-def _make_key(path: Path) -> None:
-    argv = ["openssl", "genrsa", "-out", str(path), "2048"]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise AssetsError(f"{error} (Debian: openssl)") from error
-    if done.returncode != 0:
-        raise AssetsError(f"openssl genrsa: {done.stderr}")
     path.chmod(0o600)

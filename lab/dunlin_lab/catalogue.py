@@ -18,6 +18,10 @@ CONTROL_PLANE = ("watcher", "ipam", "planner", "flowctl", "metrics")
 SERVICES = ("nats", "apiserver", *CONTROL_PLANE, "agent", "runner", "responder")
 """Every service of a lab, in the order of their start."""
 
+CONTROLLER_MANAGER = "kube-controller-manager"
+KUBERNETES = ("etcd", "apiserver", CONTROLLER_MANAGER)
+"""Not Dunlin's, and without its readiness probe."""
+
 OVS_PROCESSES = ("ovsdb-server", "ovs-vswitchd")
 """Can be killed and started like services; their replica is the node."""
 
@@ -32,7 +36,8 @@ class Spec:
     env: dict[str, str] = field(default_factory=dict)
     url: str = ""
     netns: Path | None = None
-    ready_path: str = "/readyz"
+    health: str = ""
+    """URL of its readiness probe, where that is not `<url>/readyz`."""
 
     @property
     def process(self) -> str:

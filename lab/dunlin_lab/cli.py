@@ -19,11 +19,13 @@ from dunlin_lab import down as removal
 from dunlin_lab import netns, plan, procs, sample
 from dunlin_lab import status as state_of
 from dunlin_lab import up as building
+from dunlin_lab.api import KubeconfigError
 from dunlin_lab.assets import AssetsError
 from dunlin_lab.catalogue import UnknownServiceError, select
 from dunlin_lab.hugepages import HugepageError
 from dunlin_lab.ovs import OvsError
 from dunlin_lab.paths import DEFAULT_NAME, LabNameError, LabPaths
+from dunlin_lab.starting import UpError
 from dunlin_lab.state import LabBusyError, LabState, NoLabError, load_state
 from dunlin_lab.underlay import UnderlayError
 
@@ -32,9 +34,10 @@ Name = Annotated[str, typer.Option("--name", help="Which lab; several may exist 
 UP_STEPS = 7
 
 EXPECTED = (
-    building.UpError,
+    UpError,
     plan.OptionError,
     AssetsError,
+    KubeconfigError,
     OvsError,
     UnderlayError,
     HugepageError,
@@ -117,7 +120,7 @@ def _up(paths: LabPaths, options: plan.Options) -> tuple[LabState, Shown | None]
                 progress.update(task, total=1, completed=1)
             done[:] = [progress.add_task(what, total=None)]
 
-        building.cni_binary()
+        building.check(options)
         state = building.up(paths, options, report)
         shown = None
         if options.sample:
@@ -141,7 +144,7 @@ def _wait(state: LabState, timeout_s: float) -> None:
     try:
         wait(state.extra["url:flowctl@0"], timeout_s)
     except WaitFailedError as error:
-        raise building.UpError(str(error)) from error
+        raise UpError(str(error)) from error
 
 
 def _summary(paths: LabPaths, state: LabState, seconds: float) -> None:

@@ -8,17 +8,15 @@ Source: Kubernetes API concepts ("Efficient detection of changes"), kubeconfig (
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import random
-import ssl
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import httpx
-import yaml
+
+from dunlin_lab.kubeconfig import KubeconfigError, access
 
 Object = dict[str, Any]
 
@@ -62,29 +60,26 @@ class KubeApi:
     @classmethod
     def from_kubeconfig(cls, path: Path) -> KubeApi:
         """
-        Connect as the kubeconfig's current context says (token or client certificate).
+        Connect as the kubeconfig's current context says.
 
         Raises:
             ApiError: the file lacks something; the message names the file and the field.
         """
         try:
-            config = yaml.safe_load(path.read_text())
-            context = _named(config, "contexts", config.get("current-context"))["context"]
-            cluster = _named(config, "clusters", context["cluster"])["cluster"]
-            user = _named(config, "users", context["user"])["user"]
-            server = str(cluster["server"])
-        except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise ApiError(0, f"kubeconfig {path}: {error!r}") from error
-        headers = {"Authorization": f"Bearer {user['token']}"} if user.get("token") else {}
-        verify: ssl.SSLContext | bool = True
-        if server.startswith("https:"):
-            verify = _tls(cluster, user, path.parent)
+            found = access(path)
+        except KubeconfigError as error:
+            raise ApiError(0, str(error)) from error
         # A watch is silent as long as nothing changes; the server ends it after WATCH_SECONDS.
         timeout = httpx.Timeout(30.0, read=WATCH_SECONDS + 30.0)
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32)
         return cls(
             httpx.AsyncClient(
-                base_url=server, headers=headers, verify=verify, timeout=timeout, limits=limits
+                base_url=found.server,
+                auth=found.auth,
+                verify=found.verify,
+                timeout=timeout,
+                limits=limits,
+                trust_env=False,
             )
         )
 
@@ -212,35 +207,3 @@ def _api_error(response: httpx.Response, method: str, path: str) -> ApiError:
     except (ValueError, AttributeError):
         message = response.text[:200]
     return ApiError(response.status_code, f"{method} {path}: {response.status_code}: {message}")
-
-
-def _named(config: Object, field: str, name: Any) -> Object:
-    """The entry of that name in one of a kubeconfig's lists."""
-    for entry in config.get(field) or []:
-        if entry.get("name") == name:
-            found: Object = entry
-            return found
-    raise KeyError(f"{field}: no entry {name!r}")
-
-
-def _tls(cluster: Object, user: Object, base: Path) -> ssl.SSLContext:
-    """Trust and identity; paths in a kubeconfig are relative to it."""
-    context = ssl.create_default_context()
-    if cluster.get("insecure-skip-tls-verify"):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if cluster.get("certificate-authority-data"):
-        pem = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        context.load_verify_locations(cadata=pem)
-    elif cluster.get("certificate-authority"):
-        context.load_verify_locations(base / cluster["certificate-authority"])
-    if user.get("client-certificate-data"):
-        # The ssl module reads certificates from files only.
-        with tempfile.TemporaryDirectory() as directory:
-            certificate, key = Path(directory, "crt"), Path(directory, "key")
-            certificate.write_bytes(base64.b64decode(user["client-certificate-data"]))
-            key.write_bytes(base64.b64decode(user["client-key-data"]))
-            context.load_cert_chain(certificate, key)
-    elif user.get("client-certificate"):
-        context.load_cert_chain(base / user["client-certificate"], base / user["client-key"])
-    return context

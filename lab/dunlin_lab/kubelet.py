@@ -30,7 +30,6 @@ from dunlin_lab.kubelet_core import (
     Serve,
     TearDown,
     Wait,
-    choose_node,
     failed_status,
     next_action,
     pod_status,
@@ -56,13 +55,11 @@ class Kubelet:
         nodes: dict[str, Node],
         sandboxes: Sandboxes,
         *,
-        bind: bool = False,
         outside: str = "",
     ) -> None:
         self._api = api
         self._nodes = nodes
         self._sandboxes = sandboxes
-        self._bind = bind
         self._outside = outside
         self._pods: dict[str, PodView] = {}
         self._boxes: dict[str, Sandbox] = {}
@@ -86,12 +83,12 @@ class Kubelet:
                 )
             group.create_task(self._watch_responder())
             async for change in self._api.follow("/api/v1/pods"):
-                await self._take(change)
+                self._take(change)
 
     def _on(self, node: str) -> list[Sandbox]:
         return [box for box in self._boxes.values() if box.node == node]
 
-    async def _take(self, change: Change) -> None:
+    def _take(self, change: Change) -> None:
         """Bring our picture of the Pods up to date and wake who is concerned."""
         present: set[str] = set()
         for pod in change.objects:
@@ -100,20 +97,18 @@ class Kubelet:
             if change.kind == "deleted":
                 self._forget(uid)
             else:
-                await self._see(pod)
+                self._see(pod)
         if change.kind == "listed":
             for uid in (set(self._pods) | set(self._boxes)) - present:
                 self._forget(uid)
 
-    async def _see(self, pod: dict[str, Any]) -> None:
+    def _see(self, pod: dict[str, Any]) -> None:
         """A Pod that exists."""
         try:
             seen = view(pod)
         except ValueError as error:
             print(f"kubelet: {error}", flush=True)
             return
-        if not seen.node and self._bind and not seen.deleting and not seen.finished:
-            await self._bind_pod(seen, pod)
         if seen.node in self._nodes:
             self._pods[seen.uid] = seen
             self._poke(seen.uid)
@@ -251,25 +246,6 @@ class Kubelet:
             if error.code not in _GONE:
                 raise
         self._pods.pop(pod.uid, None)
-
-    async def _bind_pod(self, pod: PodView, raw: dict[str, Any]) -> None:
-        """What a scheduler would do; a refusal is printed, and the next change tries again."""
-        counts = dict.fromkeys(self._nodes, 0)
-        for other in self._pods.values():
-            counts[other.node] += 1
-        node = choose_node(raw.get("spec") or {}, counts)
-        if node is None:
-            return
-        body = {
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": pod.name, "namespace": pod.namespace},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        }
-        try:
-            await self._api.create(_path(pod) + "/binding", body)
-        except ApiError as error:
-            print(f"kubelet: bind {pod.namespace}/{pod.name}: {error}", flush=True)
 
     async def _watch_responder(self) -> None:
         """A responder that was started anew is told everything again."""

@@ -298,17 +298,3 @@ def condition(kind: str, status: str, since: str) -> Object:
 def rfc3339(moment: datetime | None = None) -> str:
     """A time as the API writes it, to the second, UTC."""
     return (moment or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def choose_node(spec: Object, pods_of: dict[str, int]) -> str | None:
-    """
-    Where a Pod without scheduler goes: the node with the fewest Pods, by name where equal.
-
-    Args:
-        pods_of: Pods on each schedulable node.
-    Returns:
-        None when its nodeSelector asks for a kubernetes.io/hostname that is not here.
-    """
-    wanted = (spec.get("nodeSelector") or {}).get("kubernetes.io/hostname")
-    allowed = [name for name in pods_of if wanted in (None, name)]
-    return min(allowed, key=lambda name: (pods_of[name], len(name), name), default=None)

@@ -13,6 +13,8 @@ from dunlin_lab.kubeapi import ApiError, KubeApi
 from dunlin_lab.kubelet_core import PodView, Sandbox, rfc3339
 from dunlin_lab.sandboxes import Node
 
+LAB_LABEL = "dunlin.dev/lab"
+"""Whose node it is: `lab down` takes no others."""
 HEARTBEAT_S = 10.0
 LEASE_S = 40
 PODS_MAX = 500

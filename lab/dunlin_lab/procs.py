@@ -283,6 +283,7 @@ def _spawn(
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
+                *((os.POSIX_SPAWN_CLOSE, fd) for fd in _handed_down()),
             ],
             setsid=True,
             setsigmask=[],
@@ -296,6 +297,22 @@ def _spawn(
         raise ProcessError(f"{program}: {error}") from error
     _spawned.add(pid)
     return pid
+
+
+def _handed_down() -> list[int]:
+    """
+    Descriptors above 2 that a child would inherit from whoever called us.
+
+    A lab outlives its caller: it must not keep the caller's lock or pipe open.
+    """
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        fd = int(entry.name)
+        # The listing's own descriptor is gone by now.
+        with suppress(OSError):
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+    return found
 
 
 def _pids() -> list[int]:

@@ -13,13 +13,16 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 
 import uvloop
 
 from dunlin_lab import cni, procs
+from dunlin_lab.binder import Binder
 from dunlin_lab.kubeapi import KubeApi
 from dunlin_lab.kubelet import Kubelet
+from dunlin_lab.kubelet_nodes import PODS_MAX
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.responder import ResponderClient
 from dunlin_lab.sandboxes import Node, Sandboxes
@@ -59,6 +62,13 @@ def ensure_responder(paths: LabPaths) -> None:
         registry.start(RESPONDER, argv)
 
 
+def _binders(api: KubeApi, nodes: dict[str, Node]) -> list[Coroutine[None, None, None]]:
+    """The binder, if this lab wants one."""
+    if os.environ.get(BIND_ENV) != "1":
+        return []
+    return [Binder(api, frozenset(nodes), PODS_MAX).run()]
+
+
 async def run(paths: LabPaths, state: LabState) -> None:
     """Until SIGTERM or SIGINT."""
     default = _CHECKOUT / "build" / "bin" / "dunlin-cni"
@@ -69,10 +79,9 @@ async def run(paths: LabPaths, state: LabState) -> None:
         api,
         nodes,
         Sandboxes(paths, ResponderClient(paths.responder_socket)),
-        bind=os.environ.get(BIND_ENV) == "1",
         outside=state.outside.netns,
     )
-    running = asyncio.create_task(kubelet.run())
+    running = asyncio.gather(kubelet.run(), *_binders(api, nodes))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel)

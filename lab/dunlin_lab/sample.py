@@ -15,9 +15,9 @@ import yaml
 from dunlin_lab import netns
 from dunlin_lab.api import client
 from dunlin_lab.paths import LabPaths
+from dunlin_lab.starting import UpError, deadline
 from dunlin_lab.state import LabState
 from dunlin_lab.status import pods
-from dunlin_lab.up import UpError, deadline
 
 PODS = 6
 CALLS = 90

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,11 +13,18 @@ import msgspec
 
 from dunlin.model.addresses import derived_dpid
 from dunlin.model.ids import format_dpid
-from dunlin_lab import assets, ovs, plan, procs
-from dunlin_lab.api import KubeconfigError, client
-from dunlin_lab.catalogue import Spec, free_port, python, split_process
+from dunlin_lab import assets, kube, ovs, plan
+from dunlin_lab.catalogue import (
+    KUBERNETES,
+    Spec,
+    free_port,
+    python,
+    split_process,
+)
+from dunlin_lab.kubeconfig import access, flatten
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.runner import BIND_ENV
+from dunlin_lab.starting import Report, UpError, deadline, log_tail, start, wait_ready
 from dunlin_lab.state import (
     LabState,
     NodeState,
@@ -32,14 +35,6 @@ from dunlin_lab.state import (
     write_atomically,
 )
 from dunlin_lab.underlay import AddressPlan, Underlay, host_networks
-
-READY_TIMEOUT_S = 60.0
-Report = Callable[[str], None]
-"""Told what is being done, for a progress bar."""
-
-
-class UpError(Exception):
-    """The lab did not come up; the message says what is missing and where its log is."""
 
 
 class LabExistsError(UpError):
@@ -122,7 +117,7 @@ def _site(
     token_file.chmod(0o600)
     kubeconfig = paths.kubeconfig
     if options.kubeconfig is not None:
-        shutil.copyfile(options.kubeconfig, kubeconfig)
+        write_atomically(kubeconfig, flatten(options.kubeconfig).encode())
         kubeconfig.chmod(0o600)
     password = secrets.token_hex(16)
     nats_url = f"nats://dunlin:{password}@{mgmt_ip}:{free_port(mgmt_ip)}"
@@ -150,20 +145,18 @@ def _start_services(site: plan.Site, options: plan.Options, report: Report) -> d
     write_atomically(config, nats_config(site).encode())
     config.chmod(0o600)
     first = [plan.nats_spec(plan.nats_server(), config)]
-    if options.kubeconfig is None:
-        if options.kube_assets is not None:
-            first += assets.specs(site, options.kube_assets)
-        else:
-            first.append(plan.apiserver_spec(site))
     for spec in first:
         start(site.paths, spec)
+    api, later = kube.start_api(site, options)
     _wait_tcp(site)
-    _wait_api(site)
+    kube.wait_api(site, [spec.process for spec in api])
+    kube.start_rest(site, options, later)
     services = plan.control_plane_specs(site, options)
     report("watcher, ipam, planner, flowctl, metrics")
     for spec in services:
         start(site.paths, spec)
-    urls = {f"url:{spec.process}": spec.url for spec in (*first, *services) if spec.url}
+    urls = {f"url:{spec.process}": spec.url for spec in (*api, *later, *services) if spec.url}
+    urls |= {f"health:{spec.process}": spec.health for spec in later}
     urls["openflow"] = plan.openflow_targets(services)
     return urls
 
@@ -178,84 +171,28 @@ def _start_nodes(site: plan.Site, options: plan.Options, state: LabState, report
     for spec in agents:
         start(site.paths, spec)
     if site.nodes:
-        bind = options.kube_assets is not None and options.kubeconfig is None
-        start(site.paths, runner_spec(site, bind=bind))
+        start(site.paths, runner_spec(site, bind=kube.needs_binder(site, options)))
     report("every service is ready")
-    _wait_services(site.paths, {**state.extra, **urls})
+    _wait_services(site, {**state.extra, **urls})
 
 
-def _wait_services(paths: LabPaths, extra: dict[str, str]) -> None:
+def _wait_services(site: plan.Site, extra: dict[str, str]) -> None:
     """The control plane first: agents wait for it, and an early death shows at once."""
-    processes = [key.removeprefix("url:") for key in extra if key.startswith("url:")]
-    processes.sort(key=lambda process: process.startswith("agent@"))
-    for process in processes:
-        service, replica = split_process(process)
-        if service != "apiserver":
-            wait_ready(paths, Spec(service, replica, (), url=extra[f"url:{process}"]))
+    specs = [
+        Spec(*split_process(key.removeprefix("url:")), (), url=url)
+        for key, url in extra.items()
+        if key.startswith("url:")
+    ]
+    kube.wait_rest(site, extra)
+    for spec in sorted(specs, key=lambda spec: spec.service == "agent"):
+        if spec.service not in KUBERNETES:
+            wait_ready(site.paths, spec)
 
 
 def runner_spec(site: plan.Site, *, bind: bool) -> Spec:
     """The node runner, which plays every kubelet; with `bind` also the scheduler."""
     env = {BIND_ENV: "1"} if bind else {}
     return Spec("runner", "0", python("dunlin_lab.runner", site.paths.name), env)
-
-
-def start(paths: LabPaths, spec: Spec) -> None:
-    """Start one process of the lab; it outlives this one."""
-    env = {
-        **spec.env,
-        "DUNLIN_LAB_ROOT": str(paths.root),
-        "PYTHONUNBUFFERED": "1",
-        # Compiled once: a dozen processes start at the same time.
-        "PYTHONDONTWRITEBYTECODE": "",
-    }
-    procs.Processes(paths).start(spec.process, spec.argv, env=env, netns_path=spec.netns)
-
-
-@contextmanager
-def deadline(timeout_s: float) -> Iterator[Callable[[], bool]]:
-    """Yields a function that is true until the time is over, and waits a moment in between."""
-    end = time.monotonic() + timeout_s
-
-    def more() -> bool:
-        time.sleep(0.05)
-        return time.monotonic() < end
-
-    yield more
-
-
-def wait_ready(paths: LabPaths, spec: Spec, timeout_s: float = READY_TIMEOUT_S) -> None:
-    """
-    Wait until a process answers its readiness probe.
-
-    Raises:
-        UpError: it ended, or is not ready in time; with what it says and the end of its log.
-    """
-    registry = procs.Processes(paths)
-    answer = "no answer"
-    with deadline(timeout_s) as more, httpx.Client(trust_env=False, timeout=2.0) as http:
-        while more():
-            record = registry.find(spec.process)
-            if record is None or not procs.is_alive(record):
-                raise UpError(f"{spec.process} ended:\n{log_tail(paths, spec.process)}")
-            try:
-                response = http.get(f"{spec.url}{spec.ready_path}")
-            except httpx.HTTPError as error:
-                answer = str(error)
-                continue
-            if response.status_code in (200, 401):
-                return
-            answer = response.text
-    raise UpError(f"{spec.process} is not ready: {answer}\n{log_tail(paths, spec.process)}")
-
-
-def log_tail(paths: LabPaths, process: str, lines: int = 15) -> str:
-    """The end of a process's log."""
-    try:
-        text = (paths.logs / f"{process}.log").read_text(errors="replace")
-    except FileNotFoundError:
-        return "(no log)"
-    return "\n".join(text.splitlines()[-lines:])
 
 
 def _wait_tcp(site: plan.Site) -> None:
@@ -272,19 +209,18 @@ def _wait_tcp(site: plan.Site) -> None:
     raise UpError(f"nats-server does not answer:\n{log_tail(site.paths, 'nats@0')}")
 
 
-def _wait_api(site: plan.Site) -> None:
-    """The Kubernetes API serves Pods to the user of the kubeconfig."""
-    problem = "no kubeconfig"
-    with deadline(READY_TIMEOUT_S) as more:
-        while more():
-            try:
-                with client(site.kubeconfig) as api:
-                    api.get("/readyz").raise_for_status()
-                    return
-            except (httpx.HTTPError, KubeconfigError) as error:
-                problem = str(error)
-    tail = log_tail(site.paths, "apiserver@0")
-    raise UpError(f"the Kubernetes API is not ready: {problem}\n{tail}")
+def check(options: plan.Options) -> None:
+    """
+    What can be seen to be missing before anything is built.
+
+    Raises:
+        UpError, AssetsError, KubeconfigError: naming it.
+    """
+    cni_binary()
+    if options.kubeconfig is not None:
+        access(options.kubeconfig)
+    elif options.kube_assets is not None:
+        assets.check(options.kube_assets)
 
 
 def cni_binary() -> Path:

@@ -40,6 +40,24 @@ def certificates_in(directory: Path, host: str) -> Certificates:
     return found
 
 
+def signing_key_in(directory: Path) -> Path:
+    """Return the PEM file of a private key for tokens (ES256), made at the first call."""
+    path = directory / "signing.key"
+    if not path.exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        # kube-apiserver reads the public key from it too, and for that wants this form.
+        form = serialization.PrivateFormat.TraditionalOpenSSL
+        _write_private(
+            path, key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+        )
+    return path
+
+
+def _write_private(path: Path, pem: bytes) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(pem)
+
+
 def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
@@ -95,11 +113,7 @@ def _make(paths: Certificates, host: str) -> None:
         .sign(authority_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    paths.key.touch(mode=0o600)
-    paths.key.write_bytes(
-        server_key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
+    form = serialization.PrivateFormat.PKCS8
+    _write_private(paths.key, server_key.private_bytes(pem, form, serialization.NoEncryption()))
     paths.certificate.write_bytes(server.public_bytes(pem))
     paths.authority.write_bytes(authority.public_bytes(pem))

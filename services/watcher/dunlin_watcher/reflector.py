@@ -6,6 +6,7 @@ One kind: list it, watch it, for ever.
       └── expired, garbage ┘        every repetition waits for its back-off, every wait is jittered
 """
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -35,8 +36,8 @@ WATCH_MIN_S, WATCH_MAX_S = 240, 480
 """timeoutSeconds of a watch is drawn between these, so that watches do not end together."""
 STEADY_S = 5.0
 """A watch that lasted so long was a success: the back-off begins anew."""
-ABSENT_RETRY_S = 60.0
-"""How long until a kind that the server does not have is asked for again."""
+ABSENT_RETRY_S = 10.0
+"""How long until a kind that the server does not have is asked for again, unless `look_again`."""
 
 _OBJECT = msgspec.json.Decoder(kube.Object)
 
@@ -77,6 +78,12 @@ class Reflector:
         self.status = status
         self.backoff = backoff or Backoff()
         self.clock = clock
+        self._wanted = asyncio.Event()
+
+    def look_again(self) -> None:
+        """Somebody saw that the server has a kind that it did not have: list it now."""
+        if self.status.absent:
+            self._wanted.set()
 
     async def run(self) -> None:
         """For ever."""
@@ -120,8 +127,14 @@ class Reflector:
         self.status.absent = True
         self._heard()
         self.emit(ListEnded(self.kind.name, ""))
-        # Spreads load.
-        await self.backoff.wait(random.uniform(0.8, 1.2) * ABSENT_RETRY_S)  # noqa: S311
+        self._wanted.clear()
+        delay_s = random.uniform(0.8, 1.2) * ABSENT_RETRY_S  # noqa: S311 - spreads load
+        async with asyncio.TaskGroup() as tasks:
+            woken = tasks.create_task(self._wanted.wait())
+            slept = tasks.create_task(self.backoff.wait(delay_s))
+            await asyncio.wait((woken, slept), return_when=asyncio.FIRST_COMPLETED)
+            woken.cancel()
+            slept.cancel()
 
     async def _watch(self, version: str) -> str:
         """Watch until a list is needed again; returns why."""

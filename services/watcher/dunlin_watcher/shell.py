@@ -56,7 +56,8 @@ class Watcher:
         self.statuses = {name: Status() for name in KINDS}
         self.lease: Lease | None = None
         self.synced_epoch = ""
-        self.sync = SyncService(bus, api, self.state, self.pulse)
+        self.reflectors: dict[str, Reflector] = {}
+        self.sync = SyncService(bus, api, self.state, self.pulse, self._is_served)
         self.publisher = Publisher(
             bus,
             self.state,
@@ -182,6 +183,7 @@ class Watcher:
                     reflector = Reflector(
                         kind, self.api, self._emit, self.metrics, self.statuses[name]
                     )
+                    self.reflectors[name] = reflector
                     tasks.create_task(reflector.run(), name=f"reflect-{name}")
                 tasks.create_task(self.publisher.run(), name="publish")
                 tasks.create_task(self._claim_sync(), name="claim-sync")
@@ -189,6 +191,11 @@ class Watcher:
             await service.stop()
             for status in self.statuses.values():
                 status.watching = False
+
+    def _is_served(self, kind: str) -> None:
+        """A request to sync has listed this kind."""
+        if (reflector := self.reflectors.get(kind)) is not None:
+            reflector.look_again()
 
     async def _serve_sync(self) -> Subscription:
         backoff = Backoff(0.1, 2.0)

@@ -30,7 +30,11 @@ Listing = tuple[str, dict[str, tuple[str, str]]]
 class SyncService:
     """Answers `SyncRequest`s."""
 
-    def __init__(self, bus: Bus, api: Api, state: State, pulse: Pulse) -> None:
+    def __init__(
+        self, bus: Bus, api: Api, state: State, pulse: Pulse, served: Callable[[str], None]
+    ) -> None:
+        """`served` is told each kind that the server has: one may have been absent till now."""
+        self.served = served
         self.bus = bus
         self.api = api
         self.state = state
@@ -105,6 +109,8 @@ class SyncService:
                 raise
         except UnreadableError as error:
             raise GarbageError(f"list of {kind.path}: {error}") from error
+        else:
+            self.served(kind.name)
         return version, found
 
     async def _until(self, reached: Callable[[], bool]) -> None:

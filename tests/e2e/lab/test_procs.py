@@ -57,6 +57,18 @@ def test_kill_keeps_the_record_and_restart_uses_it(paths: LabPaths) -> None:
     assert registry.find("a") is None
 
 
+def test_a_process_keeps_no_descriptor_of_its_caller(paths: LabPaths) -> None:
+    """`flock FILE dunlin lab up` gives the lock back although the lab goes on."""
+    inner, outer = os.pipe()
+    os.set_inheritable(outer, True)
+    record = procs.Processes(paths).start("a", SLEEP)
+    os.close(outer)
+    assert procs.is_alive(record)
+    os.set_blocking(inner, False)
+    assert os.read(inner, 1) == b""  # the end of the file: nobody else holds the other end
+    os.close(inner)
+
+
 def test_a_recycled_pid_is_neither_alive_nor_killed(paths: LabPaths) -> None:
     """The record of another start time is about a process that has ended."""
     registry = procs.Processes(paths)

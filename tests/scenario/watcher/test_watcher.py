@@ -11,6 +11,7 @@ from dunlin import subjects, wire
 from dunlin.bus.base import BusError, Message
 from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.events.rpc import Failure, Synced, SyncRequest
+from dunlin_watcher import reflector
 from dunlin_watcher.adapters import kubernetes
 from dunlin_watcher.adapters.errors import UnavailableError
 from dunlin_watcher.kinds import KINDS
@@ -258,6 +259,27 @@ async def test_optional_kind_absent(world: FakeWorld) -> None:
     assert replica.watcher.statuses["servicecidr"].absent
     reply = await world.bus.request(subjects.rpc("watcher", "sync"), b"", timeout_s=5)
     assert wire.decode(reply, Synced).fact_seq >= 15
+
+
+async def test_a_kind_that_appears_is_seen_by_the_next_sync(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a CustomResourceDefinition stands, `dunlin wait` does not wait for the next look."""
+    monkeypatch.setattr(reflector, "ABSENT_RETRY_S", 3600.0)
+    populate(world)
+    for what in ("list", "metadata"):
+        world.api.always[what, "servicecidr"] = refuse(404, "NotFound")
+    replica = await world.synced()
+    assert replica.watcher.statuses["servicecidr"].absent
+    assert not world.facts("servicecidr")
+    for what in ("list", "metadata"):
+        del world.api.always[what, "servicecidr"]
+    extra = {"metadata": {"name": "extra"}, "spec": {"cidrs": ["10.200.0.0/16"]}}
+    world.api.put("servicecidr", extra)
+    reply = await world.bus.request(subjects.rpc("watcher", "sync"), b"", timeout_s=15)
+    assert wire.decode(reply, Synced).fact_seq
+    assert "extra" in world.facts("servicecidr")
+    assert not replica.watcher.statuses["servicecidr"].absent
 
 
 async def test_a_server_that_ends_every_watch_at_once_is_not_hammered(world: FakeWorld) -> None:

@@ -20,7 +20,6 @@ from dunlin_lab.kubelet_core import (
     Serve,
     TearDown,
     Wait,
-    choose_node,
     next_action,
     pod_status,
     retry_at,
@@ -166,11 +165,3 @@ def test_retries_double_up_to_a_bound() -> None:
     """250 ms, 500 ms, … 10 s."""
     assert [retry_at(0, n) for n in (1, 2, 3)] == [250, 500, 1000]
     assert retry_at(0, 1000) == RETRY_MAX_MS
-
-
-def test_pods_without_scheduler_spread_and_obey_a_hostname() -> None:
-    """Fewest Pods first; a selector for a host that is not here binds nowhere."""
-    assert choose_node({}, {"n1": 2, "n2": 1, "n3": 1}) == "n2"
-    wish = {"nodeSelector": {"kubernetes.io/hostname": "n1"}}
-    assert choose_node(wish, {"n1": 2, "n2": 1}) == "n1"
-    assert choose_node(wish, {"n2": 1}) is None

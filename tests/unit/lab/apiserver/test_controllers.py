@@ -26,7 +26,7 @@ from dunlin_lab.apiserver.controllers.rollout import (
     plan_rollout,
     template_hash,
 )
-from dunlin_lab.apiserver.controllers.scheduler import choose
+from dunlin_lab.binding import choose
 
 READY = [{"type": "Ready", "status": "True"}]
 CREATED = "2026-01-01T00:00:00Z"
