@@ -60,7 +60,7 @@ def test_token_file_is_read_again(tmp_path: Path) -> None:
 
 def test_token_file_that_is_gone(tmp_path: Path) -> None:
     """An error of the request, naming the file."""
-    with pytest.raises(httpx.RequestError, match="tokenFile .*secret"):
+    with pytest.raises(httpx.RequestError, match=r"tokenFile .*secret"):
         header(written(tmp_path, {"tokenFile": "secret"}))
 
 
