@@ -14,7 +14,7 @@ from bench.measure import Options, Table, Unavailable, show
 
 BENCHES = {
     "programming": "one switch with 10,000 Services of 10 endpoints, against ovs-ofctl",
-    "endpoint_change": "EndpointSlice change -> acknowledged by 10 switches, against a bare bundle",
+    "endpoint_change": "EndpointSlice change -> acknowledged by 100 bridges, against a bare bundle",
     "scale": "the cost of one change, and of 20 Pod changes a second, by size of the cluster",
     "cni_add": "CNI ADD and DEL, against the bridge plugin with host-local",
     "throughput": "TCP, request/response and UDP of Pods, against a Linux bridge and routed veth",

@@ -22,18 +22,22 @@ class Watermarks:
 
     def __init__(self) -> None:
         self._claims: dict[tuple[str, str], Progress] = {}
+        self._complete: dict[Epochs, int | None] = {}
 
     def forget(self) -> None:
         """The state stream is new."""
         self._claims.clear()
+        self._complete.clear()
 
     def claim(self, progress: Progress) -> None:
         """A replica's newest claim."""
         self._claims[(progress.service, progress.replica)] = progress
+        self._complete.clear()
 
     def retract(self, service: str, replica: str) -> None:
         """The claim was deleted from the stream."""
         self._claims.pop((service, replica), None)
+        self._complete.clear()
 
     def covering(self, service: str, epochs: Epochs, fact_seq: int) -> int | None:
         """All facts up to `fact_seq` are intents up to the returned sequence; None: not yet."""
@@ -41,6 +45,11 @@ class Watermarks:
 
     def complete(self, epochs: Epochs) -> int | None:
         """What no intent up to the returned sequence explains does not exist; None: not known."""
+        if epochs not in self._complete:
+            self._complete = {epochs: self._all_complete(epochs)}
+        return self._complete[epochs]
+
+    def _all_complete(self, epochs: Epochs) -> int | None:
         needed = [
             self._every_shard(service, epochs, lambda claim: claim.complete) for service in SERVICES
         ]

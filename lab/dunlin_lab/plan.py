@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
+from dunlin.bus.nats_client import server_urls
 from dunlin_lab.catalogue import CONTROL_PLANE, Spec, python
 from dunlin_lab.paths import LabPaths, netns_path
 from dunlin_lab.state import NodeState
@@ -53,11 +55,14 @@ def parse_replicas(words: list[str]) -> dict[str, int]:
     counts = {}
     for word in words:
         service, _, number = word.partition("=")
-        if service not in CONTROL_PLANE or not number.isdigit() or not 1 <= int(number) <= 9:
+        scales = ("nats", *CONTROL_PLANE)
+        if service not in scales or not number.isdigit() or not 1 <= int(number) <= 9:
             raise OptionError(
                 f"--replicas {word}: use SERVICE=N with SERVICE one of "
-                f"{', '.join(CONTROL_PLANE)} and N from 1 to 9"
+                f"{', '.join(scales)} and N from 1 to 9"
             )
+        if service == "nats" and int(number) not in (1, 3, 5):
+            raise OptionError(f"--replicas {word}: streams have 1, 3 or 5 copies")
         counts[service] = int(number)
     return counts
 
@@ -82,9 +87,56 @@ def networks(cidrs: tuple[IPv4Network | IPv6Network, ...]) -> str:
     return ",".join(map(str, cidrs))
 
 
-def nats_spec(server: str, config: Path) -> Spec:
+@dataclass(frozen=True, slots=True)
+class NatsPeer:
+    """One of the lab's nats-servers: where clients and where the other servers connect."""
+
+    replica: int
+    host: str
+    port: int
+    route_port: int
+
+
+def nats_peers(site: Site) -> list[NatsPeer]:
+    """As the site's URL has them."""
+    ports = [urlsplit(url).port or 4222 for url in server_urls(site.nats_url)]
+    return [
+        NatsPeer(i, site.mgmt_ip, port, site.port(site.mgmt_ip)) for i, port in enumerate(ports)
+    ]
+
+
+def nats_config(site: Site, peer: NatsPeer, peers: list[NatsPeer]) -> str:
+    """Its configuration file: one user, JetStream in the run directory, routes to the others."""
+    user = urlsplit(server_urls(site.nats_url)[0])
+    name = f"dunlin-{site.paths.name}"
+    store = site.paths.run_dir / "nats" / str(peer.replica)
+    lines = [
+        f"server_name: {name}-{peer.replica}",
+        f'listen: "{peer.host}:{peer.port}"',
+        f'authorization {{ user: "{user.username}", password: "{user.password}" }}',
+        f'jetstream {{ store_dir: "{store}", max_file_store: 4GB }}',
+        "max_payload: 4MB",
+    ]
+    if len(peers) > 1:
+        routes = ", ".join(
+            f'"nats-route://{user.username}:{user.password}@{p.host}:{p.route_port}"' for p in peers
+        )
+        lines += [
+            "cluster {",
+            f"  name: {name}",
+            f'  listen: "{peer.host}:{peer.route_port}"',
+            f'  authorization {{ user: "{user.username}", password: "{user.password}" }}',
+            f"  routes: [{routes}]",
+            # The others are known; clients know all of them as well.
+            "  no_advertise: true",
+            "}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def nats_spec(server: str, replica: int, config: Path) -> Spec:
     """One nats-server with JetStream in the run directory."""
-    return Spec("nats", "0", (server, "-c", str(config)))
+    return Spec("nats", str(replica), (server, "-c", str(config)))
 
 
 def apiserver_spec(site: Site) -> Spec:
@@ -131,6 +183,7 @@ def _service(site: Site, service: str, replica: str, options: Options) -> Spec:
         "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
         "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
     }
+    env |= stream_copies(options)
     if service != "metrics":
         env["DUNLIN_LEASE_TTL_S"] = LEASE_TTL_S
     if service == "planner":
@@ -140,6 +193,11 @@ def _service(site: Site, service: str, replica: str, options: Options) -> Spec:
     if service == "flowctl":
         env["DUNLIN_OPENFLOW_LISTEN"] = f"tcp:{site.mgmt_ip}:{site.port(site.mgmt_ip)}"
     return Spec(service, replica, python(f"dunlin_{service}"), env, f"http://127.0.0.1:{port}")
+
+
+def stream_copies(options: Options) -> dict[str, str]:
+    """As many copies of each stream as there are nats-servers."""
+    return {"DUNLIN_NATS_REPLICAS": str(options.count("nats"))}
 
 
 def agent_spec(site: Site, node: NodeState, options: Options, controllers: str) -> Spec:
@@ -161,6 +219,7 @@ def agent_spec(site: Site, node: NodeState, options: Options, controllers: str) 
         "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
         "DUNLIN_ENCAPSULATION": options.encapsulation,
         "DUNLIN_STATE_DIR": str(site.paths.run_dir / "agent" / node.name),
+        **stream_copies(options),
     }
     place = netns_path(site.paths.node_netns(node.name))
     url = f"http://{node.mgmt_ip}:{port}"

@@ -8,7 +8,6 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import msgspec
 
 from dunlin.model.addresses import derived_dpid
@@ -120,35 +119,32 @@ def _site(
         write_atomically(kubeconfig, flatten(options.kubeconfig).encode())
         kubeconfig.chmod(0o600)
     password = secrets.token_hex(16)
-    nats_url = f"nats://dunlin:{password}@{mgmt_ip}:{free_port(mgmt_ip)}"
+    ports = [free_port(mgmt_ip) for _ in range(options.count("nats"))]
+    nats_url = ",".join(f"nats://dunlin:{password}@{mgmt_ip}:{port}" for port in ports)
     return plan.Site(
         paths, mgmt_ip, nodes, kubeconfig, nats_url, token_file, userspace_tso, free_port
     )
 
 
-def nats_config(site: plan.Site) -> str:
-    """nats-server's configuration file: one user, JetStream in the run directory."""
-    parts = httpx.URL(site.nats_url.replace("nats://", "http://"))
-    store = site.paths.run_dir / "nats"
-    return (
-        f"server_name: dunlin-{site.paths.name}\n"
-        f'listen: "{parts.host}:{parts.port}"\n'
-        f'authorization {{ user: "{parts.username}", password: "{parts.password}" }}\n'
-        f'jetstream {{ store_dir: "{store}", max_file_store: 4GB }}\n'
-        "max_payload: 4MB\n"
-    )
+def _nats_specs(site: plan.Site, peers: list[plan.NatsPeer]) -> list[Spec]:
+    """Each nats-server, its configuration written."""
+    specs = []
+    for peer in peers:
+        config = site.paths.run_dir / f"nats-{peer.replica}.conf"
+        write_atomically(config, plan.nats_config(site, peer, peers).encode())
+        config.chmod(0o600)
+        specs.append(plan.nats_spec(plan.nats_server(), peer.replica, config))
+    return specs
 
 
 def _start_services(site: plan.Site, options: plan.Options, report: Report) -> dict[str, str]:
     """NATS, the Kubernetes API, then Dunlin's own; URL of each process that has one."""
-    config = site.paths.run_dir / "nats.conf"
-    write_atomically(config, nats_config(site).encode())
-    config.chmod(0o600)
-    first = [plan.nats_spec(plan.nats_server(), config)]
-    for spec in first:
+    peers = plan.nats_peers(site)
+    for spec in _nats_specs(site, peers):
         start(site.paths, spec)
     api, later = kube.start_api(site, options)
-    _wait_tcp(site)
+    for peer in peers:
+        _wait_tcp(site, peer)
     kube.wait_api(site, [spec.process for spec in api])
     kube.start_rest(site, options, later)
     services = plan.control_plane_specs(site, options)
@@ -195,18 +191,17 @@ def runner_spec(site: plan.Site, *, bind: bool) -> Spec:
     return Spec("runner", "0", python("dunlin_lab.runner", site.paths.name), env)
 
 
-def _wait_tcp(site: plan.Site) -> None:
+def _wait_tcp(site: plan.Site, peer: plan.NatsPeer) -> None:
     """NATS greets everybody who connects, before any authentication."""
-    parts = httpx.URL(site.nats_url.replace("nats://", "http://"))
     with deadline(20.0) as more:
         while more():
             try:
-                with socket.create_connection((parts.host, parts.port or 4222), 1.0) as link:
+                with socket.create_connection((peer.host, peer.port), 1.0) as link:
                     if link.recv(5).startswith(b"INFO"):
                         return
             except OSError:
                 continue
-    raise UpError(f"nats-server does not answer:\n{log_tail(site.paths, 'nats@0')}")
+    raise UpError(f"nats-server does not answer:\n{log_tail(site.paths, f'nats@{peer.replica}')}")
 
 
 def check(options: plan.Options) -> None:

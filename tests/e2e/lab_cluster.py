@@ -106,6 +106,11 @@ class LabCluster:
         """`dunlin lab start`."""
         self.dunlin("lab", "start", target)
 
+    def log_tail(self, target: str, lines: int = 40) -> str:
+        """The end of the log of SERVICE/REPLICA."""
+        path = Path(self.status()["kubeconfig"]).parent / "log" / f"{target.replace('/', '@')}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
     def url(self, service: str, replica: str = "0") -> str:
         """REST API of one replica."""
         for item in self.status()["services"]:

@@ -220,7 +220,7 @@ def test_kubernetes_api_away(lab: Replicated) -> None:
         lab.kill("apiserver")
         time.sleep(OUTAGE_S)
         lab.start("apiserver")
-        eventually("the API answers", lambda: _api_ready(lab))
+        eventually("the API answers", lambda: api_ready(lab))
         address = lab.service_made("after-api")
         eventually("the Service works", lambda: lab.answers(address))
         lab.service_gone("after-api")
@@ -228,7 +228,8 @@ def test_kubernetes_api_away(lab: Replicated) -> None:
         lab.wait(60)
 
 
-def _api_ready(lab: Replicated) -> bool:
+def api_ready(lab: LabCluster) -> bool:
+    """The Kubernetes API answers."""
     try:
         return bool(lab.api.get("/readyz").status_code == 200)
     except httpx.HTTPError:

@@ -81,7 +81,7 @@ async def barrier(
         return reached() or runner.switch is None
 
     timeout_s = min(max(request.timeout_ms, 0) / 1000, TIMEOUT_MAX_S)
-    await runner.signal.wait_for(over, timeout_s)
+    await runner.reached.wait_for(over, timeout_s)
     applied = reached()
     return BarrierReply(
         node=runner.node,

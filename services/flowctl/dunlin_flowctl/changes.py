@@ -43,12 +43,19 @@ class Changes:
     """
 
     def __init__(
-        self, handles: Handles, session: Session, switch: Switch, held: Held, signal: Signal
+        self,
+        handles: Handles,
+        session: Session,
+        switch: Switch,
+        held: Held,
+        signal: Signal,
+        reached: Signal,
     ) -> None:
         self._handles = handles
         self._session = session
         self._held = held
         self._signal = signal
+        self._reached = reached
         self._failures = 0
         self._log = log.bind(node=switch.node, peer=session.peer)
         self.switch = switch
@@ -66,7 +73,14 @@ class Changes:
         if switch.suspect:
             switch.back(work)
             return
-        plan = plan_work(self._handles.desired, switch, work, may_delete=self._handles.may_delete)
+        handles = self._handles
+        plan = plan_work(
+            handles.desired,
+            switch,
+            work,
+            may_delete=handles.may_delete,
+            known=handles.cache.known,
+        )
         if await self._write(work, plan):
             switch.leftovers |= plan.deferred > 0
             switch.stray_groups |= plan.stray_groups
@@ -260,7 +274,7 @@ class Changes:
                 newest, self.programming_ms = moment.revision, seconds * 1000
         if work.moments:
             self._handles.changed(self.switch.node)
-        self._signal.notify()
+        self._reached.notify()
 
 
 async def nothing() -> AsyncIterator[Bundle]:

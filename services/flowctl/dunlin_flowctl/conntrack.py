@@ -36,10 +36,14 @@ AGAIN_AFTER_S = (0.0, 0.3, 1.7)
 AT_ONCE_MAX = 64
 """OVS looks through all of conntrack for each: so many, and then a pause."""
 PAUSE_S = 0.05
+UDP_KEY = "/UDP"
+"""How the key of a UDP ServicePort ends."""
 
 
 def service_key(changed: IntentId) -> str | None:
-    """The key of the ServicePort that an intent is about; None: about none."""
+    """The key of the UDP ServicePort that an intent is about; None: about none."""
+    if not changed.endswith(UDP_KEY):
+        return None
     _, kind, key = changed.split("/", 2)
     return key if kind in {"service", "localservice"} else None
 

@@ -111,7 +111,7 @@ class ProgramCache:
     shared_used: int = 0
     shared_made: int = 0
     _messages: OrderedDict[tuple[int, object, str], bytes] = field(default_factory=OrderedDict)
-    _changes: OrderedDict[object, Phases] = field(default_factory=OrderedDict)
+    _changes: OrderedDict[object, tuple[ChangeSet, Phases]] = field(default_factory=OrderedDict)
     _batches: OrderedDict[object, Batches] = field(default_factory=OrderedDict)
 
     def batches(self, key: object, make: Callable[[], ChangeSet], limit: int) -> Batches:
@@ -128,13 +128,18 @@ class ProgramCache:
     def shared(self, key: object, changes: ChangeSet) -> Phases:
         """The four phases of a change set that many switches need; `key` names it."""
         self.shared_used += 1
-        phases = self._changes.get(key)
-        if phases is None:
+        found = self._changes.get(key)
+        if found is None:
             self.shared_made += 1
-            phases = self._changes[key] = self.phases(changes, SHARED_XID)
+            found = self._changes[key] = (changes, self.phases(changes, SHARED_XID))
             if len(self._changes) > self.changes_max:
                 self._changes.popitem(last=False)
-        return phases
+        return found[1]
+
+    def known(self, key: object) -> ChangeSet | None:
+        """The shared change set of this name, if a switch has had it lately."""
+        found = self._changes.get(key)
+        return found[0] if found is not None else None
 
     def phases(self, changes: ChangeSet, first_xid: int) -> Phases:
         """
@@ -200,7 +205,9 @@ def encode_step(step: Step) -> bytes:
 
 
 def interleave(shared: Phases, own: Phases) -> Bundle:
-    """One bundle of both: each phase of both before the next."""
+    """One bundle of both: each phase of both before the next; `own` may be none at all."""
+    if not own:
+        return Bundle(tuple([segment for segment in shared if segment.intents]))
     both = (segment for pair in zip(shared, own, strict=True) for segment in pair)
     return Bundle(tuple(segment for segment in both if segment.intents))
 

@@ -47,6 +47,7 @@ class Handles:
     facts: dict[str, SwitchFact] = field(default_factory=dict)
     moved: Signal = field(default_factory=Signal)
     publisher: "Publisher | None" = None
+    _state: tuple[bool, bool] = (False, False)
 
     @property
     def epochs(self) -> Epochs:
@@ -66,6 +67,18 @@ class Handles:
         self.moved.notify()
         for runner in self.runners.values():
             runner.signal.notify()
+            runner.reached.notify()
+
+    def read_on(self) -> None:
+        """Streams were read further: switches only look where that changes what they may do."""
+        state = (self.caught_up, self.may_delete)
+        if state != self._state:
+            self._state = state
+            self.wake()
+            return
+        self.moved.notify()
+        for runner in self.runners.values():
+            runner.reached.notify()
 
     def changed(self, node: str) -> None:
         """The state of one switch is worth publishing."""

@@ -36,6 +36,7 @@ class SwitchRunner:
     Owns `node`'s switch while the session lives and the claim stands.
 
     Changes are taken together, at the switch's own pace: the slower it is, the more they coalesce.
+    `signal`: there may be work. `reached`: the switch may hold more than before, for who waits.
     """
 
     def __init__(self, handles: Handles, session: Session, node: str) -> None:
@@ -44,6 +45,7 @@ class SwitchRunner:
         self.node = node
         self.changes: Changes | None = None
         self.signal = Signal()
+        self.reached = Signal()
         self._removed_by_others = False
         self._refuser = Refuser(session, handles.settings, handles.metrics)
         self._log = log.bind(node=node, peer=session.peer)
@@ -110,7 +112,7 @@ class SwitchRunner:
         switch = self.handles.desired.manage(self.node)
         if switch is None:
             return
-        self.changes = Changes(self.handles, self.session, switch, held, self.signal)
+        self.changes = Changes(self.handles, self.session, switch, held, self.signal, self.reached)
         self._removed_by_others = False
         self.handles.runners[self.node] = self
         self.session.unasked = self._unasked
@@ -131,6 +133,7 @@ class SwitchRunner:
             self.handles.desired.unmanage(self.node)
         self.changes = None
         self.signal.notify()
+        self.reached.notify()
         if self.handles.runners.get(self.node) is self:
             del self.handles.runners[self.node]
             if held.certain and self.handles.publisher is not None:

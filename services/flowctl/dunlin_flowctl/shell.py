@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 SLICE_S = 0.01
 """After so long at one batch the loop turns: echoes and leases do not wait for 4,096 intents."""
 
+SWITCHES = ".switch."
+"""In the subject of a switch intent."""
+
 BAD_INPUT = (msgspec.DecodeError, msgspec.ValidationError, ValueError)
 
 
@@ -55,6 +58,7 @@ class Shell:
             handles.desired.forget()
             handles.caught_up = False
             handles.intents_epoch = batch.epoch
+            handles.wake()
         started = time.monotonic()
         for record in batch.records:
             for node in self._intent(record):
@@ -70,7 +74,10 @@ class Shell:
             # What has been read stays: the garbage collector need not look at it again and again.
             gc.freeze()
             log.info("intents read", revision=batch.seq, intents=len(handles.desired.intents))
-        handles.wake()
+        if any(SWITCHES in record.subject for record in batch.records):
+            # Whose a switch is may have changed.
+            handles.wake()
+        handles.read_on()
 
     def _intent(self, record: Record) -> set[str]:
         """Returns the nodes whose switch has something to do."""
@@ -143,7 +150,7 @@ class Shell:
                 claimed |= self._status(record)
             # Acknowledgements change nothing for switches: all of them would look at each one's.
             if claimed:
-                handles.wake()
+                handles.read_on()
             else:
                 handles.moved.notify()
 

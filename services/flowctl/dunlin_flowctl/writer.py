@@ -1,7 +1,7 @@
 """Work as bundles of bytes, shared between switches wherever they need the same."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from dunlin.model.ids import IntentId
@@ -57,8 +57,15 @@ class Plan:
 Parts = dict[IntentId, Replaced]
 
 
-def plan_work(desired: Desired, switch: Switch, work: Work, *, may_delete: bool) -> Plan:
-    """The least change for this work."""
+def plan_work(
+    desired: Desired,
+    switch: Switch,
+    work: Work,
+    *,
+    may_delete: bool,
+    known: Callable[[object], ChangeSet | None] = lambda _key: None,
+) -> Plan:
+    """The least change for this work. `known`: shared changes that another switch has had."""
     shared: Parts = {}
     own: Parts = {}
     for intent_id, part in work.parts.items():
@@ -70,13 +77,15 @@ def plan_work(desired: Desired, switch: Switch, work: Work, *, may_delete: bool)
         owner = switch.own.owner(key)
         return desired.shared.owner(key) or (None if owner in own else owner)
 
-    own_changes = diff(own.values(), may_delete=may_delete, owned=taken)
+    own_changes = diff(own.values(), may_delete=may_delete, owned=taken) if own else ChangeSet()
     if not shared:
         return Plan(own_changes)
-    changes = diff(
-        shared.values(), may_delete=may_delete, owned=lambda key: _other(desired, key, shared)
-    )
     key = (may_delete, *((_serial(p.old), _serial(p.new)) for p in shared.values()))
+    changes = known(key)
+    if changes is None:
+        changes = diff(
+            shared.values(), may_delete=may_delete, owned=lambda key: _other(desired, key, shared)
+        )
     return Plan(own_changes, changes, key)
 
 
@@ -123,7 +132,7 @@ async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[
     """
     if plan.shared is not None and len(plan) <= limit:
         shared = cache.shared(plan.key, plan.shared)
-        yield interleave(shared, cache.phases(plan.own, OWN_XID))
+        yield interleave(shared, cache.phases(plan.own, OWN_XID) if len(plan.own) else shared[:0])
         return
     if plan.shared is None:
         for steps in chunks(plan.own, limit):

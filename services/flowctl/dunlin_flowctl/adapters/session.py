@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ M = TypeVar("M", bound=messages.Message)
 T = TypeVar("T")
 
 WRITE_BUFFER_MAX = 1 << 18
+READ_MAX = 1 << 18
 ECHOES_MISSED_MAX = 3
 
 
@@ -52,6 +54,21 @@ class _Commit:
     errors: list[messages.ErrorMessage] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Replies:
+    """What has come for one request, and who waits for the next."""
+
+    ready: deque[messages.Message] = field(default_factory=deque)
+    wanted: asyncio.Future[messages.Message] | None = None
+
+    def put(self, message: messages.Message) -> None:
+        """One more."""
+        if self.wanted is not None and not self.wanted.done():
+            self.wanted.set_result(message)
+        else:
+            self.ready.append(message)
+
+
 Unasked = Callable[[messages.Message], None]
 
 
@@ -76,7 +93,9 @@ class Session:
         self._settings = settings
         self._metrics = metrics
         self._xids = itertools.cycle(range(1, SHARED_XID))
-        self._waiting: dict[int, asyncio.Queue[messages.Message]] = {}
+        self._buffer = bytearray()
+        self._waiting: dict[int, _Replies] = {}
+        self._owed: set[asyncio.Future[Any]] = set()
         self._commit: _Commit | None = None
         self._turn = asyncio.Lock()
         self._heard = time.monotonic()
@@ -103,7 +122,11 @@ class Session:
     def close(self, reason: str, detail: str = "") -> None:
         """End it; what waits for the switch gets `SessionClosed`. Idempotent."""
         if not self._closed.done():
-            self._closed.set_result(SessionClosed(reason, detail))
+            error = SessionClosed(reason, detail)
+            self._closed.set_result(error)
+            for future in self._owed:
+                if not future.done():
+                    future.set_exception(error)
             self._writer.transport.abort()
 
     # --- reading ----------------------------------------------------------------------------------
@@ -151,19 +174,31 @@ class Session:
 
     async def _read(self) -> messages.Message:
         try:
-            head = await self._reader.readexactly(codec.HEADER_LEN)
-            header = codec.parse_header(head)
-            body = await self._reader.readexactly(header.length - codec.HEADER_LEN)
-            self._metrics.read.inc(header.length)
+            while (frame := self._frame()) is None:
+                data = await self._reader.read(READ_MAX)
+                if not data:
+                    cut = "truncated" if self._buffer else "eof"
+                    raise SessionClosed(cut, "the peer closed the connection")
+                self._metrics.read.inc(len(data))
+                self._buffer += data
             self._heard = time.monotonic()
-            return codec.decode(head + body)
+            return codec.decode(frame)
         except codec.OpenFlowError as error:
             raise SessionClosed("malformed", str(error)) from error
-        except asyncio.IncompleteReadError as error:
-            cut = "truncated" if error.partial else "eof"
-            raise SessionClosed(cut, "the peer closed the connection") from error
         except OSError as error:
             raise SessionClosed("lost", str(error)) from error
+
+    def _frame(self) -> bytes | None:
+        """The next message, if all of it has been read. Raises OpenFlowError."""
+        buffer = self._buffer
+        if len(buffer) < codec.HEADER_LEN:
+            return None
+        length = codec.parse_header(bytes(buffer[: codec.HEADER_LEN])).length
+        if len(buffer) < length:
+            return None
+        frame = bytes(buffer[:length])
+        del buffer[:length]
+        return frame
 
     async def _handle(self, message: messages.Message) -> None:
         waiting = self._waiting.get(message.xid)
@@ -175,7 +210,7 @@ class Session:
             if message.xid == COMMIT_XID and self._commit and not self._commit.done.done():
                 self._commit.done.set_result(True)
         elif waiting is not None:
-            waiting.put_nowait(message)
+            waiting.put(message)
             # What is already in the buffer is read without a turn of the loop: give others theirs.
             await asyncio.sleep(0)
         elif isinstance(message, messages.ErrorMessage):
@@ -241,17 +276,17 @@ class Session:
 
     async def _or_closed(self, future: "asyncio.Future[T]", what: str) -> T:
         """The result, unless the session ends first or the switch owes it too long."""
-        both: set[asyncio.Future[Any]] = {future, self._closed}
-        await asyncio.wait(
-            both,
-            timeout=self._settings.reply_timeout_s,
-            return_when=asyncio.FIRST_COMPLETED,
+        if self.closed and not future.done():
+            raise self._closed.result()
+        late = asyncio.get_running_loop().call_later(
+            self._settings.reply_timeout_s, self.close, "no_reply", f"no reply to {what}"
         )
-        if future.done():
-            return future.result()
-        future.cancel()
-        self.close("no_reply", f"no reply to {what}")
-        raise self._closed.result()
+        self._owed.add(future)
+        try:
+            return await future
+        finally:
+            late.cancel()
+            self._owed.discard(future)
 
     async def request(self, encode: Callable[[int], bytes], kind: type[M]) -> M:
         """
@@ -267,13 +302,12 @@ class Session:
     async def replies(self, encode: Callable[[int], bytes], kind: type[M]) -> AsyncIterator[M]:
         """The parts of a multipart reply (or the one reply); raises as `request`."""
         xid = next(self._xids)
-        queue: asyncio.Queue[messages.Message] = asyncio.Queue()
-        self._waiting[xid] = queue
+        replies = self._waiting[xid] = _Replies()
         try:
             await self.write(encode(xid))
             more = True
             while more:
-                message = await self._next(queue, kind.__name__)
+                message = await self._next(replies, kind.__name__)
                 if isinstance(message, messages.ErrorMessage):
                     raise Refusal(message)
                 if not isinstance(message, kind):
@@ -284,10 +318,11 @@ class Session:
         finally:
             del self._waiting[xid]
 
-    async def _next(self, queue: "asyncio.Queue[messages.Message]", what: str) -> messages.Message:
-        if not queue.empty():
-            return queue.get_nowait()
-        return await self._or_closed(asyncio.ensure_future(queue.get()), what)
+    async def _next(self, replies: "_Replies", what: str) -> messages.Message:
+        if replies.ready:
+            return replies.ready.popleft()
+        replies.wanted = asyncio.get_running_loop().create_future()
+        return await self._or_closed(replies.wanted, what)
 
     async def commit(self, bundle: Bundle) -> CommitResult:
         """

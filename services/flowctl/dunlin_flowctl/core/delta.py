@@ -51,7 +51,7 @@ class ChangeSet:
         return self.groups_put, self.flows_put, self.flows_deleted, self.groups_deleted
 
     def __len__(self) -> int:
-        return sum(len(phase) for phase in self.phases)
+        return sum(map(len, self.phases))
 
     def put(self, content: Content, *, held: bool, who: IntentId, source: int) -> None:
         """Add or replace one; `held`: the switch has something at its key."""

@@ -9,8 +9,8 @@ from dunlin.events.intents import intent_id as make_id
 from dunlin.model.ids import IntentId, format_dpid
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
-from dunlin_flowctl.core.layer import Changes, Layer
-from dunlin_flowctl.core.program import Compiled, Key, Workshop, table_of
+from dunlin_flowctl.core.layer import Layer
+from dunlin_flowctl.core.program import Compiled, Key, Workshop
 from dunlin_flowctl.core.switch import Moment, Switch
 
 
@@ -270,22 +270,19 @@ class Desired:
         changes = self.shared.put(intent_id, program)
         if not changes:
             return set()
-        busy = set()
-        for node, switch in self.switches.items():
-            both = {**changes, **self._displaced(switch.own, changes)}
-            if switch.mark(both, moment):
-                busy.add(node)
-        return busy
-
-    @staticmethod
-    def _displaced(own: Layer, changes: Changes) -> Changes:
-        """What a switch's own intents lose to the shared ones, or get back."""
         keys = {
             key
             for part in changes.values()
             for compiled in (part.old, part.new)
             if compiled is not None
-            for key, _ in compiled.items()
-            if own.tables.get(table_of(key))
+            for key in compiled.keys()  # noqa: SIM118 - not a mapping
         }
-        return own.refresh(keys) if keys else {}
+        busy = set()
+        for node, switch in self.switches.items():
+            both = changes
+            if switch.own.claims_any(keys):
+                # A switch's own intents lose to the shared ones, or get something back.
+                both = {**changes, **switch.own.refresh(keys)}
+            if switch.mark(both, moment):
+                busy.add(node)
+        return busy

@@ -1,7 +1,7 @@
 """Programs of many intents side by side: which intent owns which key."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dunlin.model.ids import IntentId
@@ -13,7 +13,6 @@ from dunlin_flowctl.core.program import (
     Key,
     Workshop,
     program_keys,
-    table_of,
 )
 
 
@@ -38,8 +37,8 @@ class Layer:
     At any moment no two intents of a layer own one key: the smallest id that claims it does.
 
     `taken` names the owner of a key in a layer that comes before this one: that owner wins.
-    `tables`: how many keys are claimed in each table; `conflicted`: intents that do not get all;
-    `version`: another one whenever somebody gets something else.
+    `conflicted`: intents that do not get all. `version`: another one whenever somebody gets something
+    else.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Layer:
         self._claims: dict[Key, IntentId | tuple[IntentId, ...]] = {}
         self._effective: dict[IntentId, Compiled] = {}
         self.version = 0
-        self.tables: Counter[int] = Counter()
         self.conflicted: set[IntentId] = set()
 
     @property
@@ -99,6 +97,10 @@ class Layer:
         alone = len(affected) == 1 and intent_id not in self.conflicted
         return self._rebuild(affected, certain=alone and self._taken is nobody)
 
+    def claims_any(self, keys: AbstractSet[Key]) -> bool:
+        """Some intent of this layer asks for one of these."""
+        return not self._claims.keys().isdisjoint(keys)
+
     def refresh(self, keys: Iterable[Key]) -> Changes:
         """The layer before this one took or gave back these keys."""
         affected: set[IntentId] = set()
@@ -114,7 +116,6 @@ class Layer:
         others = self._claimants(key)
         if not others:
             self._claims[key] = intent_id
-            self.tables[table_of(key)] += 1
             return set()
         self._claims[key] = tuple(sorted((*others, intent_id)))
         return set(others)
@@ -125,7 +126,6 @@ class Layer:
             self._claims[key] = others[0] if len(others) == 1 else others
             return set(others)
         del self._claims[key]
-        self.tables[table_of(key)] -= 1
         return set()
 
     def _rebuild(self, affected: Iterable[IntentId], *, certain: bool = False) -> Changes:

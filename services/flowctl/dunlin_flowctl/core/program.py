@@ -16,9 +16,6 @@ Key = FlowKey | int
 
 Content = Flow | Group
 
-GROUP_TABLE = -1
-"""Stands for "no table" where flows are told apart by table: groups."""
-
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
@@ -38,11 +35,6 @@ def describe_key(key: Key) -> str:
         return f"group {key}"
     table, priority, match = key
     return f"flow table={table} priority={priority} on {','.join(m.field for m in match) or 'all'}"
-
-
-def table_of(key: Key) -> int:
-    """The table of a flow's key, `GROUP_TABLE` for a group's."""
-    return GROUP_TABLE if isinstance(key, int) else key[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
