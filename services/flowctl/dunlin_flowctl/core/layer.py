@@ -37,8 +37,8 @@ class Layer:
     At any moment no two intents of a layer own one key: the smallest id that claims it does.
 
     `taken` names the owner of a key in a layer that comes before this one: that owner wins.
-    `conflicted`: intents that do not get all. `version`: another one whenever somebody gets something
-    else.
+    `conflicted`: intents that do not get all. `version`: another one whenever somebody gets
+    something else.
     """
 
     def __init__(
