@@ -44,7 +44,8 @@ compose-test: sync ## The end-to-end test of compose/, on an engine of its own.
 	tools/with-docker $(RUN) pytest -q tests/e2e/test_compose.py
 
 soak: setup ## Failover and chaos: minutes of faults under load.
-	$(RUN) pytest -m soak tests/e2e
+	DUNLIN_TEST_OUTAGE_S=60 DUNLIN_TEST_API_OUTAGE_S=300 $(RUN) pytest -m soak tests/e2e
+	DUNLIN_TEST_CHAOS_S=600 $(RUN) pytest tests/e2e/test_chaos.py
 
 bench: setup ## Ratios, measured side by side; BENCH="NAME… --quick --json FILE" chooses.
 	@tools/apt-install iperf3 containernetworking-plugins

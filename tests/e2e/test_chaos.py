@@ -1,7 +1,7 @@
 """
 Random faults under load, one after the other: whatever dies, nothing that runs notices.
 
-DUNLIN_TEST_CHAOS_S: how long (30; `make soak` says 600). DUNLIN_TEST_CHAOS_SEED: which history; it
+DUNLIN_TEST_CHAOS_S: how long (45; `make soak` says 600). DUNLIN_TEST_CHAOS_SEED: which history; it
 is printed, and a failure names it. The choices of a seed are always the same; how many of them fit
 into the time is not.
 """
@@ -21,7 +21,7 @@ import pytest
 from tests.e2e.lab_cluster import LabCluster, eventually, why_not
 from tests.e2e.test_failover import Replicated, api_ready, unharmed
 
-LENGTH_S = float(os.environ.get("DUNLIN_TEST_CHAOS_S", "30"))
+LENGTH_S = float(os.environ.get("DUNLIN_TEST_CHAOS_S", "45"))
 SEED = int(os.environ.get("DUNLIN_TEST_CHAOS_SEED", "0")) or random.SystemRandom().getrandbits(31)
 COUNTS = {"planner": 2, "flowctl": 2, "ipam": 2, "watcher": 2, "metrics": 2}
 DOWN_MAX = 2

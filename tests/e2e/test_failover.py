@@ -2,7 +2,8 @@
 Replicas of every service, one of them dies, hangs or is cut off: somebody else goes on.
 
 A lab of its own: three replicas of planner and flowctl, two of the others. Lengths by environment:
-DUNLIN_TEST_OUTAGE_S (default 6; the issue's 60 by hand) for the bus, the Kubernetes API and nodes.
+DUNLIN_TEST_OUTAGE_S (6; `make soak` says 60) for the bus and nodes, DUNLIN_TEST_API_OUTAGE_S (as
+long; `make soak` says 300) for the Kubernetes API.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ import pytest
 from tests.e2e.lab_cluster import LabCluster, eventually, ofctl, why_not
 from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
-pytestmark = [
-    pytest.mark.soak,
-    pytest.mark.root,
-    pytest.mark.ovs,
-    pytest.mark.nats,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-]
 
 OUTAGE_S = float(os.environ.get("DUNLIN_TEST_OUTAGE_S", "6"))
+API_OUTAGE_S = float(os.environ.get("DUNLIN_TEST_API_OUTAGE_S", str(OUTAGE_S)))
 LEASE_TTL_S = 1.5
 """Of the lab, `dunlin_lab.plan.LEASE_TTL_S`."""
 TAKEN_OVER_S = 3.0
 """Issue 5: a dead owner's switches are served again within this."""
 SLACK_S = float(os.environ.get("DUNLIN_TEST_SLACK_S", "2"))
 """What a machine that does other things as well may need on top."""
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.root,
+    pytest.mark.ovs,
+    pytest.mark.nats,
+    pytest.mark.slow,
+    pytest.mark.timeout(300 + max(OUTAGE_S, API_OUTAGE_S)),
+]
 
 
 class Replicated(LabCluster):
@@ -218,7 +221,7 @@ def test_kubernetes_api_away(lab: Replicated) -> None:
     """The Kubernetes API is away for long: nothing moves; afterwards changes arrive."""
     with unharmed(lab):
         lab.kill("apiserver")
-        time.sleep(OUTAGE_S)
+        time.sleep(API_OUTAGE_S)
         lab.start("apiserver")
         eventually("the API answers", lambda: api_ready(lab))
         address = lab.service_made("after-api")
