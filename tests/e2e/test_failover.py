@@ -22,7 +22,6 @@ import pytest
 from tests.e2e.lab_cluster import LabCluster, eventually, ofctl, why_not
 from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
-
 OUTAGE_S = float(os.environ.get("DUNLIN_TEST_OUTAGE_S", "6"))
 API_OUTAGE_S = float(os.environ.get("DUNLIN_TEST_API_OUTAGE_S", str(OUTAGE_S)))
 LEASE_TTL_S = 1.5
