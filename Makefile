@@ -8,7 +8,7 @@ LAB ?= dunlin
 APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk iproute2 iputils-ping \
        ethtool procps curl openssl kubernetes-client:kubectl
 
-.PHONY: help setup apt uv sync build check test images compose-test bench up down golden-update docs
+.PHONY: help setup apt uv sync build check test images compose-test containers audit soak bench up down golden-update docs
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}'
@@ -38,10 +38,18 @@ test: setup ## Every test that this machine can run; a tier that is skipped says
 	$(RUN) pytest
 
 images: sync ## Container images: base images where there is no registry, then all of ours.
+	@tools/apt-install docker.io debootstrap
 	tools/with-docker bash -c 'tools/base-images && tools/images'
 
-compose-test: sync ## The end-to-end test of compose/, on an engine of its own.
-	tools/with-docker $(RUN) pytest -q tests/e2e/test_compose.py
+compose-test: sync ## The end-to-end test of compose/, on an engine of its own; needs `make images`.
+	@tools/install-compose
+	tools/with-docker $(RUN) pytest -q tests/e2e/test_compose.py tests/e2e/test_compose_official.py
+
+containers: sync ## Both: every image, and the tests of compose/; CI runs this.
+	tools/containers
+
+audit: uv ## Known weaknesses of the packages in uv.lock; asks the database of OSV.
+	$(UV) audit --frozen --no-dev
 
 soak: setup ## Failover and chaos: minutes of faults under load.
 	DUNLIN_TEST_OUTAGE_S=60 DUNLIN_TEST_API_OUTAGE_S=300 $(RUN) pytest -m soak tests/e2e

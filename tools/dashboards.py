@@ -19,6 +19,12 @@ class Panel:
     unit: str
     queries: tuple[tuple[str, str], ...]
     kind: str = "timeseries"
+    table: bool = False
+    """The newest values as a table, for panels that draw no time."""
+    width: int = WIDTH
+    height: int = HEIGHT
+    rename: tuple[tuple[str, str], ...] = ()
+    """Columns of the table by their new names."""
 
 
 BOARDS: dict[str, tuple[Panel, ...]] = {
@@ -64,9 +70,17 @@ BOARDS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Pods of each node",
-            "short",
-            (("sum by (instance) (dunlin_agent_attachments)", "{{instance}}"),),
+            "Packets by Pod",
+            "pps",
+            (
+                (
+                    (
+                        "topk(20, sum by (namespace, pod) "
+                        f"(rate(dunlin_pod_transmit_packets_total{RATE})))"
+                    ),
+                    "from {{namespace}}/{{pod}}",
+                ),
+            ),
         ),
     ),
     "Nodes": (
@@ -90,8 +104,60 @@ BOARDS: dict[str, tuple[Panel, ...]] = {
                 ),
             ),
         ),
+    ),
+    "Switches": (
         Panel("Flows of each switch", "short", (("dunlin_switch_flows", "{{node}}"),)),
         Panel("Groups of each switch", "short", (("dunlin_switch_groups", "{{node}}"),)),
+        Panel(
+            "Sessions with flowctl",
+            "short",
+            (("dunlin_switch_connected", "{{node}}"),),
+        ),
+        Panel(
+            "Switches of each flowctl",
+            "short",
+            (("sum by (instance, state) (dunlin_flowctl_switches)", "{{instance}} {{state}}"),),
+        ),
+    ),
+    "Topology": (
+        Panel(
+            "Nodes, and the traffic between them",
+            "Bps",
+            (
+                ('label_replace(dunlin_switch_connected, "id", "$1", "node", "(.*)")', "nodes"),
+                (
+                    (
+                        "label_replace(label_join(sum by (source, destination) "
+                        f'(rate(dunlin_node_traffic_bytes_total{RATE})), "id", " to ", "source", '
+                        '"destination"), "target", "$1", "destination", "(.*)")'
+                    ),
+                    "edges",
+                ),
+            ),
+            kind="nodeGraph",
+            table=True,
+            width=2 * WIDTH,
+            height=2 * HEIGHT,
+            rename=(("node", "title"), ("Value #A", "mainstat"), ("Value #B", "mainstat")),
+        ),
+        Panel(
+            "Pods of each node",
+            "short",
+            (("sum by (instance) (dunlin_agent_attachments)", "{{instance}}"),),
+        ),
+        Panel(
+            "Endpoints of each Service",
+            "short",
+            (
+                (
+                    (
+                        "count by (namespace, service) "
+                        '(dunlin_service_endpoint_share{kind="intended"})'
+                    ),
+                    "{{namespace}}/{{service}}",
+                ),
+            ),
+        ),
     ),
     "Services": (
         Panel(
@@ -189,28 +255,51 @@ BOARDS: dict[str, tuple[Panel, ...]] = {
 }
 
 
+def targets(panel: Panel) -> list[dict[str, object]]:
+    """The queries of a panel."""
+    made: list[dict[str, object]] = []
+    for index, (expr, legend) in enumerate(panel.queries):
+        target: dict[str, object] = {"refId": chr(ord("A") + index), "expr": expr}
+        if panel.table:
+            target |= {"format": "table", "instant": True, "range": False}
+        else:
+            target["legendFormat"] = legend
+        made.append(target)
+    return made
+
+
+def places(panels: tuple[Panel, ...]) -> list[dict[str, int]]:
+    """Where each panel stands: from left to right, then in the next row."""
+    found, x, y = [], 0, 0
+    for panel in panels:
+        if x + panel.width > 2 * WIDTH:
+            x, y = 0, y + HEIGHT
+        found.append({"x": x, "y": y, "w": panel.width, "h": panel.height})
+        x += panel.width
+        if x == 2 * WIDTH and panel.height > HEIGHT:
+            x, y = 0, y + panel.height
+    return found
+
+
 def board(title: str) -> str:
     """The JSON that Grafana reads."""
-    panels = [
-        {
-            "id": number + 1,
+    panels = []
+    for number, (panel, place) in enumerate(
+        zip(BOARDS[title], places(BOARDS[title]), strict=True), start=1
+    ):
+        made: dict[str, object] = {
+            "id": number,
             "title": panel.title,
             "type": panel.kind,
             "datasource": {"type": "prometheus", "uid": "prometheus"},
-            "gridPos": {
-                "x": number % 2 * WIDTH,
-                "y": number // 2 * HEIGHT,
-                "w": WIDTH,
-                "h": HEIGHT,
-            },
+            "gridPos": place,
             "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-            "targets": [
-                {"refId": chr(ord("A") + index), "expr": expr, "legendFormat": legend}
-                for index, (expr, legend) in enumerate(panel.queries)
-            ],
+            "targets": targets(panel),
         }
-        for number, panel in enumerate(BOARDS[title])
-    ]
+        if panel.rename:
+            options = {"renameByName": dict(panel.rename)}
+            made["transformations"] = [{"id": "organize", "options": options}]
+        panels.append(made)
     uid = "dunlin-" + title.lower().replace(" ", "-")
     document = {
         "uid": uid,
@@ -226,7 +315,7 @@ def board(title: str) -> str:
 
 def path_of(title: str) -> str:
     """Where a board is kept."""
-    return f"compose/grafana/dashboards/{title.lower().replace(' ', '-')}.json"
+    return f"k8s/base/observe/dashboards/{title.lower().replace(' ', '-')}.json"
 
 
 FILES: dict[str, Callable[[], str]] = {path_of(title): partial(board, title) for title in BOARDS}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dunlin.openflow import cookie
 from dunlin.pipeline import layout
-from tools import dashboards, reference
+from tools import chart, dashboards, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,7 +101,7 @@ the intent's id.
 {kinds}
 """
 
-PAGES = {"docs/pipeline.md": pipeline_page, **reference.FILES, **dashboards.FILES}
+PAGES = {"docs/pipeline.md": pipeline_page, **reference.FILES, **dashboards.FILES, **chart.FILES}
 
 
 def main(arguments: list[str]) -> int:

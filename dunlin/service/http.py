@@ -1,6 +1,5 @@
-"""The HTTP side of a service: probes, metrics, bearer token, errors as JSON."""
+"""The HTTP side of a service: probes, metrics, errors as JSON; login.py says who may call."""
 
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,16 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dunlin.service.login import Guard
 from dunlin.service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
 Check = Callable[[], str | None]
 """None when all is well, else the reason, for people."""
-
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 @dataclass
@@ -55,32 +52,6 @@ class Checks:
             return f"{type(error).__name__}: {error}"
 
 
-class BearerToken:
-    """ASGI middleware: everything but the probes and metrics needs the token."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app = app
-        self.expected = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 401."""
-        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS:
-            await self.app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if hmac.compare_digest(given, self.expected):
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "bearer token required"})
-            return
-        refusal = JSONResponse(
-            {"error": "bearer token required"}, 401, headers={"WWW-Authenticate": "Bearer"}
-        )
-        await refusal(scope, receive, send)
-
-
 def _field(location: tuple[Any, ...]) -> str:
     """`query.limit`, `body.spec.0`."""
     return ".".join(map(str, location))
@@ -95,7 +66,7 @@ def build(
     _add_probes(api, live, ready, metrics)
     _add_errors(api, metrics)
     if token is not None:
-        api.add_middleware(BearerToken, token=token)
+        api.add_middleware(Guard, token=token, title=title, metrics=metrics)
     return api, live, ready
 
 

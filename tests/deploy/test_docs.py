@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dunlin.service.settings import describe
+from tests.fixtures.docs import MARKER, PLACES, Block, all_blocks, blocks_of
 from tools.reference import SERVICES, settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,8 +19,8 @@ PAGES = sorted(
     [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/design/*.md"), ROOT / "README.md"],
     key=lambda page: page.as_posix(),
 )
-GUIDES = [ROOT / f"docs/{name}.md" for name in ("install", "operate", "troubleshoot", "security")]
-GUIDES += [ROOT / "docs/migrate.md", ROOT / "README.md"]
+NAMES = ("install", "operate", "troubleshoot", "tune", "security", "migrate")
+GUIDES = [*(ROOT / f"docs/{name}.md" for name in NAMES), ROOT / "README.md"]
 
 
 def test_generated_pages_are_current() -> None:
@@ -94,11 +95,29 @@ def test_names_of_settings_and_alerts_exist(page: Path) -> None:
     """A setting or an alert that a page names is one."""
     text = page.read_text(encoding="utf-8")
     known = {item.env for service in SERVICES for item in describe(settings_of(service))}
+    # Read by Open vSwitch's container, and by Compose.
+    for file in ("images/ovs-start", "compose/compose.yaml"):
+        known |= set(re.findall(r"\$\{(DUNLIN_[A-Z_]+)", (ROOT / file).read_text(encoding="utf-8")))
     for name in re.findall(r"\bDUNLIN_[A-Z_]+[A-Z]\b", text):
         assert name in known, name
     rules = (ROOT / "k8s/base/observe/rules.yaml").read_text(encoding="utf-8")
     alerts = {rule["alert"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]}
     assert set(re.findall(r"`(Dunlin[A-Z][A-Za-z]+)`", text)) <= alerts
+
+
+@pytest.mark.parametrize("block", all_blocks(), ids=lambda block: block.name)
+def test_every_block_of_commands_is_run_or_says_why_not(block: Block) -> None:
+    """A comment above it names the tests' place that runs it, or the reason why none can."""
+    assert block.place in PLACES or len(block.reason) > 10, (
+        f"{block.name}: put `<!-- run: lab -->` or `<!-- not run: why -->` above it"
+    )
+
+
+def test_the_search_for_blocks_can_fail() -> None:
+    """Blocks without a marker are found, fenced or indented; pictures are left alone."""
+    text = "# x\n\n```\nmake up\n```\n\n    kubectl get pods\n\n```\na ──> b\n```\n"
+    assert [(b.line, b.place, b.reason) for b in blocks_of("x", text)] == [(3, "", ""), (7, "", "")]
+    assert MARKER.match("<!-- not run: needs a cluster -->")
 
 
 def test_alerts_lead_to_headings() -> None:

@@ -190,7 +190,7 @@ def queries() -> list[str]:
     """Every expression of alerts and dashboards."""
     rules = yaml.safe_load((ROOT / "k8s/base/observe/rules.yaml").read_text(encoding="utf-8"))
     found = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    for path in sorted((ROOT / "compose/grafana/dashboards").glob("*.json")):
+    for path in sorted((ROOT / "k8s/base/observe/dashboards").glob("*.json")):
         board = yaml.safe_load(path.read_text(encoding="utf-8"))
         found += [t["expr"] for panel in board["panels"] for t in panel.get("targets", [])]
     return found

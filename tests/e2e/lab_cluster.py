@@ -55,6 +55,8 @@ class LabCluster:
         self.name = name
         self.nodes: list[dict[str, Any]] = []
         self.outside: dict[str, Any] = {}
+        self.env: dict[str, str] = {}
+        """Added to the environment of the command line, and so of what it starts."""
         self._api: httpx.Client | None = None
 
     # --- the command line ---
@@ -65,7 +67,12 @@ class LabCluster:
         at = words.index("--") if "--" in words else len(words)
         command = [*DUNLIN, *words[:at], "--name", self.name, *words[at:]]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+            env={**os.environ, **self.env},
         )
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: {done.stdout}\n{done.stderr}")

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "compose/compose.yaml"
 NAMES = ("watcher", "ipam", "planner", "flowctl", "metrics", "agent", "cni", "ovs", "lab")
 PROJECT = "dunlin-e2e"
+PROMETHEUS = "http://127.0.0.1:9090"
 
 
 def compose_command() -> list[str]:
@@ -49,15 +52,21 @@ def why_not() -> str:
 
 
 class Compose:
-    """One project."""
+    """One project, with the profiles that say where its Kubernetes API is."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, profiles: str) -> None:
         self.kubeconfig = directory / "kubeconfig"
+        self.environment = {**os.environ, "COMPOSE_PROFILES": profiles}
 
     def __call__(self, *args: str, timeout_s: float = 240) -> str:
         command = [*compose_command(), "-p", PROJECT, "-f", str(COMPOSE_FILE), *args]
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=timeout_s
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+            env=self.environment,
         )
         assert done.returncode == 0, f"{args}: {done.stderr[-3000:]}"
         return done.stdout
@@ -101,19 +110,30 @@ def until(ready: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     raise AssertionError(f"not in {timeout_s:.0f} s: {what}") from problem
 
 
-@pytest.fixture(scope="module")
-def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    """The system, up and ready; down at the end, with its volumes."""
+def running(
+    directory: Path, profiles: str, service: str = "apiserver", file: str = "/shared/kubeconfig"
+) -> Iterator[Compose]:
+    """The system, up and ready; down at the end, with its volumes, and nothing left of its Pods."""
     reason = why_not()
     if reason:
         pytest.skip(f"docker tier skipped: {reason}")
-    found = Compose(tmp_path_factory.mktemp("compose"))
+    found = Compose(directory, profiles)
     try:
         found("up", "--detach", "--no-build", "--wait", "--wait-timeout", "180")
-        found.kubeconfig.write_text(found("exec", "-T", "apiserver", "cat", "/shared/kubeconfig"))
+        found.kubeconfig.write_text(found("exec", "-T", service, "cat", file))
         yield found
     finally:
+        # Shown where a test fails.
+        print(found("ps", "--all"), found("logs", "--no-color", "--tail", "12"))
         found("down", "--volumes", "--timeout", "25")
+    left = [path.name for path in Path("/run/netns").glob("dl-c-node-*")]
+    assert not left, f"namespaces of Pods outlived `docker compose down`: {left}"
+
+
+@pytest.fixture(scope="module")
+def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    """With the lab's API server, and Prometheus."""
+    yield from running(tmp_path_factory.mktemp("compose"), "embedded,observe")
 
 
 SHOP = """
@@ -181,6 +201,71 @@ def test_pods_talk_through_a_service_while_services_scale_and_die(compose: Compo
     until(lambda: len(answering(compose, 24)) == 4, "all four backends answer")
 
 
+# Panels that are empty while all is well: nothing was refused.
+EMPTY_WHEN_WELL = {"Input that could not be used"}
+
+
+def panels() -> list[tuple[str, str]]:
+    """Every query of every dashboard, as Grafana would send it."""
+    found = []
+    for path in sorted((ROOT / "k8s/base/observe/dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
+            if panel["title"] not in EMPTY_WHEN_WELL:
+                found += [(panel["title"], target["expr"]) for target in panel["targets"]]
+    return found
+
+
+def series(query: str) -> list[Any]:
+    """What Prometheus answers now."""
+    form = urllib.parse.urlencode({"query": query.replace("$__rate_interval", "30s")})
+    url = f"{PROMETHEUS}/api/v1/query?{form}"
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - a fixed address
+        found: list[Any] = json.load(answer)["data"]["result"]
+    return found
+
+
+def test_every_panel_shows_something(compose: Compose) -> None:
+    """Each query of each dashboard has series in a real Prometheus that scrapes real services."""
+    if not ready_pods(compose):
+        compose.kubectl("apply", "-f", "-", stdin=SHOP)
+        until(lambda: len(ready_pods(compose)) >= 3, "the Pods are ready")
+    until(lambda: bool(answering(compose)), "the Service answers")
+    missing = panels()
+    assert len(missing) > 20
+
+    def all_shown() -> bool:
+        answering(compose, 2)
+        missing[:] = [item for item in missing if not series(item[1])]
+        return not missing
+
+    try:
+        until(all_shown, "every panel has series", timeout_s=90)
+    finally:
+        assert not missing, missing
+    assert not series("dunlin_no_such_series"), "the oracle cannot fail"
+
+
+def test_alerts_are_quiet_while_all_is_well(compose: Compose) -> None:
+    """Prometheus holds the rules and evaluates them without an error; none fires for a while."""
+    url = f"{PROMETHEUS}/api/v1/rules"
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - a fixed address
+        (group,) = json.load(answer)["data"]["groups"]
+    assert len(group["rules"]) > 5
+    assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
+
+
+def test_the_code_of_a_checkout_runs_without_a_build(compose: Compose) -> None:
+    """With dev.yaml a service imports the files of this checkout, not those of its image."""
+    script = "import dunlin_planner.core.step as m; print(m.__file__, open(m.__file__).read())"
+    files = ("-f", str(ROOT / "compose/dev.yaml"))
+    run = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "planner", "-c", script)
+    found = compose(*files, *run)
+    here = (ROOT / "services/planner/dunlin_planner/core/step.py").read_text(encoding="utf-8")
+    assert found.split(" ", 1)[1].strip() == here.strip()
+    mounts = compose(*files, "config", "planner")
+    assert str(ROOT / "services/planner/dunlin_planner") in mounts
+
+
 def test_images_hold_no_tools_and_run_as_nobody(compose: Compose) -> None:
     """Services are not root, have a read-only root file system, and no compiler or installer."""
     script = "id -u; touch /x 2>&1; command -v gcc uv pip apt-get 2>&1 | grep -v apt-get; true"
@@ -191,15 +276,28 @@ def test_images_hold_no_tools_and_run_as_nobody(compose: Compose) -> None:
         assert not any(lines[2:]), service
 
 
-def test_the_file_is_valid() -> None:
-    """`docker compose config` takes it without a warning."""
+@pytest.mark.parametrize(
+    ("profiles", "files"),
+    [
+        ("embedded", ()),
+        ("embedded,observe,grafana", ()),
+        ("official", ()),
+        ("", ()),
+        ("embedded", ("dev.yaml",)),
+    ],
+)
+def test_the_file_is_valid(profiles: str, files: tuple[str, ...]) -> None:
+    """`docker compose config` takes it without a warning, whatever the Kubernetes API."""
     command = compose_command()
     if not command:
         pytest.skip("docker tier skipped: no Compose v2")
+    for file in ("compose.yaml", *files):
+        command += ["-f", str(ROOT / "compose" / file)]
     done = subprocess.run(
-        [*command, "-f", str(COMPOSE_FILE), "config", "--quiet"],
+        [*command, "config", "--quiet"],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "COMPOSE_PROFILES": profiles},
     )
     assert (done.returncode, done.stderr) == (0, "")
