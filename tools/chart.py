@@ -134,6 +134,12 @@ metadata: {name: dunlin-nats}
 data:
   nats.conf: |-
     {{- .Files.Get "files/nats.conf" | nindent 4 }}
+  {{- if gt (int (include "dunlin.natsReplicas" .)) 1 }}
+  cluster.conf: |-
+    {{- .Files.Get "files/cluster.conf" | nindent 4 }}
+  {{- else }}
+  cluster.conf: "# One server alone: no cluster."
+  {{- end }}
   permissions.conf: |-
     {{- .Files.Get "files/permissions.conf" | nindent 4 }}
 """
@@ -266,6 +272,7 @@ FILES: dict[str, Callable[[], str]] = {
     f"{CHART}/templates/network-policies.yaml": partial(plain, "network-policies.yaml"),
     f"{CHART}/templates/observe.yaml": observe,
     f"{CHART}/files/nats.conf": lambda: copied("nats/nats.conf") + "\n",
+    f"{CHART}/files/cluster.conf": lambda: copied("nats/cluster.conf") + "\n",
     f"{CHART}/files/permissions.conf": lambda: copied("nats/permissions.conf") + "\n",
     **{
         f"{CHART}/files/dashboards/{Path(path).name}": make

@@ -89,6 +89,7 @@ def permissions() -> dict[str, Permissions]:
         "planner": [*planned, f"{progress}.planner.*", leases],
         "flowctl": [
             f"{subjects.PREFIX}.applied.*",
+            f"{subjects.PREFIX}.owner.>",
             leases,
             f"{rpc}.watcher.sync",
             f"{rpc}.flowctl.barrier.*",

@@ -12,6 +12,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from dunlin.bus.nats_client import server_urls
+from dunlin.bus.permissions import (
+    Permissions,
+    nats_authorization,
+    password_variable,
+    permissions,
+)
 from dunlin_lab.catalogue import CONTROL_PLANE, Spec, python
 from dunlin_lab.paths import LabPaths, netns_path
 from dunlin_lab.state import NodeState
@@ -19,6 +25,9 @@ from dunlin_lab.state import NodeState
 Encapsulation = Literal["auto", "none", "geneve", "vxlan"]
 
 POD_CIDRS = (IPv4Network("10.244.0.0/16"), IPv6Network("fd00:10:244::/48"))
+NATS_ADMIN = "dunlin"
+"""The user of a lab's NATS that may do everything: for people and tests."""
+
 LEASE_TTL_S = "1.5"
 """Short, so that a lab shows how another replica takes over."""
 SERVICE_CIDRS = (IPv4Network("10.96.0.0/16"), IPv6Network("fd00:10:96::/112"))
@@ -81,6 +90,13 @@ class Site:
     port: Callable[[str], int]
     """A free TCP port of an address."""
 
+    def nats_of(self, service: str) -> dict[str, str]:
+        """How a service reaches NATS: as its own user, and only the watcher makes streams."""
+        return {
+            "NATS_URL": self.nats_url.replace(f"//{NATS_ADMIN}:", f"//{service}:"),
+            "DUNLIN_NATS_MAKE_STREAMS": str(service == "watcher").lower(),
+        }
+
 
 def networks(cidrs: tuple[IPv4Network | IPv6Network, ...]) -> str:
     """As settings take them."""
@@ -106,14 +122,14 @@ def nats_peers(site: Site) -> list[NatsPeer]:
 
 
 def nats_config(site: Site, peer: NatsPeer, peers: list[NatsPeer]) -> str:
-    """Its configuration file: one user, JetStream in the run directory, routes to the others."""
+    """Its configuration file: users, JetStream in the run directory, routes to the others."""
     user = urlsplit(server_urls(site.nats_url)[0])
     name = f"dunlin-{site.paths.name}"
     store = site.paths.run_dir / "nats" / str(peer.replica)
     lines = [
         f"server_name: {name}-{peer.replica}",
         f'listen: "{peer.host}:{peer.port}"',
-        f'authorization {{ user: "{user.username}", password: "{user.password}" }}',
+        nats_users(user.password or ""),
         f'jetstream {{ store_dir: "{store}", max_file_store: 4GB }}',
         "max_payload: 4MB",
     ]
@@ -132,6 +148,15 @@ def nats_config(site: Site, peer: NatsPeer, peers: list[NatsPeer]) -> str:
             "}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def nats_users(password: str) -> str:
+    """Each service with its own subjects, as in a cluster; one user more may do everything."""
+    users = {**permissions(), NATS_ADMIN: Permissions(publish=(">",), subscribe=(">",))}
+    text = nats_authorization(users)
+    for user in users:
+        text = text.replace(f"${password_variable(user)}\n", f'"{password}"\n')
+    return text
 
 
 def nats_spec(server: str, replica: int, config: Path) -> Spec:
@@ -177,7 +202,7 @@ def openflow_targets(specs: list[Spec]) -> str:
 def _service(site: Site, service: str, replica: str, options: Options) -> Spec:
     port = site.port("127.0.0.1")
     env = {
-        "NATS_URL": site.nats_url,
+        **site.nats_of(service),
         "DUNLIN_REPLICA": f"{service}-{replica}",
         "DUNLIN_API_PORT": str(port),
         "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
@@ -205,7 +230,7 @@ def agent_spec(site: Site, node: NodeState, options: Options, controllers: str) 
     port = site.port(site.mgmt_ip)
     socket = site.paths.agent_socket(node.name)
     env = {
-        "NATS_URL": site.nats_url,
+        **site.nats_of("agent"),
         "DUNLIN_REPLICA": f"agent-{node.name}",
         "DUNLIN_NODE": node.name,
         "DUNLIN_API_HOST": node.mgmt_ip,

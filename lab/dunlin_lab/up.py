@@ -120,7 +120,7 @@ def _site(
         kubeconfig.chmod(0o600)
     password = secrets.token_hex(16)
     ports = [free_port(mgmt_ip) for _ in range(options.count("nats"))]
-    nats_url = ",".join(f"nats://dunlin:{password}@{mgmt_ip}:{port}" for port in ports)
+    nats_url = ",".join(f"nats://{plan.NATS_ADMIN}:{password}@{mgmt_ip}:{port}" for port in ports)
     return plan.Site(
         paths, mgmt_ip, nodes, kubeconfig, nats_url, token_file, userspace_tso, free_port
     )

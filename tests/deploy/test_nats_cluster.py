@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -46,12 +47,15 @@ def free_ports(count: int) -> list[int]:
 
 
 class NatsCluster:
-    """Three nats-servers with the files of k8s/base/nats, on ports of this machine."""
+    """nats-servers with the files of k8s/base/nats, on ports of this machine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, size: int = 3) -> None:
+        self.size = size
         self.directory = directory
         self.secrets = made_secrets("127.0.0.1")
-        self.clients, self.routes = free_ports(3), free_ports(3)
+        ports = free_ports(3 * size)
+        self.clients, self.routes = ports[:size], ports[size : 2 * size]
+        self.monitors = ports[2 * size :]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.write_certificates()
 
@@ -63,18 +67,24 @@ class NatsCluster:
         base = ROOT / "k8s/base/nats"
         text = (base / "nats.conf").read_text(encoding="utf-8")
         text = text.replace("/etc/nats-tls/", f"{self.directory}/")
+        cluster = base if self.size > 1 else ROOT / "k8s/overlays/dev"
+        cluster_text = (cluster / "cluster.conf").read_text(encoding="utf-8")
+        cluster_text = cluster_text.replace("/etc/nats-tls/", f"{self.directory}/")
         permissions_text = (base / "permissions.conf").read_text(encoding="utf-8")
         (self.directory / "permissions.conf").write_text(permissions_text, encoding="utf-8")
         routes = ", ".join(f"nats://127.0.0.1:{port}" for port in self.routes)
         passwords = self.secrets["dunlin-nats"]
         environment = {
             **os.environ,
-            "DUNLIN_NATS_ROUTES": f"[{routes}]",
+            "DUNLIN_NATS_ROUTES": f"[{routes}]" if self.size > 1 else "[]",
             **{password_variable(user): passwords[user] for user in permissions()},
         }
         for index, (client, route) in enumerate(zip(self.clients, self.routes, strict=True)):
             mine = text.replace("0.0.0.0:4222", f"127.0.0.1:{client}")
-            mine = mine.replace("0.0.0.0:6222", f"127.0.0.1:{route}")
+            routed = cluster_text.replace("0.0.0.0:6222", f"127.0.0.1:{route}")
+            (self.directory / f"cluster-{index}.conf").write_text(routed, encoding="utf-8")
+            mine = mine.replace("cluster.conf", f"cluster-{index}.conf")
+            mine = mine.replace("127.0.0.1:8222", f"127.0.0.1:{self.monitors[index]}")
             mine = mine.replace('"/data"', f'"{self.directory}/data-{index}"')
             conf = self.directory / f"nats-{index}.conf"
             conf.write_text(mine, encoding="utf-8")
@@ -92,10 +102,27 @@ class NatsCluster:
             urls=server_urls(",".join([f"tls://{user}:{password}@{first}", *others])),
             name=user,
             ca=str(self.directory / "ca.crt"),
-            replicas=3,
+            replicas=self.size,
             make_streams=user == "watcher",
             timeout_s=5.0,
         )
+
+    def probe(self, server: int, name: str) -> int:
+        """Status that a probe of the StatefulSet gets now; 0 where nobody listens."""
+        documents = yaml.safe_load_all((ROOT / "k8s/base/nats.yaml").read_text(encoding="utf-8"))
+        (found,) = [item for item in documents if item["kind"] == "StatefulSet"]
+        path = found["spec"]["template"]["spec"]["containers"][0][name]["httpGet"]["path"]
+        try:
+            url = f"http://127.0.0.1:{self.monitors[server]}{path}"
+            return httpx.get(url, trust_env=False, timeout=5).status_code
+        except httpx.HTTPError:
+            return 0
+
+    async def probed(self, server: int, name: str, status: int) -> None:
+        """Until a probe gets this status."""
+        async with asyncio.timeout(40):
+            while await asyncio.to_thread(self.probe, server, name) != status:
+                await asyncio.sleep(0.1)
 
     async def reloaded(self, *servers: int) -> None:
         """Until these say that they have read their configuration again."""
@@ -135,6 +162,27 @@ async def eventually(work: Any, seconds: float = 40.0) -> Any:
             await asyncio.sleep(0.2)
 
 
+async def test_one_server_is_enough_for_one_node(tmp_path: Path) -> None:
+    """The overlay dev: the same files, no routes, one copy."""
+    try:
+        find_binary()
+    except NatsServerError as error:
+        pytest.skip(f"nats tier skipped: {error}")
+    alone = NatsCluster(tmp_path, size=1)
+    alone.start()
+    try:
+        watcher = await NatsBus.connect(alone.options("watcher"), wait_s=20)
+        await eventually(watcher.ensure_streams)
+        subject = subjects.fact("pod", "shop", "web")
+        await eventually(lambda: watcher.publish(Message(subject, b"1")))
+        assert (await eventually(lambda: watcher.get_last(subject))).data == b"1"
+        await watcher.close()
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            await alone.probed(0, name, 200)
+    finally:
+        alone.stop()
+
+
 async def test_a_server_dies_and_certificates_change(nats_cluster: NatsCluster) -> None:
     """Messages outlive one of three servers; new certificates need a reload and no restart."""
     watcher = await NatsBus.connect(nats_cluster.options("watcher"), wait_s=20)
@@ -165,6 +213,20 @@ async def test_a_server_dies_and_certificates_change(nats_cluster: NatsCluster) 
     assert (await eventually(lambda: ipam.get_last(subject))).data == b"3"
     for bus in (watcher, planner, ipam):
         await bus.close()
+
+
+async def test_probes_see_what_a_rolling_update_must_wait_for(nats_cluster: NatsCluster) -> None:
+    """A server is started once its streams are up to date; without its peers it is not."""
+    watcher = await NatsBus.connect(nats_cluster.options("watcher"), wait_s=20)
+    await eventually(watcher.ensure_streams)
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+        for server in range(3):
+            await nats_cluster.probed(server, name, 200)
+    await watcher.close()
+    for process in nats_cluster.processes[1:]:
+        process.kill()
+    await nats_cluster.probed(0, "startupProbe", 503)
+    assert nats_cluster.probe(0, "livenessProbe") == 200, "restarting it would help nobody"
 
 
 async def test_strangers_stay_outside(nats_cluster: NatsCluster) -> None:
