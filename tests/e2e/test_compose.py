@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -274,6 +275,20 @@ def test_images_hold_no_tools_and_run_as_nobody(compose: Compose) -> None:
         assert lines[0] == "10001", service
         assert "Read-only file system" in lines[1], service
         assert not any(lines[2:]), service
+
+
+@pytest.mark.parametrize("image", ["planner", "ovs"])
+def test_an_image_lists_what_it_is_made_of(compose: Compose, image: str) -> None:
+    """Debian's and Python's packages, each with its version and package URL."""
+    command = [sys.executable, "-m", "tools.sbom", f"dunlin/{image}:dev"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    kinds = {"deb": 0, "pypi": 0}
+    for item in json.loads(done.stdout)["components"]:
+        if "purl" in item:
+            assert item["version"] in item["purl"].replace("%2B", "+")
+            kinds[item["purl"].split("/")[0].removeprefix("pkg:")] += 1
+    assert kinds["deb"] > 50
+    assert (kinds["pypi"] > 10) == (image == "planner")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""The chart in a real API server: install, upgrade, uninstall; Secrets outlive all of it."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import pytest
+import yaml
+
+from tests.deploy.test_chart import BASE, CHART
+from tests.fixtures.kube_api import Server, real
+
+pytestmark = [pytest.mark.slow]
+VALUES: dict[str, Any] = {**BASE, "secrets": {"generate": True}}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A real API server, where its executables are at hand."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("needs kubectl")
+    with real(tmp_path) as found:
+        yield found
+
+
+def kubectl(server: Server, *arguments: str) -> list[dict[str, Any]]:
+    """`kubectl get … -o yaml` in the chart's namespace."""
+    where = ["--server", server.url, "--token", server.token, "--insecure-skip-tls-verify"]
+    command = ["kubectl", "--kubeconfig", "/dev/null", *where, "-n", "dunlin-system"]
+    done = subprocess.run(
+        [*command, *arguments, "-o", "yaml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = yaml.safe_load(done.stdout)["items"]
+    return found
+
+
+def secrets(server: Server) -> dict[str, dict[str, str]]:
+    """Data of Dunlin's Secrets, by name."""
+    found = kubectl(server, "get", "secrets", "--field-selector", "type!=helm.sh/release.v1")
+    return {item["metadata"]["name"]: item["data"] for item in found}
+
+
+def test_install_upgrade_uninstall(server: Server) -> None:
+    """The API server takes every object; an upgrade changes what was asked for and no Secret."""
+    config = helm.Config(
+        kubeconfig_content="{apiVersion: v1, kind: Config}",
+        kube_apiserver=server.url,
+        kube_token=server.token,
+        kube_insecure_skip_tls_verify=True,
+        namespace="dunlin-system",
+    )
+    with config, helm.Chart.load(CHART) as chart:
+        first = config.install(chart, "dunlin", VALUES, create_namespace=True)
+        assert first["status"] == "deployed"
+        made = secrets(server)
+        assert len(made) == 5
+        names = {item["metadata"]["name"] for item in kubectl(server, "get", "deployments")}
+        assert names == {"watcher", "ipam", "planner", "flowctl", "metrics"}
+
+        second = config.upgrade(chart, "dunlin", {**VALUES, "planner": {"replicas": 5}})
+        assert second["revision"] == 2
+        sizes = {
+            item["metadata"]["name"]: item["spec"]["replicas"]
+            for item in kubectl(server, "get", "deployments")
+        }
+        assert (sizes["planner"], sizes["flowctl"]) == (5, 3)
+        assert secrets(server) == made
+
+        config.uninstall("dunlin")
+        assert not kubectl(server, "get", "deployments")
+        assert secrets(server) == made
