@@ -262,6 +262,13 @@ def copied(path: str) -> str:
     return (BASE / path).read_text(encoding="utf-8").rstrip("\n")
 
 
+def crds() -> dict[str, Callable[[], str]]:
+    """Kinds that Dunlin watches and a cluster may lack; Helm installs them once."""
+    found = sorted((ROOT / "k8s/crds").glob("*.yaml"))
+    files = [path for path in found if path.name != "kustomization.yaml"]
+    return {f"{CHART}/crds/{p.name}": partial(p.read_text, encoding="utf-8") for p in files}
+
+
 FILES: dict[str, Callable[[], str]] = {
     **{f"{CHART}/templates/{name}.yaml": partial(deployment, name) for name in DEPLOYMENTS},
     f"{CHART}/templates/nats.yaml": nats,
@@ -271,6 +278,7 @@ FILES: dict[str, Callable[[], str]] = {
     f"{CHART}/templates/services.yaml": partial(plain, "services.yaml"),
     f"{CHART}/templates/network-policies.yaml": partial(plain, "network-policies.yaml"),
     f"{CHART}/templates/observe.yaml": observe,
+    **crds(),
     f"{CHART}/files/nats.conf": lambda: copied("nats/nats.conf") + "\n",
     f"{CHART}/files/cluster.conf": lambda: copied("nats/cluster.conf") + "\n",
     f"{CHART}/files/permissions.conf": lambda: copied("nats/permissions.conf") + "\n",
