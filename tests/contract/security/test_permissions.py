@@ -209,6 +209,8 @@ async def test_requests_reach_who_serves_them(streams: NatsServer) -> None:
     ]
     for asker, server, subject in pairs:
         await buses[server].serve(subject, echo)
+        # The subscription is at the server once it has answered what came after it.
+        await buses[server].client.flush(5)
         assert await buses[asker].request(subject, b"?", timeout_s=5) == b"?"
     for bus in buses.values():
         await bus.close()
