@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.s
 
 def secrets_of(run_dir: Path) -> dict[str, str]:
     """The NATS password, the token of the REST APIs, the tokens of the kubeconfig."""
-    conf = (run_dir / "nats.conf").read_text(encoding="utf-8")
+    conf = (run_dir / "nats-0.conf").read_text(encoding="utf-8")
     (password,) = set(re.findall(r'password: "([^"]+)"', conf))
     found = {"nats": password, "api": (run_dir / "token").read_text(encoding="ascii").strip()}
     users = yaml.safe_load((run_dir / "kubeconfig").read_text(encoding="utf-8"))["users"]
