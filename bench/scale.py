@@ -1,355 +1,192 @@
 """
-The cost of one change, and of steady changes, by size of the cluster.
+What one change costs, and steady changes, by size of the cluster.
 
-Real are: NATS, ipam, the planner, flowctl (processes as in production). Simulated are: the watcher
-and the agents (their facts are published here) and ten switches, which speak OpenFlow but only
-count. Each size has one ready Node with switch, podCIDR and 30 Pods a node, and its Services of 10
-endpoints. DUNLIN_BENCH_SIZES=nodes:services,... chooses others, DUNLIN_BENCH_CHURN_S how long the
-20 Pod changes a second are kept up.
+Real are, as processes: NATS, watcher, ipam, planner, flowctl; and some bridges in one Open vSwitch.
+Simulated are: the Kubernetes API (it lists and watches), the agents (their facts are published
+here), and other switches, which speak OpenFlow but only count. Every node has a podCIDR, a switch
+fact and 30 Pods with an attachment each; only the nodes of `plane.nodes` have a switch that
+connects. Every Service has ten endpoints, and switches count each endpoint's traffic.
+
+By environment: DUNLIN_BENCH_SIZES=nodes:services,... ; DUNLIN_BENCH_SWITCHES (100 simulated),
+DUNLIN_BENCH_BRIDGES (real ones: 100, or 10 from 5,000 Services on); DUNLIN_BENCH_CHURN_S.
 """
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import uvloop
 
-from bench.light_switch import LightSwitch
+from bench import ovs, scale_cluster
 from bench.measure import Metric, Options, Row, Table, percentile
-from dunlin import subjects, wire
-from dunlin.bus import connect
-from dunlin.bus.base import Bus, Message
-from dunlin.bus.nats_server import NatsServer
-from dunlin.events.facts import (
-    Endpoint,
-    EndpointPort,
-    EndpointSliceFact,
-    Fact,
-    Meta,
-    NodeAddress,
-    NodeFact,
-    PodFact,
-    ServiceFact,
-    ServicePort,
-    SwitchFact,
-    SyncFact,
-)
-from dunlin.events.state import Applied, Progress
-from dunlin.model.addresses import derived_mac
-from dunlin_flowctl.config import FlowctlSettings
-from dunlin_lab.catalogue import free_port
+from bench.scale_cluster import NODES, POLICIES, SERVICES, SLICES, SPARE, Size
+from bench.scale_plane import SERVICES_RUN, Plane, control_plane
+from dunlin import subjects
+from dunlin_lab import netns
 
-SIZES = ((100, 1_000), (1_000, 1_000), (1_000, 5_000), (5_000, 10_000))
+SIZES = ((100, 1_000), (1_000, 1_000), (1_000, 10_000), (5_000, 10_000))
 QUICK_SIZES = ((20, 100), (200, 100), (200, 1_000))
-SWITCHES = 10
-PODS_A_NODE = 30
-ENDPOINTS = 10
-POD_CIDR = IPv4Network("10.128.0.0/9")
-SERVICE_CIDR = IPv4Network("10.96.0.0/12")
-NODE_CIDR = IPv4Network("172.16.0.0/12")
-SERVICES_RUN = ("ipam", "planner", "flowctl")
+MANY_SERVICES = 5_000
 CHURN_RATE = 20
-LOAD_S = 300.0
-CHANGE_S = 30.0
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large the cluster is."""
-
-    nodes: int
-    services: int
-
-    def __str__(self) -> str:
-        """The name of its row."""
-        pods = self.nodes * PODS_A_NODE
-        return f"{self.nodes:,} nodes, {pods:,} Pods, {self.services:,} Services"
-
-
-def block(node: int) -> IPv4Network:
-    """The Pods of node 0 …."""
-    return IPv4Network((int(POD_CIDR.network_address) + node * 256, 24))
-
-
-def pod_ip(number: int) -> IPv4Address:
-    """Pod `number` of the cluster."""
-    node, index = divmod(number, PODS_A_NODE)
-    return block(node)[index + 2]
-
-
-def pod_fact(number: int, change: int = 0) -> PodFact:
-    """A running Pod; another `change` has another label."""
-    return PodFact(
-        namespace=f"ns{number % 100}",
-        name=f"p{number}",
-        node=f"n{number // PODS_A_NODE}",
-        ips=(pod_ip(number),),
-        labels={"app": f"s{number % 1000}", "change": str(change)},
-        ready=True,
-        meta=Meta(resource_version=str(change)),
-    )
-
-
-def slice_fact(size: Size, service: int, change: int = 0) -> EndpointSliceFact:
-    """Its ten endpoints, spread over the cluster; another `change` has another last one."""
-    pods = size.nodes * PODS_A_NODE
-    chosen = [(service * 97 + i * 31) % pods for i in range(ENDPOINTS - 1)]
-    chosen.append((service * 97 + 31 * ENDPOINTS + change) % pods)
-    return EndpointSliceFact(
-        namespace="bench",
-        name=f"s{service}-slice",
-        service=f"s{service}",
-        ports=(EndpointPort(name="http", port=8080),),
-        endpoints=tuple(Endpoint(ip=pod_ip(number)) for number in chosen),
-        meta=Meta(resource_version=str(change)),
-    )
-
-
-def facts(size: Size) -> Iterator[Fact]:
-    """The whole cluster, in the order of the watcher and then the agents."""
-    for node in range(size.nodes):
-        ip = NODE_CIDR[node + 1]
-        yield NodeFact(name=f"n{node}", ips=(ip,), pod_cidrs=(block(node),), ready=True)
-        yield SwitchFact(
-            name=f"n{node}",
-            dpid=node + 1,
-            router_mac=derived_mac("router", f"n{node}"),
-            uplink_mac=derived_mac("uplink", f"n{node}"),
-            gateway_port=1,
-            uplink_port=2,
-            gateway_ips=(block(node)[1],),
-            addresses=(NodeAddress(ip=ip, subnet=ip_network(NODE_CIDR)),),
-        )
-    yield from map(pod_fact, range(size.nodes * PODS_A_NODE))
-    for service in range(size.services):
-        yield ServiceFact(
-            namespace="bench",
-            name=f"s{service}",
-            cluster_ips=(SERVICE_CIDR[1000 + service],),
-            ports=(ServicePort(name="http", port=80),),
-        )
-        yield slice_fact(size, service)
-    yield SyncFact(name="watcher", meta=Meta(observed_ms=1))
+LOAD_S = 900.0
+KINDS = ("endpoints", "service", "pod", "policy", "node")
 
 
 @dataclass
-class Seen:
-    """Newest claims and acknowledgements."""
+class Changes:
+    """Changes of each kind; `number` counts them."""
 
-    progress: dict[str, Progress] = field(default_factory=dict)
-    applied: dict[str, Applied] = field(default_factory=dict)
-    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
+    plane: Plane
+    number: int = 0
 
-    async def follow(self, bus: Bus) -> None:
-        """For ever."""
-        async for batch in bus.follow(subjects.STATE_STREAM):
-            for record in batch.records:
-                if subjects.split(record.subject)[0] == "applied":
-                    applied = wire.decode(record.data, Applied)
-                    self.applied[applied.node] = applied
-                else:
-                    progress = wire.decode(record.data, Progress)
-                    self.progress[progress.service] = progress
-            async with self.moved:
-                self.moved.notify_all()
+    async def endpoints(self) -> tuple[int, Iterable[str]]:
+        """One of a Service's ten endpoints is another one: every switch."""
+        size, service = self.plane.size, self.number * 7919 % self.plane.size.services
+        item = scale_cluster.slice_object(size, service, self.number)
+        subject = subjects.fact("endpointslice", "bench", f"s{service}-slice")
+        return await self._fact(subject, ("MODIFIED", SLICES, item)), self.plane.nodes
 
-    def in_force(self, fact_seq: int) -> bool:
-        """Every intent that follows from facts up to here is on every switch."""
-        claims = [self.progress.get(service) for service in ("ipam", "planner")]
-        if not all(c is not None and c.complete and c.fact_seq >= fact_seq for c in claims):
-            return False
-        wanted = max(claim.intent_seq for claim in claims if claim is not None)
-        return len(self.applied) >= SWITCHES and all(
-            applied.revision >= wanted for applied in self.applied.values()
-        )
+    async def service(self) -> tuple[int, Iterable[str]]:
+        """A new Service with its endpoints: every switch."""
+        size, service = self.plane.size, self.plane.size.services + self.number
+        subject = subjects.fact("endpointslice", "bench", f"s{service}-slice")
+        made = scale_cluster.service_object(service), scale_cluster.slice_object(size, service)
+        events = ("ADDED", SERVICES, made[0]), ("ADDED", SLICES, made[1])
+        return await self._fact(subject, *events), self.plane.nodes
 
-    async def until_in_force(self, fact_seq: int, timeout_s: float) -> None:
-        """Raises RuntimeError: not in time."""
-        try:
-            async with asyncio.timeout(timeout_s), self.moved:
-                await self.moved.wait_for(lambda: self.in_force(fact_seq))
-        except TimeoutError as error:
-            revisions = {name: item.revision for name, item in self.applied.items()}
-            raise RuntimeError(
-                f"fact {fact_seq} not in force in {timeout_s} s: {self.progress} {revisions}"
-            ) from error
+    async def pod(self) -> tuple[int, Iterable[str]]:
+        """A Pod's interface stands: its node's switch."""
+        node = self.number % len(self.plane.nodes)
+        ip = scale_cluster.block(node)[min(SPARE - 1, 100 + self.number // len(self.plane.nodes))]
+        name, labels = f"a{self.number}", {"app": "added"}
+        pod = scale_cluster.any_pod(name, "added", node, ip, labels)
+        subject = subjects.fact("pod", "added", name)
+        await self._fact(subject, ("ADDED", scale_cluster.PODS, pod))
+        made = scale_cluster.attachment(name, "added", node, ip, 1000 + self.number)
+        return await self.plane.publish([made]), [f"n{node}"]
+
+    async def policy(self) -> tuple[int, Iterable[str]]:
+        """The Pods of an application become isolated: every switch, or those of its Pods."""
+        item = scale_cluster.policy_object(self.number)
+        meta = item["metadata"]
+        subject = subjects.fact("networkpolicy", meta["namespace"], meta["name"])
+        return await self._fact(subject, ("ADDED", POLICIES, item)), self.plane.nodes
+
+    async def node(self) -> tuple[int, Iterable[str]]:
+        """A Node comes, with its switch: every switch gets a route."""
+        node = self.plane.size.nodes + self.number
+        subject = subjects.fact("node", "", f"n{node}")
+        await self._fact(subject, ("ADDED", NODES, scale_cluster.node_object(node)))
+        return await self.plane.publish([scale_cluster.switch_fact(node)]), self.plane.nodes
+
+    async def _fact(self, subject: str, *events: tuple[str, str, dict[str, Any]]) -> int:
+        before = self.plane.seen.facts.get(subject, 0)
+        await self.plane.change(*events)
+        return await self.plane.fact_after(subject, before)
+
+    async def one(self, kind: str) -> float:
+        """Milliseconds from the API's change to the acknowledgement of all that it concerns."""
+        self.number += 1
+        start = time.perf_counter()
+        do: Callable[[], Awaitable[tuple[int, Iterable[str]]]] = getattr(self, kind)
+        seq, nodes = await do()
+        await self.plane.acknowledged(seq, nodes)
+        return (time.perf_counter() - start) * 1000
 
 
 @dataclass
-class Plane:
-    """A running control plane."""
+class Tables:
+    """`cost`: a row a size and kind; `whole`: a row a size."""
 
-    bus: Bus
-    seen: Seen
-    processes: dict[str, subprocess.Popen[bytes]]
-    switches: list[LightSwitch]
-
-    async def publish(self, news: Iterable[Fact]) -> int:
-        """All of them; the last one's sequence."""
-        last = 0
-        waiting: list[Message] = []
-        for fact in news:
-            waiting.append(Message(fact.subject, wire.encode(fact)))
-            if len(waiting) == 4096:
-                last = await self._flush(waiting)
-        return await self._flush(waiting) if waiting else last
-
-    async def _flush(self, waiting: list[Message]) -> int:
-        results = await self.bus.publish_many(waiting)
-        waiting.clear()
-        for result in results:
-            if not isinstance(result, int):
-                raise result
-        assert isinstance(results[-1], int)
-        return results[-1]
-
-    def bytes_written(self) -> int:
-        """To all switches."""
-        return sum(switch.counts["bytes"] for switch in self.switches)
-
-    async def intents(self) -> int:
-        """Messages in the intent stream so far."""
-        return await self.bus.last_seq(subjects.INTENTS_STREAM)
-
-    def rss_mib(self) -> float:
-        """Of the three services."""
-        return sum(_rss_mib(process.pid) for process in self.processes.values())
-
-    def cpu_s(self) -> float:
-        """Of the three services, so far."""
-        return sum(_cpu_s(process.pid) for process in self.processes.values())
+    cost: Table
+    whole: Table
 
 
-def _rss_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _cpu_s(pid: int) -> float:
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(stat[11]) + int(stat[12])) / TICKS
-
-
-@asynccontextmanager
-async def control_plane(directory: Path) -> AsyncIterator[Plane]:
-    """Everything started, and ended afterwards."""
-    nats = NatsServer(directory / "nats")
-    nats.start()
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-    tasks: list[asyncio.Task[None]] = []
-    bus = await connect(FlowctlSettings(nats_url=nats.url, replica="bench"))
-    try:
-        await bus.ensure_streams()
-        port = free_port("127.0.0.1")
-        env = os.environ | {
-            "NATS_URL": nats.url,
-            "DUNLIN_LOG_LEVEL": "warning",
-            "DUNLIN_POD_CIDRS": str(POD_CIDR),
-            "DUNLIN_SERVICE_CIDRS": str(SERVICE_CIDR),
-            "DUNLIN_OPENFLOW_LISTEN": f"tcp:127.0.0.1:{port}",
-        }
-        for name in SERVICES_RUN:
-            processes[name] = _start(name, directory, env)
-        await _listening(port)
-        seen = Seen()
-        switches = [LightSwitch(number + 1) for number in range(SWITCHES)]
-        tasks.append(asyncio.create_task(seen.follow(bus)))
-        tasks += [asyncio.create_task(switch.run("127.0.0.1", port)) for switch in switches]
-        yield Plane(bus, seen, processes, switches)
-    finally:
-        for task in tasks:
-            task.cancel()
-        for process in processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in processes.values():
-            process.wait(60)
-        await bus.close()
-        nats.stop()
-
-
-def _start(name: str, directory: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    with (directory / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"dunlin_{name}"],
-            env=env | {"DUNLIN_API_PORT": str(free_port("127.0.0.1"))},
-            stdout=log,
-            stderr=log,
-        )
-
-
-async def _listening(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.05)
-        else:
-            writer.close()
-            return
-
-
-async def measure(size: Size, options: Options, row: Row) -> None:
+async def measure(
+    size: Size, options: Options, tables: Tables, switch: ovs.Ovs | None, counts: tuple[int, int]
+) -> None:
     """Load one cluster, change it one by one, then keep changing it."""
     with TemporaryDirectory(prefix="dunlin-scale-") as name:
-        async with control_plane(Path(name)) as plane:
-            started = time.perf_counter()
-            loaded = await plane.publish(facts(size))
-            published_s = time.perf_counter() - started
-            await plane.seen.until_in_force(loaded, LOAD_S)
-            row.add(publish=published_s, convergence=time.perf_counter() - started)
-            pods = size.nodes * PODS_A_NODE
-            row.add(rss=plane.rss_mib(), rss_1000=plane.rss_mib() / pods * 1000)
-            await _changes(plane, size, 20 if options.quick else 60, row)
-            await _churn(plane, size, row)
+        async with control_plane(Path(name), size, switch, *counts) as plane:
+            await _load(plane, options, tables.whole.row(str(size)))
+            changes = Changes(plane)
+            for kind in KINDS:
+                options.progress(f"{size}: {kind}")
+                row = tables.cost.row(f"{kind}, {size.nodes:,} nodes, {size.services:,} Services")
+                await _cost(changes, kind, 15 if options.quick else 40, row)
+            options.progress(f"{size}: {CHURN_RATE} Pod changes a second")
+            await _churn(plane, tables.whole.row(str(size)))
+            dead = plane.dead()
+            if dead:
+                raise RuntimeError(f"{dead} ended by itself")
 
 
-async def _changes(plane: Plane, size: Size, count: int, row: Row) -> None:
-    """One endpoint change after the other, each from rest."""
-    took: list[float] = []
+async def _load(plane: Plane, options: Options, row: Row) -> None:
+    """Until every switch holds everything, and no fact follows from any other."""
+    started = time.perf_counter()
+    options.progress(f"{plane.size}: first convergence")
+    seq = await plane.publish(scale_cluster.agents(plane.size))
+    published = time.perf_counter() - started
+    while True:
+        target = seq
+        reached = partial(plane.seen.in_force, seq, plane.nodes)
+        await plane.seen.until("first convergence", reached, LOAD_S)
+        seq = (await plane.messages())["facts"]
+        if seq == target:
+            break
+    row.add(agents=published, convergence=time.perf_counter() - started)
+    row.add(switch_bytes=plane.bytes_written() / 2**20)
+    thousands = plane.size.pods / 1000
+    for name, mib in plane.rss_mib().items():
+        row.add(**{f"{name}_rss": mib, f"{name}_1000": mib / thousands})
+
+
+async def _cost(changes: Changes, kind: str, count: int, row: Row) -> None:
+    """One change after the other, each from rest."""
+    plane = changes.plane
     # The first ones find everything cold.
-    for number in range(3):
-        seq = await plane.publish([slice_fact(size, number, 1)])
-        await plane.seen.until_in_force(seq, CHANGE_S)
-    cpu, written, intents = plane.cpu_s(), plane.bytes_written(), await plane.intents()
-    for number in range(1, count + 1):
-        start = time.perf_counter()
-        seq = await plane.publish([slice_fact(size, number * 7919 % size.services, 1 + number)])
-        await plane.seen.until_in_force(seq, CHANGE_S)
-        took.append((time.perf_counter() - start) * 1000)
+    for _ in range(3):
+        await changes.one(kind)
+    cpu, written, messages = plane.cpu_s(), plane.bytes_written(), await plane.messages()
+    took = [await changes.one(kind) for _ in range(count)]
+    after = await plane.messages()
+    spent = sum(plane.cpu_s().values()) - sum(cpu.values())
     row.add(
         p50=percentile(took, 0.5),
         p99=percentile(took, 0.99),
         max=max(took),
-        cpu_change=(plane.cpu_s() - cpu) / count * 1000,
-        bytes=(plane.bytes_written() - written) / count / SWITCHES,
-        intents=(await plane.intents() - intents) / count,
+        cpu=spent / count * 1000,
+        facts=(after["facts"] - messages["facts"]) / count,
+        intents=(after["intents"] - messages["intents"]) / count,
+        bytes=(plane.bytes_written() - written) / count,
     )
 
 
-async def _churn(plane: Plane, size: Size, row: Row) -> None:
+async def _churn(plane: Plane, row: Row) -> None:
     """20 Pods a second change, and with each the EndpointSlice of one Service."""
-    seconds = float(os.environ.get("DUNLIN_BENCH_CHURN_S", "5"))
-    cpu, start, seq = plane.cpu_s(), time.perf_counter(), 0
+    seconds = float(os.environ.get("DUNLIN_BENCH_CHURN_S", "10"))
+    size, start, cpu = plane.size, time.perf_counter(), plane.cpu_s()
     for number in range(int(seconds * CHURN_RATE)):
-        pod = pod_fact(number * 7919 % (size.nodes * PODS_A_NODE), number + 1)
-        change = slice_fact(size, number * 31 % size.services, 1000 + number)
-        seq = await plane.publish([pod, change])
+        pod = scale_cluster.pod_object(number * 7919 % size.pods, number + 1)
+        change = scale_cluster.slice_object(size, number * 31 % size.services, 1000 + number)
+        await plane.change(("MODIFIED", scale_cluster.PODS, pod), ("MODIFIED", SLICES, change))
         await asyncio.sleep(max(0.0, start + (number + 1) / CHURN_RATE - time.perf_counter()))
-    await plane.seen.until_in_force(seq, CHANGE_S)
-    row.add(cpu_churn=(plane.cpu_s() - cpu) / (time.perf_counter() - start) * 100)
+    took = time.perf_counter() - start
+    for name, spent in plane.cpu_s().items():
+        row.add(**{f"{name}_cpu": (spent - cpu[name]) / took * 100})
+
+
+def _measure(
+    size: Size, options: Options, tables: Tables, switch: ovs.Ovs | None, counts: tuple[int, int]
+) -> None:
+    uvloop.run(measure(size, options, tables, switch, counts))
 
 
 def sizes(options: Options) -> list[Size]:
@@ -361,28 +198,41 @@ def sizes(options: Options) -> list[Size]:
     return [Size(*pair) for pair in (QUICK_SIZES if options.quick else SIZES)]
 
 
+def switches(size: Size) -> tuple[int, int]:
+    """Simulated and real ones: no more than nodes."""
+    few = "10" if size.services >= MANY_SERVICES else "100"
+    bridges = min(int(os.environ.get("DUNLIN_BENCH_BRIDGES", few)), size.nodes // 2)
+    simulated = min(int(os.environ.get("DUNLIN_BENCH_SWITCHES", "100")), size.nodes - bridges)
+    return simulated, bridges
+
+
 def run(options: Options) -> list[Table]:
-    """One table, a row a size; ratios are to the smallest."""
-    metrics = [
-        Metric("publish", "s"),
-        Metric("convergence", "s"),
-        Metric("p50", "ms"),
-        Metric("p99", "ms"),
-        Metric("max", "ms"),
-        Metric("cpu_change", "ms CPU"),
-        Metric("bytes", "to a switch"),
-        Metric("intents", "messages"),
-        Metric("rss", "MiB"),
-        Metric("rss_1000", "MiB per 1,000 Pods", digits=2),
-        Metric("cpu_churn", "% of a core"),
-    ]
+    """One row a size; ratios are to the smallest. Raises Unavailable."""
     chosen = sizes(options)
-    table = Table("Cost of one endpoint change, by size of the cluster", metrics, str(chosen[0]))
-    for size in chosen:
-        options.progress(str(size))
-        uvloop.run(measure(size, options, table.row(str(size))))
-    table.notes.append(
-        f"{SWITCHES} simulated switches; ipam, planner and flowctl one process each; churn: "
-        f"{CHURN_RATE} Pods and as many EndpointSlices a second"
+    first = f"{KINDS[0]}, {chosen[0].nodes:,} nodes, {chosen[0].services:,} Services"
+    cost = [
+        Metric("p50", "ms"), Metric("p99", "ms"), Metric("max", "ms"), Metric("cpu", "ms CPU"),
+        Metric("facts", "messages"), Metric("intents", "messages"), Metric("bytes", "to a switch"),
+    ]  # fmt: skip
+    whole = [
+        Metric("agents", "s"), Metric("convergence", "s"), Metric("switch_bytes", "MiB"),
+        *(Metric(f"{name}_rss", "MiB") for name in SERVICES_RUN),
+        *(Metric(f"{name}_1000", "MiB per 1,000 Pods", digits=2) for name in SERVICES_RUN),
+        *(Metric(f"{name}_cpu", "% of a core") for name in SERVICES_RUN),
+    ]  # fmt: skip
+    tables = Tables(
+        Table("One change, until all switches that it concerns have acknowledged", cost, first),
+        Table("The whole cluster", whole, str(chosen[0])),
     )
-    return [table]
+    for size in chosen:
+        simulated, bridges = switches(size)
+        with ovs.running() if bridges else nullcontext() as switch:
+            counts = (simulated, bridges)
+            work = partial(_measure, size, options, tables, switch, counts)
+            if switch is None:
+                work()
+            else:
+                netns.run_in(switch.namespace, work)
+        tables.whole.notes.append(f"{size}: {simulated} simulated switches, {bridges} bridges")
+    tables.whole.notes.append(f"CPU: while {CHURN_RATE} Pods and as many EndpointSlices a second")
+    return [tables.cost, tables.whole]

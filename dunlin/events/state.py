@@ -19,7 +19,8 @@ class Applied(Event, frozen=True, kw_only=True):
     What one node's switch holds: all its intents up to `revision`, but `errors`.
 
     Its intents: of scope "all" or `node`. `epoch`: of the intent stream. `programming_ms`: from
-    trigger (or publication) of the newest change to its barrier. `at_ms`: Unix milliseconds.
+    trigger (or publication) of the newest change to its barrier; `sync_ms`: from its first byte to
+    that. `at_ms`: Unix milliseconds.
     """
 
     node: str
@@ -32,6 +33,7 @@ class Applied(Event, frozen=True, kw_only=True):
     pending: int = 0
     errors: tuple[AppliedError, ...] = ()
     programming_ms: float | None = None
+    sync_ms: float | None = None
     owner: str = ""
     at_ms: int = 0
 

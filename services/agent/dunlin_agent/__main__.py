@@ -1,7 +1,6 @@
 """Wiring of the agent."""
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +14,7 @@ from dunlin_agent.adapters.vswitchd import Vswitchd
 from dunlin_agent.cni import CniServer
 from dunlin_agent.config import Settings
 from dunlin_agent.facts import Facts
+from dunlin_agent.health.kubeproxy import KubeProxy, now_ms
 from dunlin_agent.health.shell import Health
 from dunlin_agent.metrics import AgentMetrics
 from dunlin_agent.node import Node
@@ -42,7 +42,8 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.on_stop("node-net", net.close)
     links = PodLinks()
     app.on_stop("links", links.close)
-    facts = Facts(bus, settings.node, metrics, now_ms=lambda: int(time.time() * 1000))
+    proxy = KubeProxy()
+    facts = Facts(bus, settings.node, metrics, now_ms=now_ms, on_applied=proxy.applied)
     ipam = Ipam(bus, settings.node)
     node = Node(settings, facts, ovs, net, vswitchd, ipam, metrics)
     pods = Pods(
@@ -60,7 +61,9 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.ready("node", node.not_ready)
     app.api.include_router(rest.router(facts, node))
 
-    health = Health(bus, settings.node, settings.healthz_port, _problem(facts, node), metrics)
+    health = Health(
+        bus, settings.node, settings.healthz_port, _problem(facts, node), metrics, proxy
+    )
     app.on_stop("health", health.close)
 
     async def seed(neighbour: Neighbour) -> None:
@@ -75,6 +78,7 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.task("health-node", health.follow_node())
     app.task("health-watch", health.watch())
     app.task("health", health.serve())
+    app.task("kube-proxy-metrics", proxy.serve(settings.proxy_metrics_bind))
     app.task("external", node.keep_external_flows())
 
 

@@ -56,6 +56,10 @@ class Settings(CommonSettings):
         low=0,
         high=65535,
     )
+    proxy_metrics_bind: str = setting(
+        "127.0.0.1:10249",
+        "HOST:PORT of kube-proxy's metrics of this node, as its metricsBindAddress; empty: none.",
+    )
     state_dir: Path = setting(
         lambda: Path("/var/lib/dunlin"), "What must survive the agent's restart."
     )

@@ -48,6 +48,7 @@ class Facts:
         metrics: AgentMetrics,
         *,
         now_ms: Callable[[], int],
+        on_applied: Callable[[Applied], None] = lambda _applied: None,
     ) -> None:
         self.bus = bus
         self.node = node
@@ -58,6 +59,7 @@ class Facts:
         self.blocks_pulse = Pulse()
         self._metrics = metrics
         self._now_ms = now_ms
+        self._on_applied = on_applied
         self._own_prefix = subjects.fact("attachment", node, "x").rpartition(".")[0]
 
     def emit(self, event: Event) -> tuple[Effect, ...]:
@@ -171,6 +173,8 @@ class Facts:
         words = subjects.split(record.subject)
         if words[0] == "applied":
             self.applied = None if record.is_tombstone else self._decode(record, Applied)
+            if self.applied is not None:
+                self._on_applied(self.applied)
         elif record.is_tombstone:
             self.watermarks.retract(words[1], words[2])
         else:

@@ -64,6 +64,7 @@ class Changes:
         self.next_audit = 0.0
         self.expected: set[FlowKey] = set()
         self.programming_ms: float | None = None
+        self.sync_ms: float | None = None
         self.stale_udp = StaleUdp(session, switch.node, handles.desired, handles.metrics)
 
     async def apply(self) -> None:
@@ -184,7 +185,7 @@ class Changes:
 
         Otherwise the work is pending again, but for the intents that were refused.
         """
-        written = 0
+        written, started = 0, time.monotonic()
         self.expected.update(plan.deleted_flows())
         limit = self._handles.settings.bundle_max
         try:
@@ -204,6 +205,10 @@ class Changes:
             if not reasons:
                 self._back_off(f"cannot be written: {error}")
             return False
+        if written:
+            seconds = time.monotonic() - started
+            self.sync_ms = seconds * 1000
+            self._handles.metrics.kubeproxy.sync_rules.observe(seconds)
         self._count(plan)
         self._failures = 0
         return True
@@ -269,7 +274,7 @@ class Changes:
             kind = intent_id.split("/", 2)[1]
             self._handles.metrics.programming.labels(kind).observe(seconds)
             if kind == "service" and moment.trigger_ms is not None:
-                self._handles.metrics.kubeproxy.observe(seconds)
+                self._handles.metrics.kubeproxy.network_programming.observe(seconds)
             if moment.revision > newest:
                 newest, self.programming_ms = moment.revision, seconds * 1000
         if work.moments:

@@ -2,12 +2,10 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from dunlin.service.kubeproxy import KubeProxyHistograms
+
 PROGRAMMING_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-)  # fmt: skip
-# kube-proxy's own, so that its dashboards and alerts fit.
-KUBEPROXY_BUCKETS_S = (
-    0.25, 0.5, *(float(i) for i in range(1, 60)), *(float(i) for i in range(60, 301, 5)),
 )  # fmt: skip
 
 
@@ -51,9 +49,4 @@ class FlowctlMetrics:
             buckets=PROGRAMMING_BUCKETS_S,
             registry=registry,
         )
-        self.kubeproxy = Histogram(
-            "kubeproxy_network_programming_duration_seconds",
-            "As kube-proxy's: from the endpoints' change to its rules being in force, by switch.",
-            buckets=KUBEPROXY_BUCKETS_S,
-            registry=registry,
-        )
+        self.kubeproxy = KubeProxyHistograms(registry)

@@ -244,6 +244,7 @@ class SwitchRunner:
                 for item, revision, reason in errors[:ERRORS_MAX]
             ),
             programming_ms=self.changes.programming_ms if self.changes else None,
+            sync_ms=self.changes.sync_ms if self.changes else None,
             owner=self.handles.settings.replica,
             at_ms=now_ms(),
         )

@@ -16,11 +16,12 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer; `body` is JSON."""
+    """An HTTP answer."""
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = "application/json"
 
 
 class HealthChecks:

@@ -18,9 +18,9 @@ Answer = Callable[[str], Reply]
 """From the path of a request."""
 
 
-async def listen(port: int, answer: Answer) -> asyncio.Server:
+async def listen(port: int, answer: Answer, host: str | None = None) -> asyncio.Server:
     """
-    Serve on all addresses of the node, of both families.
+    Serve on `host`, or on all addresses of the node, of both families.
 
     Raises:
         OSError: the port is taken.
@@ -38,7 +38,7 @@ async def listen(port: int, answer: Answer) -> asyncio.Server:
         finally:
             writer.close()
 
-    return await asyncio.start_server(serve, None, port, limit=REQUEST_BYTES_MAX)
+    return await asyncio.start_server(serve, host, port, limit=REQUEST_BYTES_MAX)
 
 
 def respond(request: bytes, answer: Answer) -> bytes:
@@ -57,7 +57,7 @@ def encode(reply: Reply) -> bytes:
     """HTTP/1.1, one answer a connection."""
     lines = [
         f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
-        "Content-Type: application/json",
+        f"Content-Type: {reply.content_type}",
         "X-Content-Type-Options: nosniff",
         f"Content-Length: {len(reply.body)}",
         "Connection: close",

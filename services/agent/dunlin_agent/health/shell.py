@@ -14,6 +14,7 @@ from dunlin.events.facts import NodeFact
 from dunlin.events.intents import LocalServiceIntent, ServicePortIntent, intent_id
 from dunlin_agent.health.core import HealthChecks, ProxyHealth, Reply
 from dunlin_agent.health.http import listen
+from dunlin_agent.health.kubeproxy import KubeProxy
 from dunlin_agent.metrics import AgentMetrics
 
 RETRY_SECONDS: Final = 5.0
@@ -32,12 +33,14 @@ class Health:
         port: int,
         problem: Callable[[], str | None],
         metrics: AgentMetrics,
+        proxy: KubeProxy,
     ) -> None:
         self._bus = bus
         self._node = node
         self._port = port
         self._problem = problem
         self._metrics = metrics
+        self._kube_proxy = proxy
         self._checks = HealthChecks()
         self._proxy = ProxyHealth()
         self._eligible = True
@@ -58,6 +61,7 @@ class Health:
     def _take(self, batch: Batch) -> None:
         if batch.reset:
             self._checks.clear()
+            self._kube_proxy.forget()
         for record in batch.records:
             self._take_intent(record)
         if batch.caught_up:
@@ -73,10 +77,14 @@ class Health:
         if words[2] == "service":
             kind = ServicePortIntent
         try:
-            self._checks.put(wire.decode(record.data, kind))
+            intent = wire.decode(record.data, kind)
         except (msgspec.MsgspecError, ValueError) as error:
             self._metrics.common.bad_input(kind.__name__, "unreadable")
             log.warning("unreadable message", subject=record.subject, error=str(error))
+            return
+        self._checks.put(intent)
+        if words[2] == "service":
+            self._kube_proxy.service_read(record.seq, intent.trigger_ms)
 
     async def follow_node(self) -> None:
         """Whether this node is going away; for ever."""
