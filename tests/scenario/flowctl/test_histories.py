@@ -35,10 +35,10 @@ class World:
         self.sessions: dict[tuple[str, str], FakeOpenFlowSwitch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, name: str) -> None:
+    async def start(self, name: str, bundle_max: int = 5) -> None:
         """Start a replica and connect both switches to it."""
         self.replicas[name] = await Flowctl(
-            self.cluster, name, bundle_max=5, lease_ttl_s=1.0
+            self.cluster, name, bundle_max=bundle_max, lease_ttl_s=1.0
         ).start()
         for node in NODES:
             self.connect(name, node)

@@ -79,6 +79,23 @@ async def test_add_and_del(world: World, bus: Bus, reader: Reader) -> None:
         assert (v4.blocks, v4.allocated, v4.cooling) == (1, 0, 1)
 
 
+async def test_a_thousand_pods_at_once(world: World, bus: Bus, reader: Reader) -> None:
+    """One line and one intent each, and not a claim for each."""
+    await tell(bus, node("n1", "10.244.0.0/20"), SYNC, switch("n1"))
+    async with replica(world):
+        await until(lambda: bool(reader.progress))
+        pool = ip_network("10.244.0.0/20")
+        facts = [attachment(f"p{number}", str(pool[2 + number])) for number in range(1_000)]
+        before = await bus.last_seq(subjects.STATE_STREAM)
+        results = await bus.publish_many([Message(f.subject, wire.encode(f)) for f in facts])
+        last = results[-1]
+        assert isinstance(last, int), last
+        await until(lambda: reader.claims(last) and len(reader.intents) == 1_000)
+        assert reader.writes == 1_000
+        assert await bus.last_seq(subjects.FACTS_STREAM) <= last + 1_000
+        assert await bus.last_seq(subjects.STATE_STREAM) - before <= 100
+
+
 async def test_a_restart_changes_nothing(world: World, bus: Bus, reader: Reader) -> None:
     """The state is the log: same answers, no write, and the next address is the next."""
     await tell(bus, *FACTS, SYNC, switch("n1"), pod("web"), pod("b"))

@@ -12,7 +12,7 @@ import pytest
 from dunlin import subjects, wire
 from dunlin.bus import leases
 from dunlin.bus.base import Bus, Message
-from dunlin.events.facts import SyncFact
+from dunlin.events.facts import Fact, SyncFact
 from dunlin.events.intents import AnyIntent, ServicePortIntent
 from dunlin.events.state import Progress
 from dunlin.service.metrics import Metrics
@@ -155,6 +155,32 @@ async def test_facts_become_intents(world: World, bus: Bus, reader: Reader) -> N
         assert claim.intent_seq >= before + 1
         seq = await forget(bus, FACTS[3])
         await until(lambda: reader.claims(seq) and list(reader.services) == ["default/a:http/TCP"])
+
+
+async def test_a_flapping_endpoint_coalesces(world: World, bus: Bus, reader: Reader) -> None:
+    """A thousand changes at once of one slice are few intents; another Service does not wait."""
+    async with running(world):
+        await until_claimed(bus, reader, *FACTS, SYNC)
+        before = reader.writes
+        flaps = [
+            slice_of("b", endpoint(f"10.244.1.{6 + number % 2}"), name="b-1", trigger_ms=number)
+            for number in range(1_000)
+        ]
+        other = slice_of("a", endpoint("10.244.1.9"), name="a-1")
+        news = [*flaps[:500], other, *flaps[500:]]
+        results = await bus.publish_many([Message(f.subject, wire.encode(f)) for f in news])
+        last = results[-1]
+        assert isinstance(last, int), last
+        await until(lambda: reader.claims(last))
+        expected = {"default/a:http/TCP": ["10.244.1.9"], "default/b:http/TCP": ["10.244.1.7"]}
+        await until(lambda: reader.services == expected)
+        assert reader.writes - before <= len(news) / 10
+
+
+async def until_claimed(bus: Bus, reader: Reader, *facts: Fact) -> None:
+    """Tell, and wait for the planner's claims."""
+    seq = await tell(bus, *facts)
+    await until(lambda: reader.claims(seq))
 
 
 async def test_nothing_before_the_watcher_is_done(world: World, bus: Bus, reader: Reader) -> None:
