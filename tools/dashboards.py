@@ -193,6 +193,60 @@ BOARDS: dict[str, tuple[Panel, ...]] = {
             kind="bargauge",
         ),
     ),
+    "Policies": (
+        Panel(
+            "Denied packets: isolated, and no rule allowed them",
+            "pps",
+            (
+                (
+                    (
+                        "topk(20, sum by (namespace, policies, direction) "
+                        f"(rate(dunlin_networkpolicy_denied_packets_total{RATE})))"
+                    ),
+                    "{{namespace}}: {{policies}} {{direction}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Connections allowed by rule",
+            "cps",
+            (
+                (
+                    (
+                        "topk(20, sum by (namespace, policy, direction, rule) "
+                        f"(rate(dunlin_networkpolicy_rule_connections_total{RATE})))"
+                    ),
+                    "{{namespace}}/{{policy}} {{direction}} {{rule}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Traffic allowed by rule",
+            "Bps",
+            (
+                (
+                    (
+                        "topk(20, sum by (namespace, policy, direction, rule) "
+                        f'(rate(dunlin_networkpolicy_rule_bytes_total{{action="Accept"}}{RATE})))'
+                    ),
+                    "{{namespace}}/{{policy}} {{direction}} {{rule}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Rules that were never used",
+            "short",
+            (
+                (
+                    (
+                        'count(dunlin_networkpolicy_rule_packets_total{action="Accept"} == 0) '
+                        "or vector(0)"
+                    ),
+                    "rules",
+                ),
+            ),
+        ),
+    ),
     "Control plane": (
         Panel("Intents that switches lack", "short", (("dunlin_switch_pending", "{{node}}"),)),
         Panel("Intents that switches refuse", "short", (("dunlin_switch_errors", "{{node}}"),)),

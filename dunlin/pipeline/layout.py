@@ -22,6 +22,8 @@ class Table(IntEnum):
     CONNTRACK = 12
     SERVICE_TRAFFIC = 13
     CONNTRACK_STATE = 14
+    EGRESS_METRIC = 15
+    INGRESS_METRIC = 17
     AFFINITY = 18
     AFFINITY_LEARN = 19
     NODE_ADDRESS = 20
@@ -67,6 +69,8 @@ _TITLES = {
     Table.CONNTRACK: "Conntrack",
     Table.SERVICE_TRAFFIC: "ServiceTraffic",
     Table.CONNTRACK_STATE: "ConntrackState",
+    Table.EGRESS_METRIC: "EgressMetric",
+    Table.INGRESS_METRIC: "IngressMetric",
     Table.NODE_ADDRESS: "NodeAddress",
     Table.SERVICE_LB: "ServiceLB",
     Table.SERVICE_ENDPOINTS: "ServiceEndpoints",
@@ -106,7 +110,9 @@ PURPOSE = {
     Table.UNSNAT: "replies of connections whose source ServiceSNAT or Hairpin translated",
     Table.CONNTRACK: "one lookup in zone MAIN, with NAT of known connections",
     Table.SERVICE_TRAFFIC: "a Service's connection: count it for its endpoint (ct_label)",
-    Table.CONNTRACK_STATE: "invalid: drop; established: straight to L3Forward; new: on",
+    Table.CONNTRACK_STATE: "invalid: drop; established: to the metrics and L3Forward; new: on",
+    Table.EGRESS_METRIC: "established: counted for the egress rule that allowed it (ct_label)",
+    Table.INGRESS_METRIC: "established: counted for the ingress rule that allowed it",
     Table.NODE_ADDRESS: "is it for an address where this node serves NodePorts? its zone",
     Table.SERVICE_LB: "address and port of a ServicePort -> its select group, or the set wanted",
     Table.SERVICE_ENDPOINTS: "set wanted (cluster, local), this node and its zone -> select group",
@@ -149,7 +155,7 @@ class Zone(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Bits of ct_mark in zone MAIN."""
+    """Bits of ct_mark in zone MAIN (or of another field)."""
 
     value: int
     mask: int
@@ -173,6 +179,10 @@ GENERATION_MASK = 0xFFFFFF00
 RULES_LABEL_BITS = 64
 ENDPOINT_LABEL_SHIFT = 64
 ENDPOINT_LABEL_BITS = 64
+# Of these 64, as conjunction ids; 0: no rule did.
+INGRESS_RULE_LABEL_SHIFT = 0
+EGRESS_RULE_LABEL_SHIFT = 32
+RULE_LABEL_MASK = 0xFFFFFFFF
 
 # Registers of the policy tables: the lower half of xxreg0 becomes that of ct_label.
 EGRESS_RULE_REG = "reg2"

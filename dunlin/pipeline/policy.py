@@ -20,14 +20,18 @@ from dunlin.events.intents import (
     PolicyTier,
 )
 from dunlin.model.addresses import IPAddress, IPNetwork
-from dunlin.openflow.flow import Action, Conjunction, Match, Program, match, set_field
+from dunlin.openflow.flow import Action, Conjunction, Match, Program, match, set_field, with_fields
 from dunlin.pipeline.base import FlowMaker
 from dunlin.pipeline.families import FAMILIES, PROTOCOL_NUMBERS, family_of
 from dunlin.pipeline.layout import (
+    EGRESS_RULE_LABEL_SHIFT,
     EGRESS_RULE_REG,
+    GENERATION_MASK,
+    INGRESS_RULE_LABEL_SHIFT,
     INGRESS_RULE_REG,
     NETWORK_REGS,
     PEER_REGS,
+    RULE_LABEL_MASK,
     SUBJECT_REGS,
     Priority,
     Table,
@@ -54,6 +58,17 @@ NETWORK_TABLES: dict[PolicyDirection, Table] = {
     "egress": Table.EGRESS_NETWORK,
     "ingress": Table.INGRESS_NETWORK,
 }
+METRICS: dict[PolicyDirection, tuple[Table, str, int]] = {
+    "egress": (Table.EGRESS_METRIC, EGRESS_RULE_REG, EGRESS_RULE_LABEL_SHIFT),
+    "ingress": (Table.INGRESS_METRIC, INGRESS_RULE_REG, INGRESS_RULE_LABEL_SHIFT),
+}
+"""Where established packets are counted, the register of a new one's rule, its bits of ct_label."""
+AFTER_METRIC: dict[PolicyDirection, Table] = {
+    "egress": Table.INGRESS_METRIC,
+    "ingress": Table.L3_FORWARD,
+}
+FIRST_PACKET = match(ct_mark=(0, GENERATION_MASK))
+"""Of a connection that was never judged: counts connections, however often a packet repeats."""
 _REGISTERS = {
     "ingress": SUBJECT_REGS,
     "egress": SUBJECT_REGS,
@@ -77,14 +92,21 @@ def match_class(registers: tuple[str, str], class_id: int) -> Match:
 
 
 def compile_policy(intent: PolicyIntent) -> Program:
-    """The verdict of each rule: who allowed it is noted for ct_label."""
+    """The verdict of each rule: who allowed is noted for ct_label, and counts by it (ADR 0018)."""
     make = FlowMaker(intent.id)
     for rule in intent.rules:
-        register = EGRESS_RULE_REG if rule.direction == "egress" else INGRESS_RULE_REG
-        note = (set_field(register, rule.conj_id),)
-        table = TABLES[rule.direction, intent.tier]
+        table, goto = TABLES[rule.direction, intent.tier], _verdict(intent.tier, rule)
         priority = intent.priority - rule_rank(intent, rule)
-        make.add(table, priority, match(conj_id=rule.conj_id), note, _verdict(intent.tier, rule))
+        when = match(conj_id=rule.conj_id)
+        if rule.action != "Accept":
+            make.add(table, priority, when, (), goto)
+            continue
+        metric, register, shift = METRICS[rule.direction]
+        note = (set_field(register, rule.conj_id),)
+        make.add(table, priority, when, note, goto)
+        make.add(table, priority + 1, with_fields(when, FIRST_PACKET), note, goto)
+        allowed = match(ct_label=(rule.conj_id << shift, RULE_LABEL_MASK << shift))
+        make.add(metric, Priority.EXACT, allowed, (), AFTER_METRIC[rule.direction])
     return Program(tuple(make.flows))
 
 

@@ -19,7 +19,15 @@ from dunlin.pipeline.layout import (
     Table,
     Zone,
 )
-from dunlin.pipeline.policy import AFTER, NETWORK_TABLES, PEER_TABLES, TABLES, set_class
+from dunlin.pipeline.policy import (
+    AFTER,
+    AFTER_METRIC,
+    METRICS,
+    NETWORK_TABLES,
+    PEER_TABLES,
+    TABLES,
+    set_class,
+)
 
 
 def policy_base(make: FlowMaker, context: SwitchContext) -> None:
@@ -38,6 +46,8 @@ def policy_base(make: FlowMaker, context: SwitchContext) -> None:
             make.add(default, Priority.MISS, family.any, (), baseline)
             make.add(baseline, Priority.MISS, family.any, (), after)
         make.add(Table.POLICY_DENY, Priority.MISS, family.any)
+        for direction, (metric, _, _) in METRICS.items():
+            make.add(metric, Priority.MISS, family.any, (), AFTER_METRIC[direction])
     for ip in context.own_addresses:
         # Kubernetes: a Pod and its own node always reach each other.
         family = family_of(ip)
@@ -109,5 +119,5 @@ def _established(make: FlowMaker, family: Family, allowed: tuple[int, int]) -> N
     make.add(table, first + 3, known("+trk+est+rpl", ct_mark=DENIED.pair))
     snat = (allowed[0] | SNAT_MARK.value, allowed[1] | SNAT_MARK.mask)
     make.add(table, first + 3, known("+trk+est-rpl", ct_mark=snat), (), Table.SERVICE_SNAT)
-    make.add(table, first + 2, known("+trk+est-rpl", ct_mark=allowed), (), Table.L3_FORWARD)
+    make.add(table, first + 2, known("+trk+est-rpl", ct_mark=allowed), (), Table.EGRESS_METRIC)
     make.add(table, first + 1, known("+trk+est-rpl"), (), Table.EGRESS_SUBJECT)

@@ -167,7 +167,9 @@ def _conntrack(make: FlowMaker, context: SwitchContext) -> None:
         # The client is a Pod of another node: routed like any other.
         back = with_fields(family_of(cidr).to(cidr), match(ct_mark=EXTERNAL_MARK.pair))
         back = with_fields(back, match(ct_state="+trk+rpl"))
-        make.add(Table.CONNTRACK_STATE, Priority.EXACT + 5, back, (_NO_IN_PORT,), Table.L3_FORWARD)
+        make.add(
+            Table.CONNTRACK_STATE, Priority.EXACT + 5, back, (_NO_IN_PORT,), Table.EGRESS_METRIC
+        )
     for ip in context.switch.gateway_ips:
         unsnat = Ct(Zone.SERVICE_SNAT, table=Table.CONNTRACK, nat=Nat())
         for when in _from_beyond(context):
@@ -192,10 +194,10 @@ def _conntrack_state(make: FlowMaker, family: Family) -> None:
     make.add(table, Priority.GUARD + 5, node, (Output(OFPP_IN_PORT),))
     for kind in ("+trk+est-rpl", "+trk+rel-rpl"):
         make.add(table, Priority.LOCAL, state(snat, kind), (), Table.SERVICE_SNAT)
-    make.add(table, Priority.LOCAL, state(external, "+trk+rpl"), _GO_BACK, Table.L3_FORWARD)
+    make.add(table, Priority.LOCAL, state(external, "+trk+rpl"), _GO_BACK, Table.EGRESS_METRIC)
     make.add(table, Priority.EXACT, state(hairpin, "+trk-rpl"), (), Table.HAIRPIN)
     make.add(table, Priority.EXACT, state(hairpin, "+trk+rpl"), (), Table.HAIRPIN_OUTPUT)
-    make.add(table, Priority.LOCAL - 1, state(family.any, "+trk+est"), (), Table.L3_FORWARD)
+    make.add(table, Priority.LOCAL - 1, state(family.any, "+trk+est"), (), Table.EGRESS_METRIC)
     make.add(table, Priority.RELATED, state(family.any, "+trk+rel"), (), Table.L3_FORWARD)
     make.add(table, Priority.FALLBACK, state(service, "+trk+new"), (), Table.EGRESS_SUBJECT)
     make.add(table, Priority.DEFAULT, state(family.any, "+trk+new"), (), Table.NODE_ADDRESS)

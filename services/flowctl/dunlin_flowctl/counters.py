@@ -26,11 +26,14 @@ from dunlin_flowctl.models import (
     PortCountersModel,
     ServiceTraffic,
 )
+from dunlin_flowctl.policy_counters import PolicySums
 from dunlin_flowctl.views import NAMES, object_of
 
 UNCOUNTED = 2**64 - 1
 ONE_BY_ONE = ("route", "service")
 """Kinds of intents whose flows are also shown one by one."""
+OF_POLICIES = ("policy", "policyclass")
+"""Kinds of intents whose flows are also summed by rule, or by who isolates."""
 
 
 @dataclass
@@ -74,6 +77,8 @@ async def read_counters(desired: Desired, node: str, session: Session) -> Counte
         ports=_ports(desired, node, ports, names),
         groups=[_group(desired, group) for group in sorted(groups, key=lambda g: g.group_id)],
         services=flows.traffic,
+        rules=flows.of_policies.rules,
+        denied=flows.of_policies.denied,
     )
 
 
@@ -86,6 +91,7 @@ class _Flows:
         self.by_intent: dict[str, IntentCounters] = {}
         self.of_services: list[FlowCounters] = []
         self.traffic: list[ServiceTraffic] = []
+        self.of_policies = PolicySums(desired.intents)
 
     def add(self, rows: Sequence[messages.InstalledFlow]) -> None:
         for row in rows:
@@ -109,7 +115,10 @@ class _Flows:
             total.flows += 1
             total.packets += row.packets
             total.bytes += row.bytes
-            if intent_id.split("/", 2)[1] in ONE_BY_ONE:
+            kind = intent_id.split("/", 2)[1]
+            if kind in OF_POLICIES:
+                self.of_policies.add(intent_id, row)
+            elif kind in ONE_BY_ONE:
                 self.of_services.append(
                     FlowCounters(
                         intent=intent_id,

@@ -227,6 +227,36 @@ class ServiceTraffic(BaseModel):
     bytes: int
 
 
+class RuleCounters(BaseModel):
+    """
+    One conjunction of one rule of a policy on one switch.
+
+    Accept: packets of the connections that it allowed, in both directions; one-way and SCTP
+    packets too. Deny and Pass: packets that it decided about.
+    """
+
+    intent: str
+    object: str = Field(description="`networkpolicy/<namespace>/<name>` or a cluster-wide one.")
+    conj_id: int
+    direction: str = Field(description="ingress or egress.")
+    rule: int = Field(description="Index of the rule in its direction, as the object lists them.")
+    name: str = Field(description="Of the rule, where the API has one.")
+    action: str = Field(description="Accept, Deny or Pass.")
+    packets: int
+    bytes: int
+    connections: int | None = Field(description="First packets; null for Deny and Pass.")
+
+
+class DeniedCounters(BaseModel):
+    """What no rule allowed, of the Pods that the same policies select on one switch."""
+
+    intent: str
+    direction: str = Field(description="ingress or egress.")
+    policies: list[str] = Field(description="Who isolates: `<namespace>/<name>` of each.")
+    packets: int
+    bytes: int
+
+
 class Counters(BaseModel):
     """Live counters of one switch. `at_ms`: Unix milliseconds when they were read."""
 
@@ -239,3 +269,5 @@ class Counters(BaseModel):
     services: list[ServiceTraffic] = Field(
         description="Service endpoints with clients here; those without traffic are left out."
     )
+    rules: list[RuleCounters] = Field(default=[], description="Of policies, by rule.")
+    denied: list[DeniedCounters] = Field(default=[], description="Of isolated Pods, by policies.")

@@ -17,7 +17,7 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.on_stop("flowctl", reader.close)
     bus = await app.connect_bus()
     shell = Shell(bus, reader, settings, OwnMetrics(app.metrics))
-    app.metrics.registry.register(StateCollector(shell.state))
+    app.metrics.registry.register(StateCollector(shell.state, settings.policy_series_max))
     app.api.include_router(rest.router(shell.state))
     app.api.include_router(history.router(bus))
     app.ready("streams", shell.not_ready)

@@ -26,3 +26,6 @@ class Settings(CommonSettings):
     retention_s: float = setting(
         600.0, "How long counters of what is gone are still shown.", unit="seconds", low=1
     )
+    policy_series_max: int = setting(
+        2000, "Policy rules with series of their own in Prometheus; the rest is summed.", low=0
+    )

@@ -11,6 +11,7 @@ from dunlin.events.intents import (
     AnyIntent,
     EndpointIntent,
     Intent,
+    PolicyIntent,
     RouteIntent,
     ServicePortIntent,
     SwitchIntent,
@@ -67,6 +68,7 @@ def _forget(state: State, stream: str) -> None:
         subjects.INTENTS_STREAM: (
             state.switches, state.endpoints, state.routes, state.services, state.spreads,
             state.numbers,
+            state.policies,
         ),
         subjects.STATE_STREAM: (state.applied,),
     }  # fmt: skip
@@ -128,6 +130,8 @@ def _intent(state: State, this: str, record: Record) -> None:
             state.routes[intent.key] = intent
         case ServicePortIntent():
             _service(state, intent)
+        case PolicyIntent():
+            state.policies[intent.id] = intent
 
 
 def _intent_gone(state: State, this: str) -> None:
@@ -140,6 +144,8 @@ def _intent_gone(state: State, this: str) -> None:
             state.endpoints.pop(this, None)
         case "route":
             state.routes.pop(key, None)
+        case "policy":
+            state.policies.pop(this, None)
         case "service":
             gone = state.services.pop(this, None)
             _forget_numbers(state, gone)

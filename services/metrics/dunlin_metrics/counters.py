@@ -66,6 +66,30 @@ class Traffic(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class Rule(msgspec.Struct, frozen=True):
+    """One conjunction of a policy's rule; `connections` None: it is no rule that accepts."""
+
+    intent: str
+    conj_id: int
+    direction: str
+    rule: int
+    packets: int
+    bytes: int
+    name: str = ""
+    action: str = "Accept"
+    connections: int | None = None
+
+
+class Denied(msgspec.Struct, frozen=True):
+    """What no rule allowed; `policies` isolate."""
+
+    intent: str
+    direction: str
+    packets: int
+    bytes: int
+    policies: tuple[str, ...] = ()
+
+
 class Counters(msgspec.Struct, frozen=True):
     """Everything of one switch."""
 
@@ -74,3 +98,5 @@ class Counters(msgspec.Struct, frozen=True):
     ports: tuple[Port, ...] = ()
     groups: tuple[Group, ...] = ()
     services: tuple[Traffic, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    denied: tuple[Denied, ...] = ()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dunlin_metrics import policies
 from dunlin_metrics.samples import POD_FIELDS, TRAFFIC, TRAFFIC_FIELDS
 from dunlin_metrics.spread import shares
 from dunlin_metrics.state import State
@@ -23,8 +24,9 @@ SERVICE_LABELS = ("namespace", "service", "port", "endpoint")
 class StateCollector(Collector):
     """Reads the state when scraped; series of what is gone vanish after the retention."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, policy_series_max: int) -> None:
         self.state = state
+        self.policy_series_max = policy_series_max
 
     def collect(self) -> Iterator[Metric]:
         """All families."""
@@ -33,6 +35,7 @@ class StateCollector(Collector):
         yield from self._endpoints()
         yield from self._shares()
         yield from self._switches()
+        yield from policies.collect(self.state, self.policy_series_max)
 
     def _pods(self) -> Iterator[Metric]:
         for index, field in enumerate(POD_FIELDS):

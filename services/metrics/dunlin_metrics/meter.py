@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 Target: TypeAlias = tuple[str, ...]
-"""("pod", namespace, name, node), ("route", source, destination), ("endpoint", namespace, …)."""
+"""
+("pod", namespace, name, node), ("route", source, destination), ("endpoint", namespace, …),
+("rule", policy, direction, index, action, name), ("denied", direction, policy, …).
+"""
 
 Source: TypeAlias = tuple[str, ...]
 """("port", name), ("flow", …), ("group", id), ("traffic", number): within one switch."""

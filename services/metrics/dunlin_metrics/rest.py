@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from dunlin_metrics import views
+from dunlin_metrics import policies, views
 from dunlin_metrics.state import State
 
 # Everything is in the page itself: nothing else may be loaded, from nowhere.
@@ -46,5 +46,15 @@ def router(state: State) -> APIRouter:
     async def services(namespace: str | None = None) -> dict[str, Any]:
         """How each Service spreads new connections over its endpoints, and how it should."""
         return {"items": views.services(state, namespace)}
+
+    @api.get("/v1/policies")
+    async def network_policies(namespace: str | None = None) -> dict[str, Any]:
+        """
+        What each rule of each policy allowed, and what was denied and by whom.
+
+        `namespace=` (empty): cluster-wide policies only. `denied`: `rule` null means that these
+        policies isolate and no rule allowed it. Totals never fall; rates between two readings.
+        """
+        return policies.policies(state, namespace)
 
     return api

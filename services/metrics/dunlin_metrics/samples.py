@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dunlin.events.intents import ServicePortIntent
-from dunlin_metrics.counters import Counters, Group, Port, Traffic
+from dunlin_metrics.counters import Counters, Group, Port, Rule, Traffic
 from dunlin_metrics.meter import Part, Sample, Target
 from dunlin_metrics.state import State
 
@@ -18,6 +18,8 @@ POD_FIELDS = (
 ROUTE_FIELDS = ("bytes", "packets")
 TRAFFIC = "traffic"
 TRAFFIC_FIELDS = ("bytes", "packets")
+RULE_FIELDS = ("packets", "bytes", "connections")
+DENIED_FIELDS = ("packets", "bytes")
 
 
 def samples_of(state: State, counters: Counters) -> Iterator[Sample]:
@@ -44,6 +46,21 @@ def samples_of(state: State, counters: Counters) -> Iterator[Sample]:
         if endpoint is not None:
             counted = Part((TRAFFIC, *endpoint[1:]), _traffic(traffic))
             yield Sample((TRAFFIC, traffic.endpoint_number), (counted,))
+    for rule in counters.rules:
+        yield from _rule(rule)
+    for denied in counters.denied:
+        part = Part(("denied", denied.direction, *denied.policies), (denied.packets, denied.bytes))
+        yield Sample(("denied", denied.intent), (part,))
+
+
+def _rule(rule: Rule) -> Iterator[Sample]:
+    """Sums over all switches: where a packet was judged says nothing about the rule."""
+    _scope, kind, key = _intent(rule.intent)
+    if kind != "policy":
+        return
+    target = ("rule", key, rule.direction, str(rule.rule), rule.action, rule.name)
+    values = (rule.packets, rule.bytes, rule.connections or 0)
+    yield Sample(("rule", rule.intent, str(rule.conj_id)), (Part(target, values),))
 
 
 def _port(node: str, port: Port) -> Iterator[Sample]:

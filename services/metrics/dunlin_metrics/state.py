@@ -4,7 +4,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dunlin.events.facts import NodeFact, SwitchFact
-from dunlin.events.intents import EndpointIntent, RouteIntent, ServicePortIntent, SwitchIntent
+from dunlin.events.intents import (
+    EndpointIntent,
+    PolicyIntent,
+    RouteIntent,
+    ServicePortIntent,
+    SwitchIntent,
+)
 from dunlin.events.state import Applied
 from dunlin.model.addresses import IPAddress
 from dunlin_metrics.meter import Meter, Target
@@ -31,7 +37,7 @@ class Spread:
 @dataclass
 class State:
     """
-    Everything; services and endpoints by intent id, the rest by node.
+    Everything; services, policies and endpoints by intent id, the rest by node.
 
     `spreads` by service target. `numbers`: what an endpoint's number in ct_label stands for:
     its ServicePort's target and its text. `caught_up`: streams that have been read to their end.
@@ -44,6 +50,7 @@ class State:
     endpoints: dict[str, EndpointIntent] = field(default_factory=dict)
     routes: dict[str, RouteIntent] = field(default_factory=dict)
     services: dict[str, ServicePortIntent] = field(default_factory=dict)
+    policies: dict[str, PolicyIntent] = field(default_factory=dict)
     applied: dict[str, Applied] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
     spreads: dict[Target, Spread] = field(default_factory=dict)

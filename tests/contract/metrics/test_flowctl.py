@@ -17,6 +17,8 @@ PAIRS: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (counters.Port, models.PortCountersModel),
     (counters.Bucket, models.BucketCounters),
     (counters.Group, models.GroupCountersModel),
+    (counters.Rule, models.RuleCounters),
+    (counters.Denied, models.DeniedCounters),
     (counters.Counters, models.Counters),
 ]
 

@@ -10,10 +10,10 @@ from dunlin_metrics.state import State
 from tests.unit.metrics.build import flow, group, poll, port, started, traffic
 
 
-def lines(state: State) -> set[str]:
+def lines(state: State, policy_series_max: int = 100) -> set[str]:
     """All samples as text."""
     registry = CollectorRegistry()
-    registry.register(StateCollector(state))
+    registry.register(StateCollector(state, policy_series_max))
     text = generate_latest(registry).decode()
     return {line for line in text.splitlines() if not line.startswith("#")}
 
