@@ -1,0 +1,150 @@
+"""
+What counting established traffic by rule costs, on real packets between Pods of one node.
+
+Both Pods are selected in both directions; each of 16 rules allows one port, and each has one
+connection. "not counted": one flow above all others leads established packets past both metric
+tables, so that no megaflow looks at ct_label. ADR 0018 has the figures.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import lab
+from bench.measure import Metric, Options, Table, take_turns
+from bench.throughput import Tools, tools
+from dunlin.pipeline.layout import Table as Pipeline
+from dunlin_lab import netns
+
+RULES = 16
+PORT = 5400
+STREAM_RULE = 5201
+METRICS = (
+    Metric("TCP", "Gbit/s", lower_is_better=False, digits=2),
+    Metric("request/response", "1/s", lower_is_better=False, digits=0),
+    Metric("cycles a packet", "", digits=0),
+    Metric("megaflows", "", digits=0),
+)
+NONE, PLAIN, COUNTED = "no policies", "policies, not counted", "policies, counted by rule"
+POLICIES = f"/apis/networking.k8s.io/v1/namespaces/{lab.NAMESPACE}/networkpolicies"
+PAST = f"table={int(Pipeline.EGRESS_METRIC)},priority=60000,ip"
+
+
+class Scene:
+    """Two Pods on one node, and what the switch says of its work."""
+
+    def __init__(self, cluster: lab.Lab, load: Tools, seconds: float) -> None:
+        self.cluster, self.load, self.seconds = cluster, load, seconds
+        self.node = cluster.nodes[0]
+        pods = cluster.pods(client=self.node["name"], server=self.node["name"])
+        self.client = pods["client"]["netns"]
+        self.server = pods["server"]["netns"]
+        self.address = pods["server"]["ips"][0]
+        cluster.wait()
+
+    def policies(self, *, wanted: bool) -> None:
+        """Both policies, or none."""
+        for name, side, peer in (("server", "ingress", "client"), ("client", "egress", "server")):
+            if not wanted:
+                self.cluster.api.delete(f"{POLICIES}/{name}")
+                continue
+            ports = [PORT + i for i in range(RULES)] + [STREAM_RULE]
+            end = {"podSelector": {"matchLabels": {"app": peer}}}
+            rules = [
+                {"ports": [{"port": port}], {"ingress": "from", "egress": "to"}[side]: [end]}
+                for port in ports
+            ]
+            spec = {
+                "podSelector": {"matchLabels": {"app": name}},
+                "policyTypes": [side.title()],
+                side: rules,
+            }
+            self.cluster.create(POLICIES, {"metadata": {"name": name}, "spec": spec})
+        self.cluster.wait()
+
+    def measure(self, way: str) -> Mapping[str, float]:
+        """One round."""
+        self.policies(wanted=way != NONE)
+        if way == PLAIN:
+            self._ovs("ovs-ofctl", "add-flow", "br-int", f"{PAST},actions=goto_table:60")
+        else:
+            self._ovs("ovs-ofctl", "--strict", "del-flows", "br-int", PAST)
+        self._ovs("ovs-appctl", "revalidator/purge")
+        self._ovs("ovs-appctl", "dpif-netdev/pmd-stats-clear")
+        rate = self._rr()
+        cycles, megaflows = self._cycles(), self._megaflows()
+        stream = self.load._stream(self.client, self.address, self.seconds)  # noqa: SLF001 - a sibling's tool
+        values = (stream["sum_received"]["bits_per_second"] / 1e9, rate, cycles, megaflows)
+        return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
+
+    def _rr(self) -> float:
+        """One connection a rule, all at once."""
+        with ThreadPoolExecutor(RULES) as pool:
+            found = pool.map(self._one, range(PORT, PORT + RULES))
+            return sum(found)
+
+    def _one(self, port: int) -> float:
+        command = [self.load.netload, "rr", self.address, str(port), str(self.seconds)]
+        prefix = ["nsenter", f"--net={self.client}"]
+        done = subprocess.run(
+            [*prefix, *command], capture_output=True, text=True, timeout=60, check=True
+        )
+        found: dict[str, float] = json.loads(done.stdout)
+        return 1e6 / found["p50_us"]
+
+    def _cycles(self) -> float:
+        text = self._ovs("ovs-appctl", "dpif-netdev/pmd-stats-show")
+        found = re.findall(r"avg processing cycles per packet: ([0-9.]+)", text)
+        return float(found[0]) if found else float("nan")
+
+    def _megaflows(self) -> float:
+        return float(len(self._ovs("ovs-appctl", "dpctl/dump-flows").splitlines()))
+
+    def _ovs(self, program: str, *arguments: str) -> str:
+        env = {**os.environ, "OVS_RUNDIR": self.node["ovs_rundir"]}
+        of = ["-O", "OpenFlow15"] if program == "ovs-ofctl" else []
+        done = subprocess.run(
+            [program, *of, *arguments],
+            env=env, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{program} {arguments}: {done.stderr}")
+        return done.stdout
+
+    def serve(self, stack: ExitStack) -> None:
+        """A server for each rule, and for the stream."""
+        ports = range(PORT, PORT + RULES)
+        commands: list[list[str]] = [[self.load.netload, "serve", str(p)] for p in ports]
+        commands.append([self.load.iperf3, "-s", "-p", str(STREAM_RULE)])
+        for command in commands:
+            process = netns.run_in(Path(self.server), partial(_spawn, command))
+            stack.callback(_end, process)
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _end(process: "subprocess.Popen[Any]") -> None:
+    process.terminate()
+    process.wait(10)
+
+
+def run(options: Options) -> list[Table]:
+    """Raises Unavailable."""
+    table = Table("Established traffic of Pods of one node", METRICS, PLAIN)
+    with ExitStack() as stack:
+        load = stack.enter_context(tools())
+        scene = Scene(stack.enter_context(lab.running(1)), load, 0.5 if options.quick else 2.0)
+        scene.serve(stack)
+        ways = {name: partial(scene.measure, name) for name in (NONE, PLAIN, COUNTED)}
+        take_turns(ways, table, options.rounds(5), options.progress)
+        table.notes.append(f"datapath {scene.cluster.datapath}; {RULES} rules each way, in use")
+    return [table]
