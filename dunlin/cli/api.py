@@ -75,7 +75,16 @@ class Installation:
         return {"headers": headers, "timeout": TIMEOUT_S, "trust_env": False}
 
 
+UNPROCESSABLE = 422
+
+
+class BadRequestError(ApiError):
+    """What was asked for cannot be understood; the message is the service's."""
+
+
 def _json(response: httpx.Response) -> Any:
+    if response.status_code == UNPROCESSABLE:
+        raise BadRequestError(response.json().get("error") or response.text)
     if response.is_error:
         raise ApiError(f"{response.url}: {response.status_code} {response.text}")
     return response.json()

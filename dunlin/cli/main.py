@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from dunlin.cli import views
+from dunlin.cli import policy, views
 from dunlin.cli.api import ApiError, Installation, WaitFailedError, installation, wait
 from dunlin.cli.output import Form, console, emit, error_console
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+app.add_typer(policy.app, name="policy")
 
 Url = Annotated[
     str, typer.Option("--url", envvar="DUNLIN_URL", help="An installation; else the lab's.")

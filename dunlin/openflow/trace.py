@@ -120,16 +120,18 @@ class Tracer:
             tuple(run.steps), tuple(run.left), run.conntrack, tuple(run.learned), tuple(run.buckets)
         )
 
-    def trace_all(self, packet: Packet, conntrack: Conntrack | None = None) -> tuple[Trace, ...]:
+    def trace_all(
+        self, packet: Packet, conntrack: Conntrack | None = None, most: int | None = None
+    ) -> tuple[Trace, ...]:
         """
-        One trace for every way that select groups can go.
+        One trace for every way that select groups can go, or for the first `most` of them.
 
         Raises:
             CannotTrace: as `trace`.
         """
         found: list[Trace] = []
         pending: list[tuple[int, ...]] = [()]
-        while pending:
+        while pending and (most is None or len(found) < most):
             prefix = pending.pop()
             taken: list[int] = []
 

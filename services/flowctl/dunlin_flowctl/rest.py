@@ -1,17 +1,21 @@
-"""/v1: switches, flows, groups, intents, counters, wait."""
+"""/v1: switches, flows, groups, intents, counters, wait, policy."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Response
 
+from dunlin.explain.answer import Answer
+from dunlin.explain.question import BadQuestion
 from dunlin.model.ids import IntentId
 from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import CookieIndex, cookie_of
 from dunlin.openflow.flow import Group
+from dunlin.openflow.trace import CannotTrace
 from dunlin.service.http import not_found
 from dunlin_flowctl import views
 from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
 from dunlin_flowctl.counters import CounterCache
+from dunlin_flowctl.explain import Explainer, TooBusy
 from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.models import (
     Counters,
@@ -36,6 +40,7 @@ def router(handles: Handles, waiter: Waiter) -> APIRouter:
     _add_live(routes, handles)
     _add_intents(routes, handles)
     _add_wait(routes, waiter)
+    _add_policy(routes, handles)
     return routes
 
 
@@ -155,6 +160,33 @@ def _add_intents(routes: APIRouter, handles: Handles) -> None:
         if version is None:
             raise not_found("intent", intent_id)
         return views.IntentView(handles).detail(version)
+
+
+def _add_policy(routes: APIRouter, handles: Handles) -> None:
+    explainer = Explainer(handles)
+
+    @routes.get("/policy/explain", tags=["policy"])
+    async def explain(
+        source: Annotated[str, Query(description="`namespace/pod` or an address.")],
+        destination: Annotated[
+            str, Query(description="`namespace/pod`, `svc/namespace/name` or an address.")
+        ],
+        port: Annotated[str, Query(description="`80`, `53/UDP`, a Service's port name, `icmp`.")],
+    ) -> Answer:
+        """
+        Which policies and rules let a new connection pass, or do not; for each address, endpoint.
+
+        It walks the flows that the intents of both nodes lead to; `in_force` says whether the
+        switch holds them already. 422: the question names the word that is wrong.
+        """
+        try:
+            return await explainer.ask(source, destination, port)
+        except BadQuestion as error:
+            raise HTTPException(422, str(error)) from error
+        except TooBusy as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
+        except CannotTrace as error:
+            raise HTTPException(501, f"cannot be walked: {error}") from error
 
 
 def _add_wait(routes: APIRouter, waiter: Waiter) -> None:
