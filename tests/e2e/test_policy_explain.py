@@ -85,8 +85,8 @@ def test_agrees_with_real_packets(shop: Shop, protocol: str) -> None:
     wrong, verdicts = [], set()
     for source in PODS:
         for target in set(PODS) - {source}:
-            names = (f"{shop.namespace}/{name}" for name in (source, target))
-            answer = explained(shop, *names, port)
+            ends = [f"{shop.namespace}/{name}" for name in (source, target)]
+            answer = explained(shop, ends[0], ends[1], port)
             assert len(answer["paths"]) == 2, answer
             for path in answer["paths"]:
                 real = arrives(shop, source, path["destination"]["ip"], protocol)
