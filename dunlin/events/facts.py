@@ -76,10 +76,15 @@ class NodeFact(Fact, frozen=True, kw_only=True, tag="node"):
 
 
 class NamespaceFact(Fact, frozen=True, kw_only=True, tag="namespace"):
-    """A Kubernetes Namespace."""
+    """
+    A Kubernetes Namespace.
+
+    `log_denied`: its annotation `dunlin.dev/log-denied`: what is denied to its Pods is logged.
+    """
 
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    log_denied: bool = False
 
 
 class ContainerPort(Event, frozen=True, kw_only=True):
@@ -189,19 +194,25 @@ class EndpointSliceFact(Fact, frozen=True, kw_only=True, tag="endpointslice"):
 
 
 class NetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="networkpolicy"):
-    """A networking.k8s.io/v1 NetworkPolicy; `spec` as the API server returns it."""
+    """
+    A networking.k8s.io/v1 NetworkPolicy; `spec` as the API server returns it.
+
+    `log_denied`: its annotation `dunlin.dev/log-denied`.
+    """
 
     spec: msgspec.Raw = msgspec.Raw(b"{}")
+    log_denied: bool = False
 
 
 class ClusterNetworkPolicyFact(Fact, frozen=True, kw_only=True, tag="clusternetworkpolicy"):
     """
     A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
 
-    `spec` as the API server returns it.
+    `spec` as the API server returns it. `log_denied`: its annotation `dunlin.dev/log-denied`.
     """
 
     spec: msgspec.Raw = msgspec.Raw(b"{}")
+    log_denied: bool = False
 
 
 class ServiceCIDRFact(Fact, frozen=True, kw_only=True, tag="servicecidr"):

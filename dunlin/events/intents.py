@@ -253,12 +253,13 @@ class PolicyIntent(Intent, frozen=True, kw_only=True, tag="policy"):
     """
     The verdicts of one policy; scope "all".
 
-    Key: `<namespace>/<name>` (cluster-wide: `/<name>`).
+    Key: `<namespace>/<name>` (cluster-wide: `/<name>`). `log`: what its rules deny is logged.
     """
 
     tier: PolicyTier
     priority: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     rules: tuple[PolicyRule, ...] = ()
+    log: bool = False
 
 
 class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
@@ -269,6 +270,7 @@ class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
     that are
     networks. `isolated`: some NetworkPolicy (tier "default") selects these subjects: what no rule
     allows is dropped. `policies`: who selects these subjects (`<namespace>/<name>`), for people.
+    `log`: what is dropped so is logged.
     """
 
     class_id: ClassId
@@ -276,6 +278,7 @@ class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
     clauses: tuple[Clause, ...] = ()
     isolated: bool = False
     policies: tuple[str, ...] = ()
+    log: bool = False
 
 
 class PolicyPortIntent(Intent, frozen=True, kw_only=True, tag="policyport"):

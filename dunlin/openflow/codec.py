@@ -23,6 +23,7 @@ from dunlin.openflow.messages import (
     GroupTooLarge,
     Header,
     Message,
+    Meter,
     OpenFlowError,
     Other,
 )
@@ -55,7 +56,7 @@ __all__ = [
     "encode_echo_reply", "encode_echo_request", "encode_features_request", "encode_flow",
     "encode_flow_delete", "encode_flow_dump_request", "encode_group", "encode_group_delete_all",
     "encode_group_dump_request", "encode_group_stats_request", "encode_hello",
-    "encode_packet_in_format", "encode_packet_out", "encode_port_desc_request",
+    "encode_meter_mod", "encode_packet_in_format", "encode_packet_out", "encode_port_desc_request",
     "encode_port_stats_request", "encode_role_request", "encode_set_async", "encode_set_config",
     "encode_table_stats_request", "parse_header",
 ]  # fmt: skip
@@ -133,6 +134,14 @@ def encode_set_async(
     }
     reasons = [ofp_parser.OFPAsyncConfigPropReasons(kind, 8, mask) for kind, mask in masks.items()]
     return _encode(ofp_parser.OFPSetAsync(_PROTOCOL, reasons), xid)
+
+
+def encode_meter_mod(command: Literal["add", "modify"], meter: Meter, xid: int) -> bytes:
+    """OFPT_METER_MOD: packets a second, the rest dropped; counted by the switch."""
+    flags = ofp.OFPMF_PKTPS | ofp.OFPMF_BURST | ofp.OFPMF_STATS
+    band = ofp_parser.OFPMeterBandDrop(rate=meter.rate, burst_size=meter.burst)
+    number = ofp.OFPMC_ADD if command == "add" else ofp.OFPMC_MODIFY
+    return _encode(ofp_parser.OFPMeterMod(_PROTOCOL, number, flags, meter.meter_id, [band]), xid)
 
 
 def encode_packet_in_format(xid: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from dunlin.openflow.flow import Flow, Group, Match, groups_referred
-from dunlin.openflow.messages import FlowRemoved, InstalledFlow, Port
+from dunlin.openflow.messages import FlowRemoved, InstalledFlow, Meter, Port
 from dunlin.openflow.prerequisites import refusal
 from dunlin.openflow.wire_flow import canonical, canonical_group
 
@@ -34,6 +34,8 @@ ERRORS = {
     "OFPGMFC_UNKNOWN_GROUP": (6, 8),
     "OFPGMFC_BAD_BUCKET": (6, 12),
     "OFPRRFC_STALE": (11, 0),
+    "OFPMMFC_METER_EXISTS": (12, 1),
+    "OFPMMFC_UNKNOWN_METER": (12, 3),
     "OFPBFC_BAD_ID": (17, 2),
     "OFPBFC_MSG_BAD_XID": (17, 9),
     "OFPBFC_MSG_UNSUP": (17, 10),
@@ -92,6 +94,7 @@ class FakeSwitch:
     """The newest that a master or slave has shown; shared by all sessions."""
     master: object = None
     """The session that is master."""
+    meters: dict[int, Meter] = field(default_factory=dict)
 
     def apply(self, mod: Mod) -> None:
         """
@@ -159,6 +162,7 @@ class FakeSwitch:
         """Everything is gone, as after a restart of ovs-vswitchd."""
         self.flows.clear()
         self.groups.clear()
+        self.meters.clear()
         self.generation_id = self.master = None
 
     # --- flows ---

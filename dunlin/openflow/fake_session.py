@@ -25,6 +25,7 @@ from dunlin.openflow.messages import (
     BundleReply,
     FeaturesReply,
     FlowRemoved,
+    Meter,
     OpenFlowError,
     PacketIn,
     Port,
@@ -37,8 +38,9 @@ from dunlin.openflow.wire_group import decode_bundle_add, decode_group_mod
 
 _HELLO, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _FEATURES_REQUEST = 0, 2, 3, 4, 5
 _SET_CONFIG, _PACKET_OUT, _FLOW_MOD, _GROUP_MOD, _MULTIPART_REQUEST = 9, 13, 14, 15, 18
-_BARRIER_REQUEST, _ROLE_REQUEST, _SET_ASYNC = 20, 24, 28
+_BARRIER_REQUEST, _ROLE_REQUEST, _SET_ASYNC, _METER_MOD = 20, 24, 28, 29
 _BUNDLE_CONTROL, _BUNDLE_ADD = 33, 34
+_METER_ADD, _METER_MODIFY = 0, 1
 _ROLES = ("nochange", "equal", "master", "slave")
 FlowCommands = Literal["add", "modify", "modify_strict", "delete", "delete_strict"]
 GroupCommands = Literal["add", "modify", "delete", "insert_bucket", "remove_bucket"]
@@ -120,11 +122,23 @@ class FakeSession:
             _BARRIER_REQUEST: self._barrier,
             _ROLE_REQUEST: self._role,
             _SET_ASYNC: self._nothing,
+            _METER_MOD: self._meter,
             _BUNDLE_CONTROL: self._bundle_control,
             _BUNDLE_ADD: self._bundle_add,
         }
 
     def _nothing(self, _data: bytes, _xid: int) -> list[bytes]:
+        return []
+
+    def _meter(self, data: bytes, _xid: int) -> list[bytes]:
+        command, _, meter_id = struct.unpack_from("!HHI", data, 8)
+        exists = meter_id in self.switch.meters
+        if command == _METER_ADD and exists:
+            raise Refused("OFPMMFC_METER_EXISTS", f"meter {meter_id}")
+        if command == _METER_MODIFY and not exists:
+            raise Refused("OFPMMFC_UNKNOWN_METER", f"meter {meter_id}")
+        rate, burst = struct.unpack_from("!II", data, 20)
+        self.switch.meters[meter_id] = Meter(meter_id, rate, burst)
         return []
 
     def _packet_out(self, data: bytes, _xid: int) -> list[bytes]:

@@ -199,10 +199,15 @@ class Learn(msgspec.Struct, frozen=True, gc=False):
 
 
 class Controller(msgspec.Struct, frozen=True, gc=False):
-    """`controller(max_len=…,userdata=…)`: to the controller, with opaque data."""
+    """
+    `controller(max_len=…,userdata=…,meter_id=…)`: to the controller, with opaque data.
+
+    `meter_id` 0: no meter but the switch's own; only with `userdata`.
+    """
 
     max_len: int = 0xFFFF
     userdata: bytes = b""
+    meter_id: int = 0
 
 
 class MeterAction(msgspec.Struct, frozen=True, gc=False):

@@ -254,6 +254,15 @@ class FlowRemoved:
 
 
 @dataclass(frozen=True, slots=True)
+class Meter:
+    """A meter that drops what is beyond `rate` packets a second, `burst` packets at once."""
+
+    meter_id: int
+    rate: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class PacketIn:
     """
     A packet for the controller (OFPT_PACKET_IN or NXT_PACKET_IN2).

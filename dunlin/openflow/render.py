@@ -226,10 +226,11 @@ def action_text(action: Action, names: Names = NUMBERS) -> str:
             return f"conjunction({conj_id},{clause}/{clauses})"
         case Learn():
             return _learn(action, names)
-        case Controller(max_len=max_len, userdata=userdata):
+        case Controller(max_len=max_len, userdata=userdata, meter_id=meter_id):
             if not userdata:
                 return f"CONTROLLER:{max_len}"
-            return f"controller(max_len={max_len},userdata={userdata.hex('.')})"
+            meter = f",meter_id={meter_id}" if meter_id else ""
+            return f"controller(max_len={max_len},userdata={userdata.hex('.')}{meter})"
         case MeterAction(meter_id=meter_id):
             return f"meter:{meter_id}"
         case Unknown(what=what, data=data):

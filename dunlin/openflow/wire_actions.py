@@ -59,7 +59,7 @@ CT_COMMIT, CT_FORCE = 1, 2
 NO_TABLE = 0xFF
 LEARN_DELETE_LEARNED = 2
 SPEC_IMMEDIATE, SPEC_LOAD, SPEC_KIND_MASK, SPEC_BITS = 0x2000, 0x0800, 0x1800, 0x07FF
-CONTROLLER2_MAX_LEN, CONTROLLER2_USERDATA = 0, 3
+CONTROLLER2_MAX_LEN, CONTROLLER2_USERDATA, CONTROLLER2_METER_ID = 0, 3, 5
 
 
 _CT = struct.Struct("!HIHB3xH")
@@ -170,7 +170,10 @@ def _encode_controller(controller: Controller) -> bytes:
     body = b"" if controller.max_len == 0xFFFF else struct.pack("!HHHxx", 0, 8, controller.max_len)
     length = 4 + len(controller.userdata)
     body += struct.pack("!HH", CONTROLLER2_USERDATA, length) + controller.userdata
-    return experimenter(NXAST_CONTROLLER2, bytes(6) + body + bytes(-length % 8))
+    body += bytes(-length % 8)
+    if controller.meter_id:
+        body += struct.pack("!HHI", CONTROLLER2_METER_ID, 8, controller.meter_id)
+    return experimenter(NXAST_CONTROLLER2, bytes(6) + body)
 
 
 def _encode_learn(learn: Learn) -> bytes:
@@ -367,7 +370,7 @@ def _nested(data: bytes) -> list[Action | Nat]:
 
 
 def _decode_controller(data: bytes) -> Controller:
-    offset, max_len, userdata = 16, 0xFFFF, b""
+    offset, max_len, userdata, meter_id = 16, 0xFFFF, b"", 0
     while offset + 4 <= len(data):
         kind, length = struct.unpack_from("!HH", data, offset)
         if length < 4 or offset + length > len(data):
@@ -376,10 +379,12 @@ def _decode_controller(data: bytes) -> Controller:
             max_len = struct.unpack_from("!H", data, offset + 4)[0]
         elif kind == CONTROLLER2_USERDATA:
             userdata = data[offset + 4 : offset + length]
+        elif kind == CONTROLLER2_METER_ID and length == 8:
+            meter_id = struct.unpack_from("!I", data, offset + 4)[0]
         else:
             raise Unsupported
         offset += (length + 7) // 8 * 8
-    return Controller(max_len, userdata)
+    return Controller(max_len, userdata, meter_id)
 
 
 def _decode_learn(data: bytes) -> Learn:

@@ -224,6 +224,11 @@ REGISTERS = {
 REJECT_USERDATA = b"dunlin-reject"
 REJECT_MAX_LEN = 1300
 
+# … and of denied packets that are to be logged: + what (policy.py); sampled by this meter.
+DENY_USERDATA = b"dunlin-deny"
+DENY_MAX_LEN = 128
+DENY_METER = 1
+
 HAIRPIN_V4 = IPv4Address("169.254.0.253")
 HAIRPIN_V6 = IPv6Address("fd64:756e:6c69:6e::fd")
 

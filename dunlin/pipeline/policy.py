@@ -20,10 +20,22 @@ from dunlin.events.intents import (
     PolicyTier,
 )
 from dunlin.model.addresses import IPAddress, IPNetwork
-from dunlin.openflow.flow import Action, Conjunction, Match, Program, match, set_field, with_fields
+from dunlin.openflow.flow import (
+    Action,
+    Conjunction,
+    Controller,
+    Match,
+    Program,
+    match,
+    set_field,
+    with_fields,
+)
 from dunlin.pipeline.base import FlowMaker
 from dunlin.pipeline.families import FAMILIES, PROTOCOL_NUMBERS, family_of
 from dunlin.pipeline.layout import (
+    DENY_MAX_LEN,
+    DENY_METER,
+    DENY_USERDATA,
     EGRESS_RULE_LABEL_SHIFT,
     EGRESS_RULE_REG,
     GENERATION_MASK,
@@ -99,7 +111,8 @@ def compile_policy(intent: PolicyIntent) -> Program:
         priority = intent.priority - rule_rank(intent, rule)
         when = match(conj_id=rule.conj_id)
         if rule.action != "Accept":
-            make.add(table, priority, when, (), goto)
+            log = log_denied(f"R{rule.conj_id}:{intent.key}", intent.log and rule.action == "Deny")
+            make.add(table, priority, when, log, goto)
             continue
         metric, register, shift = METRICS[rule.direction]
         note = (set_field(register, rule.conj_id),)
@@ -135,8 +148,20 @@ def compile_class(intent: PolicyClassIntent) -> Program:
     if intent.isolated:
         assert intent.role in ("ingress", "egress"), intent.id
         table = TABLES["ingress" if intent.role == "ingress" else "egress", "default"]
-        make.add(table, Priority.DROP, when, (), Table.POLICY_DENY)
+        log = log_denied(f"C{intent.key}", intent.log)
+        make.add(table, Priority.DROP, when, log, Table.POLICY_DENY)
     return Program(tuple(make.flows))
+
+
+def log_denied(what: str, wanted: bool) -> tuple[Action, ...]:  # noqa: FBT001 - said by its name
+    """
+    A sample of these packets goes to the controller, as many as the meter lets through.
+
+    `what`: `C<key of the policyclass intent>` or `R<conj_id>:<key of the policy intent>`.
+    """
+    if not wanted:
+        return ()
+    return (Controller(DENY_MAX_LEN, DENY_USERDATA + what.encode(), DENY_METER),)
 
 
 def compile_port(intent: PolicyPortIntent) -> Program:

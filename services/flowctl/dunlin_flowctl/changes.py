@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Mapping
 import structlog
 
 from dunlin.model.ids import IntentId
+from dunlin.openflow import messages
 from dunlin.openflow.flow import Flow, Group
+from dunlin.pipeline.layout import DENY_METER
 from dunlin_flowctl.adapters.dump import dump
 from dunlin_flowctl.adapters.session import CommitResult, Session
 from dunlin_flowctl.conntrack import StaleUdp
@@ -98,6 +100,7 @@ class Changes:
         """Compare with a dump and write the difference."""
         switch = self.switch
         self.expected.clear()
+        await self._set_meter()
         flows, groups = await dump(self._session, self._handles.settings.dump_max)
         if self._handles.desired.switches.get(switch.node) is not switch:
             return
@@ -150,6 +153,11 @@ class Changes:
         plan = await asyncio.to_thread(plan_sync, parts, flows, groups, rules)
         self._report(plan, cause)
         return Plan(plan.changes, holds=(plan.flows, plan.groups))
+
+    async def _set_meter(self) -> None:
+        """Before any flow that names it: without it the switch would send every packet."""
+        rate = self._handles.settings.deny_log_sample
+        await self._session.set_meter(messages.Meter(DENY_METER, rate, rate))
 
     def _jittered_interval(self) -> float:
         # Spreads load.

@@ -62,6 +62,16 @@ class FlowctlSettings(CommonSettings):
         low=0.0,
     )
     reject_burst: float = setting(250.0, "Refusals for one switch at once.", low=1.0)
+    deny_log_sample: int = setting(
+        20, "Denied packets a second that one switch sends to be logged (a meter).", low=1
+    )
+    deny_log_rate: float = setting(
+        50.0, "Denied streams a second that are logged, of all switches together.", low=0.0
+    )
+    deny_log_burst: float = setting(200.0, "Denied streams logged at once.", low=1.0)
+    deny_log_window_s: float = setting(
+        10.0, "A denied stream is logged once in so long.", unit="seconds", low=0.0
+    )
     counters_interval_s: float = setting(
         1.0, "Counters are read from a switch at most this often.", unit="seconds", low=0.0
     )

@@ -10,6 +10,7 @@ from dunlin.events.state import Applied
 from dunlin.watermarks import Epochs, Watermarks
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.denials import Denials
 from dunlin_flowctl.encode import ProgramCache
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.metrics import FlowctlMetrics
@@ -48,6 +49,9 @@ class Handles:
     moved: Signal = field(default_factory=Signal)
     publisher: "Publisher | None" = None
     _state: tuple[bool, bool] = (False, False)
+
+    def __post_init__(self) -> None:
+        self.denials = Denials(self.desired, self.settings, self.metrics)
 
     @property
     def epochs(self) -> Epochs:

@@ -31,6 +31,12 @@ class FlowctlMetrics:
         self.openflow_errors = counter(
             "openflow_errors_total", "Sessions and messages that went wrong.", "reason"
         )
+        self.denials = counter(
+            "flowctl_denials_total",
+            "Denied packets that switches sent to be logged: logged, repeated, limited, "
+            "unreadable, unknown.",
+            "result",
+        )
         self.rejects = counter(
             "flowctl_rejects_total",
             "Packets for Services without endpoints: tcp_reset and icmp were answered so.",

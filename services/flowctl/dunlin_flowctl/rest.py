@@ -15,6 +15,7 @@ from dunlin.service.http import not_found
 from dunlin_flowctl import views
 from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
 from dunlin_flowctl.counters import CounterCache
+from dunlin_flowctl.denials import Denial
 from dunlin_flowctl.explain import Explainer, TooBusy
 from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.models import (
@@ -164,6 +165,20 @@ def _add_intents(routes: APIRouter, handles: Handles) -> None:
 
 def _add_policy(routes: APIRouter, handles: Handles) -> None:
     explainer = Explainer(handles)
+
+    @routes.get("/policy/denials", tags=["policy"])
+    async def denials(
+        namespace: Annotated[
+            str | None, Query(description="Of either end, or of a policy.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[Denial]:
+        """
+        Denied packets that were logged, newest first, of the switches of this replica.
+
+        Only of namespaces and policies with the annotation `dunlin.dev/log-denied: "true"`.
+        """
+        return list(handles.denials.latest(namespace, limit))
 
     @routes.get("/policy/explain", tags=["policy"])
     async def explain(

@@ -9,6 +9,7 @@ from dunlin.events.state import Applied, AppliedError
 from dunlin.model.ids import IntentId
 from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import is_ours
+from dunlin.pipeline.layout import DENY_USERDATA
 from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
 from dunlin_flowctl.barrier import barriers
 from dunlin_flowctl.changes import Changes, NotMaster
@@ -191,9 +192,12 @@ class SwitchRunner:
         return "audit" if now >= changes.next_audit else ""
 
     def _unasked(self, message: messages.Message) -> None:
-        """Packets to refuse; a flow of ours that somebody else removed: look at once."""
+        """Packets to refuse or to log; a flow of ours that somebody else removed: look at once."""
         if isinstance(message, messages.PacketIn):
-            self._refuser.packet_in(message)
+            if message.userdata.startswith(DENY_USERDATA):
+                self.handles.denials.packet_in(self.node, message)
+            else:
+                self._refuser.packet_in(message)
             return
         if not isinstance(message, messages.FlowRemoved) or self.changes is None:
             return

@@ -1,7 +1,7 @@
 """What the planner knows: the newest facts and the indexes that keep one change cheap."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
@@ -363,8 +363,8 @@ class State:
         policy = PolicyName(*name)
         if new is None:
             return self.policy.put_policy(policy, None)
-        spec = bytes(new.spec)
-        return self.policy.put_policy(policy, *parse_policy(new.namespace, new.name, spec))
+        found, faults = parse_policy(new.namespace, new.name, bytes(new.spec))
+        return self.policy.put_policy(policy, replace(found, log=new.log_denied), faults)
 
     def _index_clusternetworkpolicy(
         self,
@@ -375,7 +375,9 @@ class State:
         policy = PolicyName("", name.name)
         if new is None:
             return self.policy.put_policy(policy, None)
-        return self.policy.put_policy(policy, *parse_cluster_policy(new.name, bytes(new.spec)))
+        found, faults = parse_cluster_policy(new.name, bytes(new.spec))
+        logged = found and replace(found, log=new.log_denied)
+        return self.policy.put_policy(policy, logged, faults)
 
     def _index_pod(self, name: Name, _old: PodFact | None, new: PodFact | None) -> set[Unit]:
         return self.policy.put_pod(PodName(*name), new)
@@ -383,7 +385,8 @@ class State:
     def _index_namespace(
         self, name: Name, _old: NamespaceFact | None, new: NamespaceFact | None
     ) -> set[Unit]:
-        return self.policy.put_namespace(name.name, new.labels if new else None)
+        labels, log = (new.labels, new.log_denied) if new else (None, False)
+        return self.policy.put_namespace(name.name, labels, log=log)
 
     def _index_attachment(
         self, _name: Name, old: AttachmentFact | None, new: AttachmentFact | None

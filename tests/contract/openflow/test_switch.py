@@ -32,6 +32,7 @@ from dunlin.openflow.messages import (
     ErrorMessage,
     FlowDump,
     Message,
+    Meter,
 )
 from tests.contract.openflow.asking import Session, add_groups, errors, flows_of, groups_of
 from tests.fixtures.openflow_samples import GROUPS, MAC, sample_flows
@@ -355,3 +356,14 @@ def test_delete_by_match(session: Session) -> None:
     wide = match(**IP, nw_dst=IPv4Network("10.0.0.0/16"))
     assert not session.ask(codec.encode_flow_delete(0, 0, match=wide))
     assert flows_of(session) == set(flows[2:])
+
+
+def test_meters(session: Session) -> None:
+    """A meter is made once and changed then; each mistake has its name."""
+    meter = Meter(3, 10, 20)
+    unknown = session.ask(codec.encode_meter_mod("modify", meter, 1))
+    assert [e.name for e in unknown if isinstance(e, ErrorMessage)] == ["OFPMMFC_UNKNOWN_METER"]
+    assert not session.ask(codec.encode_meter_mod("add", meter, 2))
+    again = session.ask(codec.encode_meter_mod("add", meter, 3))
+    assert [e.name for e in again if isinstance(e, ErrorMessage)] == ["OFPMMFC_METER_EXISTS"]
+    assert not session.ask(codec.encode_meter_mod("modify", Meter(3, 11, 21), 4))

@@ -76,6 +76,12 @@ actions = st.lists(
         st.builds(Resubmit, st.integers(0, 254)),
         st.builds(Conjunction, NUMBERS, st.integers(1, 64), st.integers(2, 64)),
         st.builds(Controller, st.integers(0, 65535), st.binary(max_size=40)),
+        st.builds(
+            Controller,
+            st.integers(0, 65535),
+            st.binary(min_size=1, max_size=40),
+            st.integers(1, 2**32 - 1),
+        ),
     ),
     max_size=6,
 ).map(tuple)

@@ -39,6 +39,7 @@ from dunlin.openflow.flow import (
     SetField,
     ToGroup,
 )
+from dunlin.openflow.messages import Meter
 from dunlin.openflow.wire_fields import FIELD_ORDER
 from dunlin.openflow.wire_flow import FlowCommand
 from dunlin.openflow.wire_group import GroupCommand
@@ -331,6 +332,10 @@ SESSION: dict[str, tuple[bytes, Callable[[Oracle, Any], Any]]] = {
     "role": (
         codec.encode_role_request("master", 9, 1),
         lambda o, p: p.OFPRoleRequest(o.datapath, 2, 0, 9),
+    ),
+    "meter": (
+        codec.encode_meter_mod("modify", Meter(3, 20, 40), 1),
+        lambda o, p: p.OFPMeterMod(o.datapath, 1, 2 | 4 | 8, 3, [p.OFPMeterBandDrop(20, 40)]),
     ),
     "config": (codec.encode_set_config(128, 1), lambda o, p: p.OFPSetConfig(o.datapath, 0, 128)),
     "open": (

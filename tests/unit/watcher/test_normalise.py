@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from dunlin.events.facts import (
+    ClusterNetworkPolicyFact,
     EndpointSliceFact,
     NamespaceFact,
     NetworkPolicyFact,
@@ -408,3 +409,18 @@ def test_long_input_is_cut() -> None:
     """A value of any length gives an error of bounded length."""
     (text,) = said("service", changed(SERVICE, "spec.ports.0.protocol", "X" * 10_000))
     assert len(text) < 200
+
+
+@pytest.mark.parametrize("kind", ["namespace", "networkpolicy", "clusternetworkpolicy"])
+def test_log_denied(kind: str) -> None:
+    """The annotation is "true" or "false"; anything else is reported by name, and means false."""
+    names = {"name": "x"} | ({"namespace": "default"} if kind == "networkpolicy" else {})
+    for value, expected in (("true", True), ("false", False), (None, False), ("yes", False)):
+        annotations = {} if value is None else {"dunlin.dev/log-denied": value}
+        found = read(kind, {"metadata": {**names, "annotations": annotations}, "spec": {}})
+        fact = found.fact
+        assert isinstance(fact, (NamespaceFact, NetworkPolicyFact, ClusterNetworkPolicyFact))
+        assert fact.log_denied is expected
+        problems = [problem.field for problem in found.problems]
+        wrong = ['metadata.annotations["dunlin.dev/log-denied"]'] if value == "yes" else []
+        assert problems == wrong

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import structlog
 
@@ -340,6 +340,28 @@ class Session:
                 self._commit = None
         self._metrics.bundles.labels("committed" if applied else "refused").inc()
         return CommitResult(bool(applied), commit.errors)
+
+    async def set_meter(self, meter: messages.Meter) -> None:
+        """
+        The meter is there from now on, as asked.
+
+        Raises Refusal: the switch has none.
+        """
+        try:
+            await self._meter("add", meter)
+        except Refusal as refusal:
+            if refusal.error.name != "OFPMMFC_METER_EXISTS":
+                raise
+            await self._meter("modify", meter)
+
+    async def _meter(self, command: Literal["add", "modify"], meter: messages.Meter) -> None:
+        # A modification has no reply: a barrier of the same xid ends it, an error comes before.
+        await self.request(
+            lambda xid: (
+                codec.encode_meter_mod(command, meter, xid) + codec.encode_barrier_request(xid)
+            ),
+            messages.BarrierReply,
+        )
 
     async def set_role(self, role: codec.Role, generation_id: int) -> None:
         """Raises Refusal: the switch has seen a newer generation."""

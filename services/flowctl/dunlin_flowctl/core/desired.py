@@ -10,6 +10,7 @@ from dunlin.model.ids import IntentId, format_dpid
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
 from dunlin_flowctl.core.layer import Layer
+from dunlin_flowctl.core.names import PodNames
 from dunlin_flowctl.core.program import Compiled, Key, Workshop
 from dunlin_flowctl.core.switch import Moment, Switch
 
@@ -61,6 +62,7 @@ class Desired:
         self.failures: dict[IntentId, str] = {}
         self.unreadable: dict[IntentId, str] = {}
         self.revision = 0
+        self.pods = PodNames()
         self._contexts: dict[str, Any] = {}
         self._scoped: dict[str, set[IntentId]] = {}
         self._everywhere: set[IntentId] = set()
@@ -78,6 +80,7 @@ class Desired:
         self.unreadable.pop(intent_id, None)
         before = self.intents.get(intent_id)
         self.intents[intent_id] = version
+        self.pods.put(before.intent if before else None, intent)
         if isinstance(intent, SwitchIntent):
             self._index_switch(before, intent)
             return self._new_context(intent.scope, version.moment)
@@ -99,6 +102,7 @@ class Desired:
         if version is None:
             return set()
         intent = version.intent
+        self.pods.put(intent, None)
         self.failures.pop(intent_id, None)
         if isinstance(intent, SwitchIntent):
             self._scoped.get(intent.scope, set()).discard(intent_id)

@@ -11,7 +11,7 @@ from dunlin.events.facts import (
 )
 from dunlin.model.addresses import IPAddress
 from dunlin_watcher import kube
-from dunlin_watcher.normalise.reader import ANNOTATION_PREFIX, Reader
+from dunlin_watcher.normalise.reader import ANNOTATION_PREFIX, LOG_DENIED, Reader
 
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -60,6 +60,7 @@ def namespace(reader: Reader, _namespace: str, name: str, obj: kube.Object) -> N
         annotations=reader.text_map(
             "metadata.annotations", obj.metadata.annotations, ANNOTATION_PREFIX
         ),
+        log_denied=reader.switched(obj.metadata.annotations, LOG_DENIED),
     )
 
 
@@ -76,7 +77,10 @@ def network_policy(
 ) -> NetworkPolicyFact | None:
     """Its spec as it is; None (bad) when that is no object: half a policy must not be believed."""
     spec = _spec(reader, obj)
-    return None if spec is None else NetworkPolicyFact(namespace=namespace, name=name, spec=spec)
+    if spec is None:
+        return None
+    log = reader.switched(obj.metadata.annotations, LOG_DENIED)
+    return NetworkPolicyFact(namespace=namespace, name=name, spec=spec, log_denied=log)
 
 
 def cluster_network_policy(
@@ -84,7 +88,10 @@ def cluster_network_policy(
 ) -> ClusterNetworkPolicyFact | None:
     """The same for a ClusterNetworkPolicy."""
     spec = _spec(reader, obj)
-    return None if spec is None else ClusterNetworkPolicyFact(name=name, spec=spec)
+    if spec is None:
+        return None
+    log = reader.switched(obj.metadata.annotations, LOG_DENIED)
+    return ClusterNetworkPolicyFact(name=name, spec=spec, log_denied=log)
 
 
 def _spec(reader: Reader, obj: kube.NetworkPolicy) -> msgspec.Raw | None:

@@ -12,6 +12,7 @@ from dunlin.events.facts import Protocol
 from dunlin.model.addresses import IPAddress, IPNetwork
 
 ANNOTATION_PREFIX = "dunlin.dev/"
+LOG_DENIED = f"{ANNOTATION_PREFIX}log-denied"
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -141,6 +142,15 @@ class Reader:
             else:
                 self.bad(f"{field}[{quoted(key)}]", "type", f"expected text, got {quoted(item)}")
         return found
+
+    def switched(self, annotations: Any, key: str) -> bool:
+        """An annotation that says "true" or "false"; none is false, another value is bad."""
+        value = item(annotations, key)
+        if value in (None, "true", "false"):
+            return bool(value == "true")
+        field = f"metadata.annotations[{quoted(key)}]"
+        self.bad(field, "value", f'expected "true" or "false", got {quoted(value)}')
+        return False
 
     def time_ms(self, field: str, value: Any) -> int | None:
         """An RFC 3339 time as Unix milliseconds; null stays None."""

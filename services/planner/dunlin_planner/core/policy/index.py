@@ -66,6 +66,7 @@ class PolicyIndex:
         self._bindings: Counter[Binding] = Counter()
         self._by_name: dict[str, set[Binding]] = defaultdict(set)
         self._owners: dict[ConjunctionKey, PolicyName] = {}
+        self._logged: set[str] = set()
 
     # --- queries ----------------------------------------------------------------------------------
 
@@ -91,6 +92,10 @@ class PolicyIndex:
         attached = [a for a in self.attachments.get(pod, {}).values() if is_of(a, fact)]
         found = {ip for attachment in attached for ip in attachment.ips} or set(fact.ips)
         return tuple(sorted(found, key=lambda ip: (ip.version, int(ip))))
+
+    def logs(self, name: PolicyName) -> bool:
+        """What this policy isolates from is logged: by its own annotation, or its namespace's."""
+        return self.policies[name].policy.log or name.namespace in self._logged
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -121,9 +126,17 @@ class PolicyIndex:
         self.groups.put_pod(pod, fact.labels if fact is not None and member else None)
         return touched | self._classify([pod])
 
-    def put_namespace(self, name: str, labels: dict[str, str] | None) -> set[Unit]:
-        """A namespace came, changed or went."""
-        return self._classify(self.groups.put_namespace(name, labels))
+    def put_namespace(
+        self, name: str, labels: dict[str, str] | None, *, log: bool = False
+    ) -> set[Unit]:
+        """A namespace came, changed or went; `log`: what is denied to its Pods is logged."""
+        touched = self._classify(self.groups.put_namespace(name, labels))
+        if log != (name in self._logged):
+            self._logged ^= {name}
+            for (_, group), names in self.subjects.items():
+                if any(policy.namespace == name for policy in names):
+                    touched |= set(map(class_unit, self.classes.having(group)))
+        return touched
 
     def put_policy(
         self, name: PolicyName, policy: Policy | None, faults: tuple[Fault, ...] = ()

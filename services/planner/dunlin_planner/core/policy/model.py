@@ -114,6 +114,7 @@ class Policy:
 
     `directions`: in which it has a say; a tier "default" policy isolates what it selects there.
     `priority`: of a ClusterNetworkPolicy, 0 … 1000, the smaller first; 0 for a NetworkPolicy.
+    `log`: what it denies is logged.
     """
 
     name: PolicyName
@@ -122,6 +123,7 @@ class Policy:
     directions: tuple[PolicyDirection, ...]
     rules: tuple[Rule, ...] = ()
     priority: int = 0
+    log: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ def _policy(
         tier=known.policy.tier,
         priority=priority_of(known.policy),
         rules=tuple(sorted(rules, key=lambda rule: (rule.direction, rule.index, rule.conj_id))),
+        log=known.policy.log and known.policy.tier != "default",
     )
     return (intent,), findings
 
@@ -130,9 +131,14 @@ def _class(index: PolicyIndex, class_id: int) -> Iterator[PolicyClassIntent]:
         class_id=class_id,
         role=found.role,
         clauses=in_order(set(_subject_clauses(index, found, policies))),
-        isolated=any(index.policies[name].policy.tier == "default" for name in policies),
+        isolated=bool(isolating := _isolating(index, policies)),
         policies=tuple(sorted(f"{name.namespace}/{name.name}" for name in policies)),
+        log=any(index.logs(name) for name in isolating),
     )
+
+
+def _isolating(index: PolicyIndex, policies: set[PolicyName]) -> set[PolicyName]:
+    return {name for name in policies if index.policies[name].policy.tier == "default"}
 
 
 def _policies_of(index: PolicyIndex, found: PolicyClass) -> Iterator[PolicyName]:
