@@ -50,6 +50,23 @@ class Installation:
                 problems.append(f"{url}{path}: {error}")
         raise ApiError(f"{service} does not answer: " + "; ".join(problems))
 
+    def every(self, service: str, path: str, **params: str) -> list[Any]:
+        """
+        JSON of each replica that answers.
+
+        Raises:
+            ApiError: none does, or an answer is an error.
+        """
+        found, problems = [], []
+        for url in self.candidates(service):
+            try:
+                found.append(_json(httpx.get(url + path, params=params, **self._options())))
+            except httpx.HTTPError as error:
+                problems.append(f"{url}{path}: {error}")
+        if not found:
+            raise ApiError(f"{service} does not answer: " + "; ".join(problems))
+        return found
+
     def lines(
         self, service: str, path: str, **params: str | int | bool
     ) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -59,6 +60,21 @@ def stats(
     params = {"namespace": namespace} if namespace else {}
     found = installation(url, name).get("metrics", "/v1/policies", **params)
     emit(output, found, counted(found))
+
+
+@app.command()
+def denials(
+    namespace: Annotated[str, typer.Argument(help="Only of this namespace.")] = "",
+    limit: Annotated[int, typer.Option(help="How many of the latest.", min=1, max=1000)] = 50,
+    url: Url = "",
+    name: Name = "dunlin",
+    output: Output = Form.TABLE,
+) -> None:
+    """The latest denied packets, where the annotation `dunlin.dev/log-denied` asks for them."""
+    params = {"limit": str(limit), **({"namespace": namespace} if namespace else {})}
+    found = installation(url, name).every("flowctl", "/v1/policy/denials", **params)
+    newest = sorted((one for part in found for one in part), key=lambda one: -one["at_ms"])[:limit]
+    emit(output, newest, [denied(newest)])
 
 
 # --- what people see ------------------------------------------------------------------------------
@@ -150,6 +166,34 @@ def _policies(judgement: Item) -> str:
     return ", ".join(
         f"{_policy(policy)} [revision {policy['revision']}]" for policy in judgement["isolated_by"]
     )
+
+
+def denied(found: list[Item]) -> Any:
+    """One line an entry, the newest first."""
+    rows = []
+    for one in found:
+        at = datetime.fromtimestamp(one["at_ms"] / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+        why = "isolated" if one["rule"] < 0 else f"rule {one['rule']} denies"
+        ends = [
+            f"{one[end] or one[f'{end}_ip']}:{one[f'{end}_port']}"
+            for end in ("source", "destination")
+        ]
+        asked = f" (by {one['asked']})" if one["asked"] else ""
+        row = [at, one["node"], one["direction"], ends[0], ends[1] + asked, one["protocol"]]
+        rows.append([escape(cell) for cell in (*row, ", ".join(one["policies"]), why)])
+        rows[-1].append(str(one["packets"]))
+    columns = [
+        "time (UTC)",
+        "node",
+        "direction",
+        "from",
+        "to",
+        "protocol",
+        "policies",
+        "why",
+        "packets",
+    ]
+    return table("Denied packets", columns, rows)
 
 
 def counted(found: Item) -> Iterator[Any]:

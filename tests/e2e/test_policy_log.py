@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -78,7 +79,7 @@ def test_by_policy(shop: Shop) -> None:
         names = [f"{shop.namespace}/{name}" for name in ("one", "two")]
         (entry,) = eventually(
             f"the packet to {ip} is logged",
-            lambda ip=ip: logged(shop, destination_ip=ip, protocol="UDP"),
+            partial(logged, shop, destination_ip=ip, protocol="UDP"),
             10.0,
         )
         assert (entry["policies"], entry["direction"], entry["rule"]) == (names, "ingress", -1)
@@ -91,7 +92,7 @@ def test_by_policy(shop: Shop) -> None:
 
 @pytest.mark.timeout(120)
 def test_by_namespace_and_through_a_service(shop: Shop) -> None:
-    """What was asked for is named where load balancing has chosen the Pod; allowed is not logged."""
+    """The Service that was asked for is named beside the Pod; what is allowed is not logged."""
     (address, *_) = shop.cluster.service(shop.namespace, "server", {"app": "server"})
     shop.cluster.endpoints_ready(shop.namespace, "server", 1)
     shop.policy("in", podSelector=SERVER, ingress=[{"from": [{"podSelector": SERVER}]}])
