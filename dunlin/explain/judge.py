@@ -3,6 +3,8 @@
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from dunlin.events.intents import (
     AnyIntent,
     PolicyClassIntent,
@@ -122,5 +124,5 @@ def without(program: Program, conj_ids: Container[int]) -> Program:
             flows.append(flow)
         elif kept:
             # A clause flow without any clause would drop.
-            flows.append(replace(flow, actions=kept))
+            flows.append(msgspec.structs.replace(flow, actions=kept))
     return Program(tuple(flows), program.groups)

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from dunlin.events.facts import Protocol
-from dunlin.events.intents import AnyIntent, EndpointIntent
+from dunlin.events.intents import AnyIntent
 from dunlin.explain.answer import Judgement, RuleRef
 from dunlin.explain.judge import Judge, without
 from dunlin.explain.world import World
-from dunlin.model.addresses import IPAddress
+from dunlin.model.addresses import IPAddress, mac_to_int
 from dunlin.openflow.fields import ETH_IPV4, ETH_IPV6
 from dunlin.openflow.flow import OFPP_CONTROLLER, Bucket, Group
 from dunlin.openflow.packet import Packet, address_fields, packet, port_fields
-from dunlin.openflow.trace import Choose, Trace, Tracer
+from dunlin.openflow.trace import Choose, Left, Trace, Tracer
 from dunlin.pipeline.families import PROTOCOL_NUMBERS
 from dunlin.pipeline.layout import Zone, table_names
 
@@ -82,6 +82,7 @@ class Walker:
         self._world = world
         self._intents = intents
         self._tracers: dict[str, Tracer] = {}
+        self._routers = {mac_to_int(s.router_mac): node for node, s in world.switches.items()}
 
     def walk(self, start: Start, fields: dict[str, int]) -> list[Walked]:
         """Every way from there, one for each endpoint that may be chosen, and that node's end."""
@@ -99,7 +100,7 @@ class Walker:
         if trace.dropped or trace.ports == (OFPP_CONTROLLER,):
             yield Walked(ip, port, False, _end(trace), mine)
             return
-        there = self._next(node, trace.ports[0], ip)
+        there = self._next(node, trace.left[0])
         if there is None:
             yield Walked(ip, port, True, "", mine)
             return
@@ -114,14 +115,12 @@ class Walker:
         theirs = tuple(j for j in theirs if j.direction == "ingress")
         yield Walked(ip, port, arrived, "" if arrived else _end(last), _joined(mine, theirs))
 
-    def _next(self, node: str, port: int, ip: IPAddress) -> str | None:
-        """The node that a packet for `ip` comes to when it leaves by an uplink or a tunnel."""
+    def _next(self, node: str, left: Left) -> str | None:
+        """The node whose router a packet is addressed to when it leaves for another one."""
         switch = self._world.switches[node]
-        if port not in (switch.uplink_port, switch.tunnel_port) or not port:
+        if left.port not in {switch.uplink_port, switch.tunnel_port} - {0}:
             return None
-        owners = {e.scope for e in self._intents if isinstance(e, EndpointIntent) and ip in e.ips}
-        there = next(iter(sorted(owners - {node})), "") or self._world.node_at(ip)
-        return there if there and there != node and there in self._world.switches else None
+        return self._routers.get(left.packet.get("eth_dst", 0))
 
     def _arrival(self, node: str, port: int, there: str) -> int:
         """By the same kind of port."""

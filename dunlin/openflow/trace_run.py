@@ -152,7 +152,7 @@ class Run:
 
     def _decide(self, flows: list[Flow], tier: list[Flow], packet: dict[str, int]) -> Flow | None:
         hard = [flow for flow in tier if not any(isinstance(a, Conjunction) for a in flow.actions)]
-        if len(hard) > 1:
+        if len({(flow.goto, flow.actions) for flow in hard}) > 1:
             raise CannotTrace(f"two flows of one priority match: {hard[0]} and {hard[1]}")
         complete = _complete([flow for flow in tier if flow not in hard])
         if hard and complete:

@@ -3,6 +3,7 @@
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
+from msgspec.structs import replace
 
 from dunlin.openflow.conntrack import Conntrack
 from dunlin.openflow.flow import (
@@ -319,10 +320,13 @@ def test_what_it_does_not_know_it_refuses(actions: tuple[Action, ...], words: st
 
 
 def test_undefined_programs_are_refused() -> None:
-    """Two flows of one priority match, one key or group twice, an unknown match field."""
-    two = [Flow(0, 1, match(in_port=1)), Flow(0, 1, match(**IP))]
+    """Two flows of one priority match and differ, one key or group twice, an unknown field."""
+    two = [Flow(0, 1, match(in_port=1)), Flow(0, 1, match(**IP), (set_field("reg0", 1),))]
     with pytest.raises(CannotTrace, match="one priority"):
         Tracer(two).trace(UDP)
+    with pytest.raises(CannotTrace, match="one priority"):
+        Tracer([replace(two[0], actions=(set_field("reg0", 2),)), two[1]]).trace(UDP)
+    assert Tracer([replace(two[0], actions=two[1].actions), two[1]]).trace(UDP).dropped
     assert Tracer(two).trace({**UDP, "in_port": 2}).dropped
     with pytest.raises(CannotTrace, match="the key"):
         Tracer([two[0], two[0]])
