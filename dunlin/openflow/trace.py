@@ -2,8 +2,8 @@
 A packet's way through flows and groups, computed: what it meets, becomes, and where it leaves.
 
 Pure, and strict: what it does not know, or what OVS leaves undefined (two flows of one priority
-that both match and differ), raises `CannotTrace` instead of a guess. Held to OVS's own ofproto/trace by a
-contract test.
+that both match and differ), raises `CannotTrace` instead of a guess. Held to OVS's own
+ofproto/trace by a contract test.
 """
 
 from collections import defaultdict
