@@ -74,7 +74,7 @@ def denials(
     params = {"limit": str(limit), **({"namespace": namespace} if namespace else {})}
     found = installation(url, name).every("flowctl", "/v1/policy/denials", **params)
     newest = sorted((one for part in found for one in part), key=lambda one: -one["at_ms"])[:limit]
-    emit(output, newest, [denied(newest)])
+    emit(output, newest, denied(newest))
 
 
 # --- what people see ------------------------------------------------------------------------------
@@ -168,32 +168,31 @@ def _policies(judgement: Item) -> str:
     )
 
 
-def denied(found: list[Item]) -> Any:
-    """One line an entry, the newest first."""
-    rows = []
+def denied(found: list[Item]) -> Iterator[Text]:
+    """A line an entry, the newest first: a table of nine columns fits no terminal."""
+    if not found:
+        yield Text("nothing was logged as denied", style="dim")
     for one in found:
         at = datetime.fromtimestamp(one["at_ms"] / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
-        why = "isolated" if one["rule"] < 0 else f"rule {one['rule']} denies"
-        ends = [
-            f"{one[end] or one[f'{end}_ip']}:{one[f'{end}_port']}"
-            for end in ("source", "destination")
-        ]
+        text = Text(f"{at}Z ", style="dim")
+        text.append(f"{one['node']} {one['direction']} ", style="")
+        text.append(f"{_ended(one, 'source')} -> {_ended(one, 'destination')}", style="cyan")
         asked = f" (by {one['asked']})" if one["asked"] else ""
-        row = [at, one["node"], one["direction"], ends[0], ends[1] + asked, one["protocol"]]
-        rows.append([escape(cell) for cell in (*row, ", ".join(one["policies"]), why)])
-        rows[-1].append(str(one["packets"]))
-    columns = [
-        "time (UTC)",
-        "node",
-        "direction",
-        "from",
-        "to",
-        "protocol",
-        "policies",
-        "why",
-        "packets",
-    ]
-    return table("Denied packets", columns, rows)
+        text.append(f"{asked} {one['protocol']} ", style="")
+        names = ", ".join(one["policies"])
+        text.append("denied", style="red")
+        why = f"isolated by {names}" if one["rule"] < 0 else f"rule {one['rule']} of {names}"
+        more = f" ({one['packets']} packets)" if one["packets"] > 1 else ""
+        text.append(f": {why}{more}", style="")
+        yield text
+
+
+def _ended(one: Item, end: str) -> str:
+    """`shop/web:40000`, or the address."""
+    ip = one[f"{end}_ip"]
+    host = one[end] or (f"[{ip}]" if ":" in ip else ip)
+    port = one[f"{end}_port"]
+    return f"{host}:{port}" if port else host
 
 
 def counted(found: Item) -> Iterator[Any]:

@@ -77,11 +77,11 @@ def _numbers(fields: tuple[str, ...], total: Total | None) -> dict[str, float]:
 
 
 def _denied(state: State, namespace: str | None) -> Iterator[dict[str, Any]]:
-    """By isolation (`rule` None), and by rules that deny."""
+    """By isolation (`rule` None), and by rules that deny; only where something was denied."""
     for target, total in state.meter.of("denied"):
         names = list(target[2:])
         where = names[0].split("/", 1)[0] if names else ""
-        if namespace in (None, where):
+        if namespace in (None, where) and total.values[0]:
             yield {
                 "namespace": where,
                 "policies": names,
@@ -90,7 +90,7 @@ def _denied(state: State, namespace: str | None) -> Iterator[dict[str, Any]]:
                 **_numbers(DENIED_FIELDS, total),
             }
     for target, total in _denying(state):
-        if namespace in (None, ""):
+        if namespace in (None, "") and total.values[0]:
             yield {
                 "namespace": "",
                 "policies": [target[1].lstrip("/")],

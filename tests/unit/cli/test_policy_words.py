@@ -90,7 +90,8 @@ def test_denied_packets() -> None:
         "destination_ip": "192.0.2.1", "destination_port": 53, "protocol": "UDP",
         "asked": "10.96.0.1:53", "packets": 2,
     }  # fmt: skip
-    text = shown(denied([one]))
+    text = shown(*denied([one, {**one, "rule": 3, "destination_ip": "fd00::1", "asked": ""}]))
     assert "00:00:00.000" in text
-    assert "shop/web:4" in text
-    assert "192.0.2.1:53 (by 10.96.0.1:53)" in text
+    assert "shop/web:4 -> 192.0.2.1:53 (by 10.96.0.1:53) UDP denied: isolated by shop/a (2" in text
+    assert "shop/web:4 -> [fd00::1]:53 UDP denied: rule 3 of shop/a" in text
+    assert "nothing" in shown(*denied([]))
