@@ -22,7 +22,7 @@ import yaml
 
 from dunlin_lab.apiserver.certificates import Certificates, certificates_in, signing_key_in
 from dunlin_lab.catalogue import CONTROLLER_MANAGER, Spec
-from dunlin_lab.plan import POD_CIDRS, SERVICE_CIDRS, Site, networks
+from dunlin_lab.plan import Cidrs, Site, networks
 from dunlin_lab.state import write_atomically
 
 EXECUTABLES = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -110,10 +110,11 @@ def _apiserver(
         f"--cert-dir={base / 'certs'}",
         f"--token-auth-file={base / 'tokens.csv'}",
         "--authorization-mode=RBAC",
-        f"--service-cluster-ip-range={networks(SERVICE_CIDRS)}",
+        f"--service-cluster-ip-range={networks(site.service_cidrs)}",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={signing_key}",
         f"--service-account-signing-key-file={signing_key}",
+        "--allow-privileged=true",
         "--disable-admission-plugins=ServiceAccount",
         # No Pod reaches the management network; the embedded API has no such endpoint either.
         "--endpoint-reconciler-type=none",
@@ -133,13 +134,22 @@ def _controller_manager(site: Site, folder: Path, trust: Certificates, signing_k
         f"--root-ca-file={trust.authority}",
         f"--service-account-private-key-file={signing_key}",
         "--allocate-node-cidrs=true",
-        f"--cluster-cidr={networks(POD_CIDRS)}",
-        "--node-cidr-mask-size-ipv4=24",
-        "--node-cidr-mask-size-ipv6=64",
-        f"--service-cluster-ip-range={networks(SERVICE_CIDRS)}",
+        f"--cluster-cidr={networks(site.pod_cidrs)}",
+        *_mask_sizes(site.pod_cidrs),
+        f"--service-cluster-ip-range={networks(site.service_cidrs)}",
         "--leader-elect=false",
     )
     return Spec(CONTROLLER_MANAGER, "0", argv, health=f"https://127.0.0.1:{port}/healthz")
+
+
+def _mask_sizes(cidrs: Cidrs) -> list[str]:
+    """/24 and /64 for a node; of a smaller network a part."""
+    wanted = {4: 24, 6: 64}
+    return [
+        f"--node-cidr-mask-size-ipv{cidr.version}="
+        f"{min(cidr.max_prefixlen - 2, max(cidr.prefixlen, wanted[cidr.version]))}"
+        for cidr in cidrs
+    ]
 
 
 def _write_kubeconfig(path: Path, server: str, token: str, authority: Path) -> None:

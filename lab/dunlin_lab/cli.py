@@ -85,6 +85,9 @@ def up(
     encapsulation: Annotated[
         Literal["auto", "none", "geneve", "vxlan"], typer.Option(help="Between nodes.")
     ] = "auto",
+    pod_cidrs: Annotated[
+        str, typer.Option(help="Pods' addresses; with --kubeconfig, those of that cluster.")
+    ] = plan.networks(plan.POD_CIDRS),
     name: Name = DEFAULT_NAME,
 ) -> None:
     """Build a cluster on this machine and start everything."""
@@ -97,6 +100,7 @@ def up(
             sample=not no_sample and nodes > 0,
             replicas=plan.parse_replicas(replicas or []),
             encapsulation=encapsulation,
+            pod_cidrs=plan.parse_cidrs("--pod-cidrs", pod_cidrs),
         )
         paths = LabPaths.named(name)
         began = time.monotonic()
@@ -206,6 +210,8 @@ def down(name: Name = DEFAULT_NAME) -> None:
     """Remove the lab, whatever state it is in."""
     with _errors():
         removed = removal.down(LabPaths.named(name))
+    if removed.left:
+        error_console.print(f"[yellow]dunlin lab:[/] {removed.left}", highlight=False)
     if not any((removed.processes, removed.namespaces, removed.links, removed.files)):
         console.print(f"there is no lab {name}")
         return

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dunlin_lab import hugepages, links, netns, procs
+from dunlin_lab import foreign, hugepages, links, netns, procs
 from dunlin_lab.paths import ROOT_ENV, LabPaths
-from dunlin_lab.state import Journal, Resource, locked
+from dunlin_lab.state import Journal, NoLabError, Resource, load_state, locked
 
 _ROUNDS_MAX = 10
 """A process may start another while we end it; after so many rounds something is fighting us."""
@@ -35,6 +35,8 @@ class Removed:
     links: int
     hugepages: bool
     files: bool
+    left: str = ""
+    """What may have stayed in somebody's cluster, and why."""
 
 
 def down(
@@ -72,6 +74,7 @@ def _down(paths: LabPaths, pool: hugepages.Hugepages) -> Removed:
     journal = Journal(paths.journal).read()
     namespaces = _namespaces(paths, journal)
     ended = _end_processes(paths, namespaces)
+    left = _leave(paths)
     _unmount(paths, journal)
     try:
         pages = pool.give_back(str(paths.run_dir))
@@ -83,7 +86,17 @@ def _down(paths: LabPaths, pool: hugepages.Hugepages) -> Removed:
     files = paths.run_dir.exists()
     if files:
         shutil.rmtree(paths.run_dir)
-    return Removed(ended, netns_count, link_count, pages, files)
+    return Removed(ended, netns_count, link_count, pages, files, left)
+
+
+def _leave(paths: LabPaths) -> str:
+    """After the end of our kubelet, which would come back with its Nodes."""
+    try:
+        state = load_state(paths)
+    except NoLabError:
+        return ""
+    theirs = state.extra.get("kubernetes") == "kubeconfig"
+    return foreign.leave(Path(state.kubeconfig), paths.name) if theirs else ""
 
 
 def _namespaces(paths: LabPaths, journal: tuple[Resource, ...]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ CLUSTER_POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolici
 SCHEDULER_LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"
 SERVICE_CIDRS = "/apis/networking.k8s.io/v1/servicecidrs"
 
+_NAME = "kubernetes"
+"""Of the ServiceCIDR that the API server was started with."""
 _CRD_FILE = Path(__file__).resolve().parents[2] / "k8s" / "crds" / "clusternetworkpolicies.yaml"
 
 
@@ -122,23 +123,31 @@ def needs_binder(site: plan.Site, options: plan.Options) -> bool:
         return not api.get(SCHEDULER_LEASE).is_success
 
 
-def service_cidrs(kubeconfig: Path) -> str:
+def sort(options: plan.Options) -> str:
+    """`embedded`, `assets` or `kubeconfig`."""
+    if options.kubeconfig is not None:
+        return "kubeconfig"
+    return "embedded" if options.kube_assets is None else "assets"
+
+
+def service_cidrs(options: plan.Options) -> plan.Cidrs:
     """
-    The Service addresses of a cluster, as settings take them; "" where it does not say.
+    The Service addresses: the lab's own choice, or what somebody's cluster says.
 
     Raises:
         UpError: the cluster does not answer.
     """
+    if options.kubeconfig is None:
+        return plan.SERVICE_CIDRS
     try:
-        with client(kubeconfig) as api:
+        with client(options.kubeconfig) as api:
             answer = api.get(SERVICE_CIDRS)
-            if not answer.is_success:
-                return ""
-            items = answer.json().get("items") or []
+            items = answer.json().get("items") or [] if answer.is_success else []
     except (httpx.HTTPError, KubeconfigError, ValueError) as error:
-        raise UpError(f"--kubeconfig {kubeconfig}: {error}") from error
-    cidrs = [cidr for item in items for cidr in item["spec"].get("cidrs") or []]
-    return ",".join(sorted(dict.fromkeys(cidrs), key=lambda cidr: ip_network(cidr).version))
+        raise UpError(f"--kubeconfig {options.kubeconfig}: {error}") from error
+    # More may be added while the cluster runs (ServiceCIDR): the watcher sees them.
+    found = next((item["spec"]["cidrs"] for item in items if item["metadata"]["name"] == _NAME), [])
+    return plan.parse_cidrs("ServiceCIDR", ",".join(found)) if found else plan.SERVICE_CIDRS
 
 
 def _install_crd(site: plan.Site) -> None:

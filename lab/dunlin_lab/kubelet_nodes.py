@@ -53,6 +53,7 @@ async def register(api: KubeApi, node: Node) -> None:
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64" if platform.machine() == "x86_64" else platform.machine(),
         "topology.kubernetes.io/zone": node.zone,
+        **({LAB_LABEL: node.lab} if node.lab else {}),
     }
     body = {
         "apiVersion": "v1",

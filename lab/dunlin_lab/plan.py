@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from dunlin_lab.catalogue import CONTROL_PLANE, Spec, python
 from dunlin_lab.paths import LabPaths, netns_path
 from dunlin_lab.state import NodeState
 
+Cidrs = tuple[IPv4Network | IPv6Network, ...]
 Encapsulation = Literal["auto", "none", "geneve", "vxlan"]
 
 POD_CIDRS = (IPv4Network("10.244.0.0/16"), IPv6Network("fd00:10:244::/48"))
@@ -48,6 +49,7 @@ class Options:
     sample: bool = True
     replicas: dict[str, int] = field(default_factory=dict)
     encapsulation: Encapsulation = "auto"
+    pod_cidrs: Cidrs = POD_CIDRS
 
     def count(self, service: str) -> int:
         """Replicas of a control-plane service."""
@@ -76,6 +78,22 @@ def parse_replicas(words: list[str]) -> dict[str, int]:
     return counts
 
 
+def parse_cidrs(option: str, text: str) -> Cidrs:
+    """
+    One network, or one of each family, with commas.
+
+    Raises:
+        OptionError: anything else.
+    """
+    try:
+        found = tuple(ip_network(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"{option} {text}: {error}") from error
+    if len({cidr.version for cidr in found}) != len(found):
+        raise OptionError(f"{option} {text}: at most one network of each family")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where things are: made before any process starts."""
@@ -89,6 +107,8 @@ class Site:
     userspace_tso: bool
     port: Callable[[str], int]
     """A free TCP port of an address."""
+    pod_cidrs: Cidrs = POD_CIDRS
+    service_cidrs: Cidrs = SERVICE_CIDRS
 
     def nats_of(self, service: str) -> dict[str, str]:
         """How a service reaches NATS: as its own user, and only the watcher makes streams."""
@@ -98,7 +118,7 @@ class Site:
         }
 
 
-def networks(cidrs: tuple[IPv4Network | IPv6Network, ...]) -> str:
+def networks(cidrs: Cidrs) -> str:
     """As settings take them."""
     return ",".join(map(str, cidrs))
 
@@ -172,8 +192,8 @@ def apiserver_spec(site: Site) -> Spec:
         *("--port", str(port)),
         *("--data-dir", str(site.paths.run_dir / "apiserver")),
         *("--kubeconfig-out", str(site.kubeconfig)),
-        *("--service-cidr", networks(SERVICE_CIDRS)),
-        *("--cluster-cidr", networks(POD_CIDRS)),
+        *("--service-cidr", networks(site.service_cidrs)),
+        *("--cluster-cidr", networks(site.pod_cidrs)),
     )
     return Spec("apiserver", "0", argv, url=f"https://127.0.0.1:{port}")
 
@@ -205,8 +225,8 @@ def _service(site: Site, service: str, replica: str, options: Options) -> Spec:
         **site.nats_of(service),
         "DUNLIN_REPLICA": f"{service}-{replica}",
         "DUNLIN_API_PORT": str(port),
-        "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
-        "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
+        "DUNLIN_POD_CIDRS": networks(site.pod_cidrs),
+        "DUNLIN_SERVICE_CIDRS": networks(site.service_cidrs),
     }
     env |= stream_copies(options)
     if service != "metrics":
@@ -240,8 +260,8 @@ def agent_spec(site: Site, node: NodeState, options: Options, controllers: str) 
         "DUNLIN_OVS_RUNDIR": node.ovs_rundir,
         "DUNLIN_UPLINK": "eth0",
         "DUNLIN_OPENFLOW_CONTROLLERS": controllers,
-        "DUNLIN_POD_CIDRS": networks(POD_CIDRS),
-        "DUNLIN_SERVICE_CIDRS": networks(SERVICE_CIDRS),
+        "DUNLIN_POD_CIDRS": networks(site.pod_cidrs),
+        "DUNLIN_SERVICE_CIDRS": networks(site.service_cidrs),
         "DUNLIN_ENCAPSULATION": options.encapsulation,
         "DUNLIN_STATE_DIR": str(site.paths.run_dir / "agent" / node.name),
         **stream_copies(options),

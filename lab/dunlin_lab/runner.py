@@ -50,6 +50,7 @@ def node_of(paths: LabPaths, state: NodeState, binary: Path) -> Node:
         zone=f"zone-{state.index}",
         ips=state.ips,
         plugin=cni.Plugin(binary, Path(state.netns), conf),
+        lab=paths.name,
     )
 
 

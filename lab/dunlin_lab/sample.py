@@ -14,6 +14,7 @@ import yaml
 
 from dunlin_lab import netns
 from dunlin_lab.api import client
+from dunlin_lab.kubelet_nodes import LAB_LABEL
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.starting import UpError, deadline
 from dunlin_lab.state import LabState
@@ -40,6 +41,8 @@ def apply(state: LabState) -> None:
     with client(Path(state.kubeconfig)) as api:
         for manifest in yaml.safe_load_all(text):
             namespace = manifest["metadata"].get("namespace", "")
+            if manifest["kind"] == "Namespace":
+                manifest["metadata"]["labels"] = {LAB_LABEL: state.name}
             path = _COLLECTIONS[manifest["kind"]].format(namespace=namespace)
             answer = api.post(path, json=manifest)
             if answer.status_code not in (201, 409):

@@ -35,6 +35,8 @@ class Node:
     """Node addresses, IPv4 first."""
     plugin: cni.Plugin
     adds: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ADDS_MAX))
+    lab: str = ""
+    """Name of the lab, for the Node's label."""
     collected: asyncio.Event = field(default_factory=asyncio.Event)
     """Set after the CNI GC of this process: an ADD beside a GC could be collected by it."""
 

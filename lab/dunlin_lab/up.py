@@ -66,7 +66,11 @@ def up(paths: LabPaths, options: plan.Options, report: Report) -> LabState:
             userspace_tso=tso,
             kubeconfig=str(site.kubeconfig),
             nats=site.nats_url,
-            extra={"encapsulation": options.encapsulation, "token_file": str(site.token_file)},
+            extra={
+                "encapsulation": options.encapsulation,
+                "token_file": str(site.token_file),
+                "kubernetes": kube.sort(options),
+            },
         )
         save_state(paths, state)
         with ThreadPoolExecutor(max_workers=4) as pool:
@@ -122,7 +126,16 @@ def _site(
     ports = [free_port(mgmt_ip) for _ in range(options.count("nats"))]
     nats_url = ",".join(f"nats://{plan.NATS_ADMIN}:{password}@{mgmt_ip}:{port}" for port in ports)
     return plan.Site(
-        paths, mgmt_ip, nodes, kubeconfig, nats_url, token_file, userspace_tso, free_port
+        paths,
+        mgmt_ip,
+        nodes,
+        kubeconfig,
+        nats_url,
+        token_file,
+        userspace_tso,
+        free_port,
+        options.pod_cidrs,
+        kube.service_cidrs(options),
     )
 
 

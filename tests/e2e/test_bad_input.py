@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.lab_cluster import REPOSITORY, LabCluster, eventually
 from tests.e2e.traffic import get
+from tests.e2e.unchecked import spoil
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
@@ -57,14 +58,15 @@ def test_bad_service(cluster: LabCluster, shop: tuple[str, dict[str, Any], str])
     """A Service with an unknown protocol is named, counted, and harms nobody."""
     namespace = shop[0]
     before = metric(cluster, "watcher", "dunlin_bad_input_total{")
+    ports = [{"port": 80, "protocol": "FOO"}]
     manifest = {
         "metadata": {"name": "strange"},
-        "spec": {"selector": {"app": "good"}, "ports": [{"port": 80, "protocol": "FOO"}]},
+        "spec": {"selector": {"app": "good"}, "ports": ports},
     }
     path = f"/api/v1/namespaces/{namespace}/services"
     assert cluster.api.post(path, json=manifest).status_code == 422
-    answer = cluster.api.post(path, json=manifest, params={"dunlin-validate": "false"})
-    assert answer.status_code == 201, answer.text
+    cluster.service(namespace, "strange", {"app": "good"})
+    spoil(cluster, f"{path}/strange", {"spec": {"ports": ports}})
     eventually(
         "the bad Service is counted",
         lambda: metric(cluster, "watcher", "dunlin_bad_input_total{") > before,
@@ -84,14 +86,8 @@ def test_bad_pod(cluster: LabCluster, shop: tuple[str, dict[str, Any], str]) -> 
     }
     pods = f"/api/v1/namespaces/{namespace}/pods"
     assert cluster.api.post(pods, json=manifest).status_code == 201
-    status = {"status": {"podIP": "10.244.999.1", "podIPs": [{"ip": "10.244.999.1"}]}}
-    answer = cluster.api.patch(
-        f"{pods}/odd-pod/status",
-        json=status,
-        params={"dunlin-validate": "false"},
-        headers={"Content-Type": "application/merge-patch+json"},
-    )
-    assert answer.status_code == 200, answer.text
+    status = {"podIP": "10.244.999.1", "podIPs": [{"ip": "10.244.999.1"}]}
+    spoil(cluster, f"{pods}/odd-pod", {"status": status})
     eventually(
         "the bad Pod is counted",
         lambda: metric(cluster, "watcher", "dunlin_bad_input_total{") > before,

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dunlin_lab.apiserver.certificates import certificates_in
+from dunlin_lab.foreign import leave
 from dunlin_lab.kubeconfig import KubeconfigError, access, flatten
 
 
@@ -118,3 +119,10 @@ def test_no_server(tmp_path: Path) -> None:
     """A cluster without `server`."""
     with pytest.raises(KubeconfigError, match="no server"):
         access(written(tmp_path, {"token": "t"}, server=""))
+
+
+def test_a_cluster_that_is_away_keeps_no_lab_up(tmp_path: Path) -> None:
+    """`down` is told what may have stayed there, with the label to look for."""
+    left = leave(written(tmp_path, {"token": "t"}, server="http://127.0.0.1:9"), "mylab")
+    assert "dunlin.dev/lab=mylab" in left
+    assert str(tmp_path) in left
