@@ -146,8 +146,10 @@ def service_cidrs(options: plan.Options) -> plan.Cidrs:
     except (httpx.HTTPError, KubeconfigError, ValueError) as error:
         raise UpError(f"--kubeconfig {options.kubeconfig}: {error}") from error
     # More may be added while the cluster runs (ServiceCIDR): the watcher sees them.
-    found = next((item["spec"]["cidrs"] for item in items if item["metadata"]["name"] == _NAME), [])
-    return plan.parse_cidrs("ServiceCIDR", ",".join(found)) if found else plan.SERVICE_CIDRS
+    for item in items:
+        if item["metadata"]["name"] == _NAME:
+            return plan.parse_cidrs("ServiceCIDR", ",".join(item["spec"]["cidrs"]))
+    return plan.SERVICE_CIDRS
 
 
 def _install_crd(site: plan.Site) -> None:
