@@ -88,6 +88,10 @@ def up(
     pod_cidrs: Annotated[
         str, typer.Option(help="Pods' addresses; with --kubeconfig, those of that cluster.")
     ] = plan.networks(plan.POD_CIDRS),
+    without_kubelet: Annotated[
+        list[str] | None,
+        typer.Option(help="A node that you run a kubelet on, may be repeated (docs/install.md)."),
+    ] = None,
     name: Name = DEFAULT_NAME,
 ) -> None:
     """Build a cluster on this machine and start everything."""
@@ -101,6 +105,7 @@ def up(
             replicas=plan.parse_replicas(replicas or []),
             encapsulation=encapsulation,
             pod_cidrs=plan.parse_cidrs("--pod-cidrs", pod_cidrs),
+            without_kubelet=tuple(without_kubelet or ()),
         )
         paths = LabPaths.named(name)
         began = time.monotonic()

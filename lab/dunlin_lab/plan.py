@@ -50,6 +50,8 @@ class Options:
     replicas: dict[str, int] = field(default_factory=dict)
     encapsulation: Encapsulation = "auto"
     pod_cidrs: Cidrs = POD_CIDRS
+    without_kubelet: tuple[str, ...] = ()
+    """Nodes that the user runs a kubelet on."""
 
     def count(self, service: str) -> int:
         """Replicas of a control-plane service."""

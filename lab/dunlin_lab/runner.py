@@ -32,6 +32,8 @@ CNI_ENV = "DUNLIN_CNI"
 """Path of the CNI executable; default: build/bin/dunlin-cni of the checkout."""
 BIND_ENV = "DUNLIN_LAB_BIND"
 """"1": bind Pods that have no node, where the API server comes without a scheduler."""
+WITHOUT_KUBELET = "without_kubelet"
+"""In the lab's state: nodes, with commas, that somebody else plays kubelet of."""
 RESPONDER = "responder@0"
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -63,18 +65,22 @@ def ensure_responder(paths: LabPaths) -> None:
         registry.start(RESPONDER, argv)
 
 
-def _binders(api: KubeApi, nodes: dict[str, Node]) -> list[Coroutine[None, None, None]]:
+def _binders(api: KubeApi, state: LabState) -> list[Coroutine[None, None, None]]:
     """The binder, if this lab wants one."""
     if os.environ.get(BIND_ENV) != "1":
         return []
-    return [Binder(api, frozenset(nodes), PODS_MAX).run()]
+    names = frozenset(node.name for node in state.nodes)
+    return [Binder(api, names, PODS_MAX).run()]
 
 
 async def run(paths: LabPaths, state: LabState) -> None:
     """Until SIGTERM or SIGINT."""
     default = _CHECKOUT / "build" / "bin" / "dunlin-cni"
     binary = Path(os.environ.get(CNI_ENV) or default)
-    nodes = {node.name: node_of(paths, node, binary) for node in state.nodes}
+    foreign = state.extra.get(WITHOUT_KUBELET, "").split(",")
+    nodes = {
+        node.name: node_of(paths, node, binary) for node in state.nodes if node.name not in foreign
+    }
     api = KubeApi.from_kubeconfig(Path(state.kubeconfig))
     kubelet = Kubelet(
         api,
@@ -82,7 +88,7 @@ async def run(paths: LabPaths, state: LabState) -> None:
         Sandboxes(paths, ResponderClient(paths.responder_socket)),
         outside=state.outside.netns,
     )
-    running = asyncio.gather(kubelet.run(), *_binders(api, nodes))
+    running = asyncio.gather(kubelet.run(), *_binders(api, state))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel)

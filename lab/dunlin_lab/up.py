@@ -22,7 +22,7 @@ from dunlin_lab.catalogue import (
 )
 from dunlin_lab.kubeconfig import access, flatten
 from dunlin_lab.paths import LabPaths
-from dunlin_lab.runner import BIND_ENV
+from dunlin_lab.runner import BIND_ENV, WITHOUT_KUBELET
 from dunlin_lab.starting import Report, UpError, deadline, log_tail, start, wait_ready
 from dunlin_lab.state import (
     LabState,
@@ -70,6 +70,7 @@ def up(paths: LabPaths, options: plan.Options, report: Report) -> LabState:
                 "encapsulation": options.encapsulation,
                 "token_file": str(site.token_file),
                 "kubernetes": kube.sort(options),
+                WITHOUT_KUBELET: ",".join(options.without_kubelet),
             },
         )
         save_state(paths, state)
@@ -193,8 +194,10 @@ def _wait_services(site: plan.Site, extra: dict[str, str]) -> None:
         if key.startswith("url:")
     ]
     kube.wait_rest(site, extra)
+    # An agent is ready when its Node is there: without our kubelet that is up to somebody else.
+    foreign = {f"agent@{name}" for name in extra[WITHOUT_KUBELET].split(",")}
     for spec in sorted(specs, key=lambda spec: spec.service == "agent"):
-        if spec.service not in KUBERNETES:
+        if spec.service not in KUBERNETES and spec.process not in foreign:
             wait_ready(site.paths, spec)
 
 
