@@ -221,7 +221,12 @@ def cluster_policy(shop: Shop) -> Iterator[Any]:
     subject = {"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": shop.namespace}}}
 
     def create(name: str, **spec: Any) -> None:
-        manifest = {"metadata": {"name": name}, "spec": {"subject": subject, **spec}}
+        # A real API server wants these of custom resources, unlike of its own.
+        kind = {
+            "apiVersion": "policy.networking.k8s.io/v1alpha2",
+            "kind": "ClusterNetworkPolicy",
+        }
+        manifest = {**kind, "metadata": {"name": name}, "spec": {"subject": subject, **spec}}
         shop.cluster.create(CLUSTER_POLICIES, manifest)
         names.append(name)
         shop.cluster.wait()
