@@ -1,4 +1,4 @@
-"""The chart in a real API server: install, upgrade, uninstall; Secrets outlive all of it."""
+"""Manifests and chart in a real API server: dry runs; install, upgrade, uninstall."""
 
 import shutil
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.deploy.test_chart import BASE, CHART
+from tests.deploy.test_manifests import kustomize
 from tests.fixtures.kube_api import Server, real
 
 pytestmark = [pytest.mark.slow]
@@ -42,6 +43,22 @@ def secrets(server: Server) -> dict[str, dict[str, str]]:
     """Data of Dunlin's Secrets, by name."""
     found = kubectl(server, "get", "secrets", "--field-selector", "type!=helm.sh/release.v1")
     return {item["metadata"]["name"]: item["data"] for item in found}
+
+
+@pytest.mark.parametrize("overlay", ["crds", "overlays/dev", "overlays/dpdk", "."])
+def test_the_server_takes_every_object(server: Server, overlay: str) -> None:
+    """`kubectl apply -k … --dry-run=server` with the strictest validation, without a warning."""
+    where = ["--server", server.url, "--token", server.token, "--insecure-skip-tls-verify"]
+    command = ["kubectl", "--kubeconfig", "/dev/null", *where]
+    namespace = [*command, "create", "namespace", "dunlin-system"]
+    subprocess.run(namespace, check=True, capture_output=True)
+    apply = ["apply", "--dry-run=server", "--validate=strict", "--server-side", "-f", "-"]
+    done = subprocess.run(
+        [*command, *apply], input=kustomize(overlay), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("(server dry run)") == kustomize(overlay).count("\nkind: ")
+    assert not [line for line in done.stderr.splitlines() if "unknown field" in line.lower()]
 
 
 def test_install_upgrade_uninstall(server: Server) -> None:
