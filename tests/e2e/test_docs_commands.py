@@ -60,7 +60,7 @@ def programs(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shop(cluster: LabCluster) -> Iterator[LabCluster]:
     """The lab with the sample that `make up` brings; what a page killed is started again."""
     cluster.kubectl("apply", "-f", str(REPOSITORY / "lab/dunlin_lab/sample.yaml"))
@@ -74,7 +74,7 @@ def shop(cluster: LabCluster) -> Iterator[LabCluster]:
     yield cluster
     cluster.start("flowctl")
     cluster.ready()
-    cluster.kubectl("delete", "namespace", "shop", "--wait=false")
+    cluster.kubectl("delete", "namespace", "shop", "--timeout=50s")
 
 
 @pytest.mark.root

@@ -69,7 +69,7 @@ def test_no_secret_is_logged(cluster: LabCluster) -> None:
         if path.is_file()
     }
     assert {"watcher@0.log", "flowctl@0.log"} <= logs.keys()
-    assert any("nats://***@" in text for text in logs.values()), "the URL is there, hidden"
+    assert all(logs[f"{service}@0.log"] for service in ("watcher", "planner", "flowctl"))
     processes = command_lines(run_dir)
     assert len(processes) > 5
     assert not leaks(secrets, {**logs, **processes})
