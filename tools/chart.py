@@ -284,6 +284,6 @@ FILES: dict[str, Callable[[], str]] = {
     f"{CHART}/files/permissions.conf": lambda: copied("nats/permissions.conf") + "\n",
     **{
         f"{CHART}/files/dashboards/{Path(path).name}": make
-        for path, make in dashboards.FILES.items()
+        for path, make in dashboards.BOARD_FILES.items()
     },
 }

@@ -158,9 +158,18 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: client}
+metadata: {name: client, labels: {app: client}}
 spec:
   containers: [{name: api, image: lab/responder}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: backend}
+spec:
+  podSelector: {matchLabels: {app: backend}}
+  ingress:
+    - from: [{podSelector: {matchLabels: {app: client}}}]
+      ports: [{port: 80}]
 """
 
 
@@ -234,8 +243,14 @@ def test_every_panel_shows_something(compose: Compose) -> None:
     missing = panels()
     assert len(missing) > 20
 
+    client = compose.get("pod", "client")
+    (backend, *_) = compose.get("pods", "-l", "app=backend")["items"]
+
     def all_shown() -> bool:
         answering(compose, 2)
+        # What no rule of the policy allows is counted too.
+        with pytest.raises(AssertionError):
+            compose.call(client, f"http://{backend['status']['podIP']}:81/")
         missing[:] = [item for item in missing if not series(item[1])]
         return not missing
 
