@@ -20,7 +20,8 @@ class Applied(Event, frozen=True, kw_only=True):
 
     Its intents: of scope "all" or `node`. `epoch`: of the intent stream. `programming_ms`: from
     trigger (or publication) of the newest change to its barrier; `sync_ms`: from its first byte to
-    that. `at_ms`: Unix milliseconds.
+    that. `master_since_ms`: when `owner` became the switch's master in this session; `at_ms`: now.
+    Both in Unix milliseconds.
     """
 
     node: str
@@ -35,6 +36,7 @@ class Applied(Event, frozen=True, kw_only=True):
     programming_ms: float | None = None
     sync_ms: float | None = None
     owner: str = ""
+    master_since_ms: int = 0
     at_ms: int = 0
 
     @property

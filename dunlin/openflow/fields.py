@@ -56,6 +56,7 @@ FIELDS = _fields(
     Field("ipv6_dst", 128, Form.IPV6),
     Field("tcp_src", 16, Form.DECIMAL),
     Field("tcp_dst", 16, Form.DECIMAL),
+    Field("tcp_flags", 16, Form.HEX),
     Field("udp_src", 16, Form.DECIMAL),
     Field("udp_dst", 16, Form.DECIMAL),
     Field("sctp_src", 16, Form.DECIMAL),

@@ -110,13 +110,18 @@ class BundleReply:
 
 @dataclass(frozen=True, slots=True)
 class InstalledFlow:
-    """One flow of a dump with its counters; `flags` are OFPFF_*."""
+    """
+    One flow of a dump with its counters.
+
+    `flags` are OFPFF_*; `idle_s`: whole seconds since its last packet.
+    """
 
     flow: Flow
     packets: int = 0
     bytes: int = 0
     duration_s: float = 0.0
     flags: int = 0
+    idle_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)

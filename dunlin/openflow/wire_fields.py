@@ -27,7 +27,7 @@ _OXM = {
     "nw_dst": 12, "tcp_src": 13, "tcp_dst": 14, "udp_src": 15, "udp_dst": 16, "sctp_src": 17,
     "sctp_dst": 18, "icmp_type": 19, "icmp_code": 20, "arp_op": 21, "arp_spa": 22, "arp_tpa": 23,
     "arp_sha": 24, "arp_tha": 25, "ipv6_src": 26, "ipv6_dst": 27, "icmpv6_type": 29,
-    "icmpv6_code": 30, "nd_target": 31, "nd_sll": 32, "nd_tll": 33, "tun_id": 38,
+    "icmpv6_code": 30, "nd_target": 31, "nd_sll": 32, "nd_tll": 33, "tun_id": 38, "tcp_flags": 42,
 }  # fmt: skip
 _NXM_1 = {
     **{f"reg{i}": i for i in range(16)},

@@ -205,22 +205,28 @@ def decode_flow_descs(data: bytes, offset: int) -> tuple[InstalledFlow, ...]:
 def _decode_flow_desc(data: bytes, offset: int, end: int) -> InstalledFlow:
     _, table, priority, idle, hard, flags, _, cookie = _FLOW_DESC.unpack_from(data, offset)
     match, offset = decode_match(data, offset + _FLOW_DESC.size, end)
-    (duration, packets, size), offset = decode_stats(data, offset, end)
+    (duration, packets, size, idle_s), offset = decode_stats(data, offset, end)
     actions, goto = decode_instructions(data[offset:end])
     flow = Flow(table, priority, match, actions, goto, cookie, idle, hard)
-    return InstalledFlow(flow, packets, size, duration, flags)
+    return InstalledFlow(flow, packets, size, duration, flags, idle_s)
 
 
-def decode_stats(data: bytes, offset: int, end: int) -> tuple[tuple[float, int, int], int]:
-    """`struct ofp_stats`: (duration in s, packets, bytes), and where what follows it starts."""
+def decode_stats(data: bytes, offset: int, end: int) -> tuple[tuple[float, int, int, int], int]:
+    """
+    `struct ofp_stats`, and where what follows it starts.
+
+    Returns:
+        Duration in seconds, packets, bytes, whole seconds since the last packet (0: not told).
+    """
     if end - offset >= _STATS.size:
-        _, length, h0, seconds, nanos, h1, _, _, h2, packets, h3, size = _STATS.unpack_from(
+        _, length, h0, seconds, nanos, h1, idle, _, h2, packets, h3, size = _STATS.unpack_from(
             data, offset
         )
         if length == 0x34 and (h0, h1, h2, h3) == _STATS_HEADERS:
-            return (seconds + nanos * 1e-9, packets, size), offset + _STATS.size
+            return (seconds + nanos * 1e-9, packets, size, idle), offset + _STATS.size
     duration, counts, after = read_oxs(data, offset, end)
-    return (duration, counts.get(4, 0), counts.get(5, 0)), after
+    # Of the idle time the upper half is seconds, the lower nanoseconds.
+    return (duration, counts.get(4, 0), counts.get(5, 0), counts.get(1, 0) >> 32), after
 
 
 def read_oxs(data: bytes, offset: int, end: int) -> tuple[float, dict[int, int], int]:
@@ -295,7 +301,7 @@ def decode_flow_removed(data: bytes, xid: int) -> FlowRemoved:
         raise OpenFlowError(f"OFPT_FLOW_REMOVED of {end} bytes")
     table, reason, priority, idle, hard, cookie = _FLOW_REMOVED.unpack_from(data, 8)
     match, offset = decode_match(data, 8 + _FLOW_REMOVED.size, end)
-    (duration, packets, size), _ = decode_stats(data, offset, end)
+    (duration, packets, size, _), _ = decode_stats(data, offset, end)
     known = reason < len(_REMOVED_REASONS)
     name = _REMOVED_REASONS[reason] if known else str(reason)
     flow = Flow(table, priority, match, (), None, cookie, idle, hard)

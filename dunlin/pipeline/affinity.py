@@ -15,10 +15,12 @@ from dunlin.openflow.fields import FIELDS
 from dunlin.openflow.flow import (
     Action,
     Bucket,
+    Flow,
     Group,
     Learn,
     LearnSpec,
     Resubmit,
+    SetField,
     ToGroup,
     match,
     set_field,
@@ -28,6 +30,7 @@ from dunlin.pipeline.base import FlowMaker
 from dunlin.pipeline.families import Family, family_of
 from dunlin.pipeline.layout import (
     ENDPOINT_REG,
+    LIFETIME_REG,
     WANTED_REG,
     Priority,
     Table,
@@ -35,7 +38,7 @@ from dunlin.pipeline.layout import (
 from dunlin.pipeline.spread import split
 
 IDLE_TIMEOUT_MAX_S = 0xFFFF
-"""OpenFlow has 16 bits. A client that was away for longer still has its hash."""
+"""OpenFlow has 16 bits: longer ones are kept by flowctl, see `lifetime_s`."""
 FLAT_MAX = 256
 _BUCKET_IDS = 0xFFFFFF00
 
@@ -65,8 +68,8 @@ def remember(
         int(Table.AFFINITY),
         int(Priority.EXACT),
         make.cookie,
-        _specs(family, group_id),
-        idle_timeout_s=min(timeout_s, IDLE_TIMEOUT_MAX_S),
+        _specs(family, group_id, timeout_s),
+        idle_timeout_s=timeout_s if timeout_s <= IDLE_TIMEOUT_MAX_S else 0,
         delete_learned=True,
     )
     again = (learn, Resubmit(Table.AFFINITY_ENDPOINT))
@@ -117,11 +120,27 @@ def _buckets(numbers: Sequence[int]) -> tuple[Bucket, ...]:
     )
 
 
-def _specs(family: Family, group_id: int) -> tuple[LearnSpec, ...]:
+def lifetime_s(flow: Flow) -> int | None:
+    """
+    After how long without use flowctl removes a learned flow; None: the switch does so itself.
+
+    The flow says so itself: whoever has a dump needs nothing else, and while no flowctl runs a
+    client is remembered for longer, never for less.
+    """
+    for action in flow.actions:
+        if isinstance(action, SetField) and action.field == LIFETIME_REG:
+            return action.value
+    return None
+
+
+def _specs(family: Family, group_id: int, timeout_s: int) -> tuple[LearnSpec, ...]:
     width = FIELDS[family.src].bits
-    return (
+    specs = (
         LearnSpec("match", "eth_type", 16, value=family.eth_type),
         LearnSpec("match", family.src, width, src_field=family.src),
         LearnSpec("match", WANTED_REG, 32, value=group_id),
         LearnSpec("load", ENDPOINT_REG, 32, src_field=ENDPOINT_REG),
     )
+    if timeout_s <= IDLE_TIMEOUT_MAX_S:
+        return specs
+    return (*specs, LearnSpec("load", LIFETIME_REG, 32, value=timeout_s))

@@ -8,8 +8,12 @@ from dunlin.events.intents import SwitchIntent
 from dunlin.model.addresses import GATEWAY_MAC, IPAddress, MacAddress
 from dunlin.model.ids import IntentId
 from dunlin.openflow.cookie import cookie_of
-from dunlin.openflow.flow import Action, Flow, Match, Output, set_field
-from dunlin.pipeline.layout import Table
+from dunlin.openflow.flow import Action, Flow, Match, Move, Output, set_field
+from dunlin.pipeline.layout import NOTHING_REG, Table
+
+# Where it came from is forgotten: it may leave through the same port, and is not in transit.
+# A register that nothing sets is 0; set_field does not take in_port, move does.
+NO_IN_PORT = Move(NOTHING_REG, "in_port")
 
 
 @dataclass(frozen=True)

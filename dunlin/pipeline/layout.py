@@ -208,6 +208,7 @@ AS_IS = Mark(0x4, 0x4)
 ZONE_REG = "reg11"
 WANTED_REG = "reg12"
 ENDPOINT_REG = "reg13"
+LIFETIME_REG = "reg14"
 NOTHING_REG = "reg15"
 
 REGISTERS = {
@@ -217,6 +218,7 @@ REGISTERS = {
     ZONE_REG: "the node's zone: 32 bits of SHA-256 of its name, 0 for none",
     WANTED_REG: "the set of endpoints wanted: a group id",
     ENDPOINT_REG: "the endpoint of a client with affinity: a bucket id of that group",
+    LIFETIME_REG: "of learned flows alone: seconds without use after which flowctl removes it",
     NOTHING_REG: "always 0",
 }
 

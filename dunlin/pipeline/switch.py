@@ -21,7 +21,7 @@ from dunlin.openflow.flow import (
     set_field,
     with_fields,
 )
-from dunlin.pipeline.base import FlowMaker, SwitchContext, deliver, to_gateway
+from dunlin.pipeline.base import NO_IN_PORT, FlowMaker, SwitchContext, deliver, to_gateway
 from dunlin.pipeline.families import FAMILIES, PROTOCOL_NUMBERS, Family, family_of
 from dunlin.pipeline.layout import (
     AS_IS,
@@ -32,7 +32,6 @@ from dunlin.pipeline.layout import (
     FLAGS,
     HAIRPIN_MARK,
     HAS_SCTP,
-    NOTHING_REG,
     REJECT_MAX_LEN,
     REJECT_USERDATA,
     SERVICE,
@@ -44,13 +43,11 @@ from dunlin.pipeline.layout import (
     Zone,
     zone_number,
 )
+from dunlin.pipeline.node_clients import node_clients
 from dunlin.pipeline.policy_state import policy_base
 from dunlin.pipeline.traffic import count_nobody
 
-# Where it came from is forgotten: it may leave through the same port, and is not in transit.
-# A register that nothing sets is 0; set_field does not take in_port, move does.
-_NO_IN_PORT = Move(NOTHING_REG, "in_port")
-_GO_BACK: tuple[Action, ...] = (_NO_IN_PORT, set_field(FLAGS, AS_IS.pair))
+_GO_BACK: tuple[Action, ...] = (NO_IN_PORT, set_field(FLAGS, AS_IS.pair))
 
 ARP = match(eth_type=ETH_ARP)
 ARP_REQUEST = match(eth_type=ETH_ARP, arp_op=1)
@@ -70,6 +67,7 @@ def compile_switch(intent: SwitchIntent) -> Program:
     _neighbours(make)
     _conntrack(make, context)
     _services(make, context)
+    node_clients(make, context)
     policy_base(make, context)
     _forwarding(make, context)
     _hairpin(make, context)
@@ -168,7 +166,7 @@ def _conntrack(make: FlowMaker, context: SwitchContext) -> None:
         back = with_fields(family_of(cidr).to(cidr), match(ct_mark=EXTERNAL_MARK.pair))
         back = with_fields(back, match(ct_state="+trk+rpl"))
         make.add(
-            Table.CONNTRACK_STATE, Priority.EXACT + 5, back, (_NO_IN_PORT,), Table.EGRESS_METRIC
+            Table.CONNTRACK_STATE, Priority.EXACT + 5, back, (NO_IN_PORT,), Table.EGRESS_METRIC
         )
     for ip in context.switch.gateway_ips:
         unsnat = Ct(Zone.SERVICE_SNAT, table=Table.CONNTRACK, nat=Nat())
@@ -308,7 +306,7 @@ def _service_snat(make: FlowMaker, context: SwitchContext) -> None:
             # too.
             nat = Nat("src", ip, ip, EXTERNAL_PORT_MIN, EXTERNAL_PORT_MAX)
             far = Ct(Zone.SERVICE_SNAT, commit=True, table=Table.L3_FORWARD, nat=nat)
-            make.add(table, Priority.DEFAULT, family.any, (_NO_IN_PORT, far))
+            make.add(table, Priority.DEFAULT, family.any, (NO_IN_PORT, far))
 
 
 def mark_hairpin() -> Ct:
@@ -329,10 +327,11 @@ def _forwarding(make: FlowMaker, context: SwitchContext) -> None:
     for cidr in sorted(inside, key=_network_order):
         make.add(Table.L3_FORWARD, Priority.DROP, family_of(cidr).to(cidr))
     for family in FAMILIES:
-        # Only Pods reach the world outside through this switch: nothing is in transit.
+        # Only Pods and the node itself reach the world outside through this switch: nothing is in
+        # transit.
         for port in filter(None, (switch.gateway_port, switch.uplink_port, switch.tunnel_port)):
             transit = with_fields(match(in_port=port), family.any)
-            make.add(Table.L3_FORWARD, Priority.DROP - 1, transit)
+            make.add(Table.L3_FORWARD, Priority.DROP - 2, transit)
         make.add(Table.L3_FORWARD, Priority.DEFAULT, family.any, (), Table.EXTERNAL)
 
 

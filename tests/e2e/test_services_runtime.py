@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.s
 
 AT_ONCE_S = 0.5
 MOVED_WITHIN_S = 1.0
+FOUND_WITHIN_S = 10.0
 
 
 def refused(place: str, address: str, port: int, kind: socket.SocketKind) -> float:
@@ -175,6 +176,38 @@ def test_udp_moves(cluster: LabCluster, version: int) -> None:
         settled = time.monotonic()
         eventually("more answers", lambda: early.first(settled) is not None)
         assert sender.first(settled) is None, "the old port still answers"
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("version", [4, 6])
+def test_udp_moves_when_its_endpoint_went_while_flowctl_was_dead(
+    cluster: LabCluster, version: int
+) -> None:
+    """Nobody told the next flowctl what was there before: the agent finds it, within seconds."""
+    namespace = cluster.namespace(f"udpdead{version}")
+    addresses = cluster.service(namespace, "dns", {"app": "dns"})
+    address = next(a for a in addresses if (":" in a) == (version == 6))
+    for number in range(2):
+        node = cluster.nodes[number]["name"]
+        cluster.pod(namespace, f"dns-{number}", node, labels={"app": "dns"})
+    cluster.pod(namespace, "client", cluster.nodes[0]["name"])
+    pods = {pod["name"]: pod for pod in cluster.pods_ready(namespace, 3)}
+    cluster.endpoints_ready(namespace, "dns", 2)
+    cluster.wait()
+    with Sender(pods["client"]["netns"], address, 53) as sender:
+        eventually("an answer", lambda: sender.answers, 15.0)
+        had = sender.answers[-1][1]
+        cluster.kill("flowctl")
+        cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{had}").raise_for_status()
+        cluster.endpoints_ready(namespace, "dns", 1)
+        eventually("silence", lambda: time.monotonic() - sender.answers[-1][0] > 1.0, 30.0)
+        cluster.start("flowctl")
+        cluster.ready()
+        since = in_force(cluster)
+        eventually("it moves", lambda: sender.first(since, had) is not None, 30.0)
+        took = sender.first(since, had)
+        assert took is not None
+        assert took < FOUND_WITHIN_S, took
 
 
 def check(place: str, address: str, port: int, path: str = "/") -> tuple[int, dict[str, Any], str]:

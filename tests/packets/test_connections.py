@@ -10,6 +10,7 @@ from dunlin.events.intents import ServiceEndpoint
 from dunlin.openflow.flow import Flow
 from dunlin.openflow.packet import packet
 from dunlin.openflow.trace import Trace
+from dunlin.pipeline.affinity import lifetime_s
 from dunlin.pipeline.layout import (
     EXTERNAL_PKT_MARK,
     EXTERNAL_PORT_MIN,
@@ -20,6 +21,7 @@ from dunlin.pipeline.traffic import endpoint_number, number_in_label
 from tests.packets.world import (
     CLIENT,
     GATEWAY,
+    NODE_IP,
     UPLINK,
     World,
     at,
@@ -31,7 +33,7 @@ from tests.packets.world import (
 )
 from tests.unit.planner.build import switch
 
-NODE_IP, CLUSTER_IP, GATEWAY_IP = "192.0.2.1", "10.96.0.10", "10.244.1.1"
+CLUSTER_IP, GATEWAY_IP = "10.96.0.10", "10.244.1.1"
 ROUTER = {"eth_dst": str(switch("n1").router_mac)}
 
 
@@ -203,10 +205,14 @@ def test_affinity_outlives_a_new_endpoint_but_not_its_own() -> None:
 
 
 def test_affinity_timeouts_beyond_openflow() -> None:
-    """16 bits of seconds are the most that a switch remembers."""
-    world = affine((2, 1), (3, 1), timeout_s=86400)
-    ends(world, "p11")
-    assert world.learned[0].idle_timeout_s == 0xFFFF
+    """16 bits of seconds are the most that a switch counts: a longer time is written down."""
+    for timeout_s, idle, lifetime in ((65535, 65535, None), (86400, 0, 86400)):
+        world = affine((2, 1), (3, 1), timeout_s=timeout_s)
+        (kept,) = ends(world, "p11")
+        (learned,) = world.learned
+        assert learned.idle_timeout_s == idle
+        assert lifetime_s(learned) == lifetime
+        assert ends(world, "p11") == {kept}
 
 
 def test_learned_flows_carry_the_cookie_of_their_intent() -> None:
@@ -247,3 +253,66 @@ def test_another_nodes_pod_to_the_node_itself() -> None:
         sent = first_packet("p22", NODE_IP, port) | packet(pkt_mark=EXTERNAL_PKT_MARK)
         (left,) = world.tracer.trace(sent).left
         assert left.port == ends_at
+
+
+@pytest.mark.parametrize("generation", [0, 7], ids=["no policy", "policies"])
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_the_nodes_own_process_to_its_node_port(protocol: Protocol, generation: int) -> None:
+    """To a Pod here from the node's address, to one elsewhere from the gateway's; and back."""
+    web = service(protocol=protocol)
+    here = World.of(web, endpoints(at(1, 1), protocol=protocol), generation=generation)
+    for _ in range(2):
+        request = here.send("host", NODE_IP, 30080, protocol=protocol)
+        assert shown(request) == (11, NODE_IP, 40000, pod_ip(1, 1), 8080)
+        answer = reply(here, request, **FROM_POD_11)
+        assert shown(answer) == (GATEWAY, NODE_IP, 30080, NODE_IP, 40000)
+    there = World.of(web, endpoints(at(2, 1), protocol=protocol), generation=generation)
+    for _ in range(2):
+        request = there.send("host", NODE_IP, 30080, protocol=protocol)
+        port, source, source_port, *rest = shown(request)
+        assert (port, source, rest) == (UPLINK, GATEWAY_IP, [pod_ip(2, 1), 8080])
+        assert source_port >= EXTERNAL_PORT_MIN
+        answer = reply(there, request, UPLINK, **ROUTER)
+        assert shown(answer) == (GATEWAY, NODE_IP, 30080, NODE_IP, 40000)
+
+
+def test_the_nodes_own_process_to_itself_through_its_node_port() -> None:
+    """The endpoint is the node: it answers to the address that leads back through the switch."""
+    world = World.of(service(), endpoints(Endpoint(ip=ip_address(NODE_IP), node="n1")))
+    for _ in range(2):
+        request = world.send("host", NODE_IP, 30080)
+        assert shown(request) == (GATEWAY, str(HAIRPIN_V4), 40000, NODE_IP, 8080)
+        answer = reply(world, request, GATEWAY)
+        assert shown(answer) == (GATEWAY, NODE_IP, 30080, NODE_IP, 40000)
+
+
+@pytest.mark.parametrize("source", ["node", "host"])
+def test_the_nodes_own_process_to_an_endpoint_beyond_the_cluster(source: str) -> None:
+    """Such as an API server that is no node: from the node's address, and back."""
+    world = World.of(service(), endpoints(Endpoint(ip=ip_address("192.0.2.77"))))
+    for _ in range(2):
+        request = world.send(source, CLUSTER_IP, 80)
+        port, address, source_port, *rest = shown(request)
+        assert (port, address, rest) == (GATEWAY, NODE_IP, ["192.0.2.77", 8080])
+        assert source_port >= EXTERNAL_PORT_MIN
+        answer = reply(world, request, UPLINK, pkt_mark=EXTERNAL_PKT_MARK)
+        own = GATEWAY_IP if source == "node" else NODE_IP
+        assert shown(answer) == (GATEWAY, CLUSTER_IP, 80, own, 40000)
+
+
+def test_the_nodes_own_connection_to_itself_is_given_back() -> None:
+    """A port in the NodePort range that is no Service's: every packet of it, both ways."""
+    world = World.of(service(), endpoints(at(1, 1)))
+    for _ in range(2):
+        given = world.send("host", NODE_IP, 31999)
+        assert shown(given) == (GATEWAY, NODE_IP, 40000, NODE_IP, 31999)
+        assert given.conntrack.connections == ()
+
+
+def test_other_ports_of_an_external_ip_are_the_world_outside() -> None:
+    """What the kernel sends here for an address of which the Service has just gone."""
+    world = World.of(service(), endpoints(at(1, 1)))
+    request = world.send("host", "198.51.100.7", 443)
+    assert shown(request)[:2] == (GATEWAY, NODE_IP)
+    answer = reply(world, request, UPLINK, pkt_mark=EXTERNAL_PKT_MARK)
+    assert shown(answer) == (GATEWAY, "198.51.100.7", 443, NODE_IP, 40000)

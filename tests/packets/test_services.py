@@ -15,6 +15,8 @@ from tests.packets.world import (
     CLIENT6,
     DROP,
     NODE,
+    NODE_IP,
+    NODE_IP6,
     REJECT,
     Verdict,
     World,
@@ -25,7 +27,6 @@ from tests.packets.world import (
 )
 
 CLUSTER_IP, CLUSTER_IP6 = "10.96.0.10", "fd00:10:96::10"
-NODE_IP, NODE_IP6 = "192.0.2.1", "2001:db8::1"
 EXTERNAL_IP, VIP = "198.51.100.7", "198.51.100.8"
 SPREAD = (at(1, 1), at(2, 1), at(3, 1))
 EVERYBODY = ((1, 1), (2, 1), (3, 1))
@@ -71,6 +72,66 @@ CASES = [
             ("p12", EXTERNAL_IP, 80): to(*EVERYBODY),
             ("p12", VIP, 80): to(*EVERYBODY),
             ("node", NODE_IP, 30080): to(*EVERYBODY),
+        },
+    ),
+    *case(
+        "the node's own processes: from its own address, kept where the endpoint is here",
+        (outside(), endpoints(at(1, 1))),
+        {
+            ("host", NODE_IP, 30080): to((1, 1)),
+            ("host", EXTERNAL_IP, 80): to((1, 1)),
+            ("host", VIP, 80): to((1, 1)),
+            ("host", CLUSTER_IP, 80): to((1, 1)),
+            ("host", NODE_IP, 31999): NODE,
+            ("host", NODE_IP, 22): NODE,
+        },
+    ),
+    *case(
+        "the node's own processes: translated where the endpoint is elsewhere",
+        (outside(), endpoints(at(2, 1))),
+        {
+            ("host", NODE_IP, 30080): to((2, 1), translated=True),
+            ("host", VIP, 80): to((2, 1), translated=True),
+            ("host", CLUSTER_IP, 80): to((2, 1), translated=True),
+            ("node", VIP, 80): to((2, 1)),
+            ("node", CLUSTER_IP, 80): to((2, 1)),
+        },
+    ),
+    *case(
+        "the node's own processes are not from outside: policy Local does not bind them",
+        (
+            outside(external_policy_local=True),
+            endpoints(at(2, 1)),
+        ),
+        {
+            ("host", NODE_IP, 30080): to((2, 1), translated=True),
+            ("host", EXTERNAL_IP, 80): to((2, 1), translated=True),
+            ("host", VIP, 80): to((2, 1), translated=True),
+        },
+    ),
+    *case(
+        "the node's own processes and nobody to answer",
+        (outside(), endpoints()),
+        {("host", NODE_IP, 30080): REJECT, ("host", VIP, 80): REJECT},
+    ),
+    *case(
+        "the node's own processes within the source ranges, or not: by the node's own address",
+        (
+            outside(load_balancer_source_ranges=(ip_network("192.0.2.0/24"),)),
+            endpoints(at(1, 1)),
+        ),
+        {("host", VIP, 80): to((1, 1)), (CLIENT, VIP, 80): DROP, ("node", VIP, 80): DROP},
+    ),
+    *case(
+        "the node's own processes over IPv6",
+        (
+            service(CLUSTER_IP, CLUSTER_IP6),
+            endpoints(at(1, 1)),
+            endpoints(at(2, 1, version=6), name="web-6"),
+        ),
+        {
+            ("host", NODE_IP6, 30080): to((2, 1), version=6, translated=True),
+            ("host", NODE_IP6, 31999): NODE,
         },
     ),
     *case(
@@ -269,6 +330,8 @@ CASES = [
         {
             ("p12", CLUSTER_IP, 80): to("192.0.2.77:8080", translated=True),
             (CLIENT, NODE_IP, 30080): to("192.0.2.77:8080", translated=True),
+            ("node", CLUSTER_IP, 80): to("192.0.2.77:8080", translated=True),
+            ("host", NODE_IP, 30080): to("192.0.2.77:8080"),
         },
     ),
     *case(
@@ -280,6 +343,8 @@ CASES = [
             (REMOTE_CLIENT_ON_N2, NODE_IP, 30080): to(f"{NODE_IP}:8080"),
             (CLIENT, NODE_IP, 30080): to(f"{NODE_IP}:8080", translated=True),
             ("node", CLUSTER_IP, 80): to(f"{NODE_IP}:8080", translated=True),
+            ("host", NODE_IP, 30080): to(f"{NODE_IP}:8080", translated=True),
+            ("host", CLUSTER_IP, 80): to(f"{NODE_IP}:8080", translated=True),
         },
     ),
     *case(

@@ -39,6 +39,7 @@ from dunlin_planner.state import State
 from tests.unit.planner.build import CLUSTER, node, switch
 
 GATEWAY, UPLINK = 1, 2
+NODE_IP, NODE_IP6 = "192.0.2.1", "2001:db8::1"
 CLIENT, CLIENT6 = "203.0.113.9", "2001:db8:ffff::9"
 ZONES = {1: "za", 2: "za", 3: "zb"}
 DROP, REJECT, NODE = "DROP", "REJECT", "to the node"
@@ -143,8 +144,9 @@ class World:
         """
         The first packet of a connection, or the next one; what it leaves behind is kept.
 
-        `source`: `p11`, `p12` (Pods of n1), `node` (n1 itself), `p21` (a Pod of n2, routed to here)
-        or an address in the world outside.
+        `source`: `p11`, `p12` (Pods of n1), `node` (n1 itself, from its gateway address), `host`
+        (from its own address), `p21` (a Pod of n2, routed to here) or an address in the world
+        outside.
         """
         trace = self.tracer.trace(
             first_packet(source, target, port, **fields), self.conntrack, learned=self.learned
@@ -230,13 +232,15 @@ def address_of(source: str, version: int) -> str:
     """Where a client sends from."""
     if source == "node":
         return "10.244.1.1" if version == 4 else "fd00:10:244:1::1"
+    if source == "host":
+        return NODE_IP if version == 4 else NODE_IP6
     if source.startswith("p") and source[1:].isdigit():
         return pod_ip(int(source[1]), int(source[2]), version)
     return source
 
 
 def _from(source: str, version: int) -> dict[str, MatchValue]:
-    if source == "node":
+    if source in ("node", "host"):
         return {"in_port": GATEWAY}
     if source.startswith("p1"):
         return {"in_port": 10 + int(source[2]), "eth_src": pod_mac(int(source[2]))}
@@ -253,7 +257,7 @@ def _end(trace: Trace, sent: dict[str, int]) -> tuple[str, bool] | str:
         assert left.userdata == REJECT_USERDATA
         return REJECT
     src, dst = ("nw_src", "nw_dst") if sent["eth_type"] == 0x800 else ("ipv6_src", "ipv6_dst")
-    if left.port == UPLINK and left.packet[dst] == sent[dst]:
+    if left.port == sent["in_port"] and all(left.packet[f] == sent[f] for f in (src, dst)):
         return NODE
     kind = type(ip_address("0.0.0.0" if src == "nw_src" else "::"))
     name = next(n for n in ("tcp_dst", "udp_dst", "sctp_dst") if n in sent)

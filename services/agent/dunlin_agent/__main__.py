@@ -4,22 +4,31 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from dunlin.pipeline.layout import Table
+from dunlin.pipeline.node_clients import takes_node_clients
 from dunlin.service.app import ServiceApp, run_service
 from dunlin_agent import rest
 from dunlin_agent.adapters.ipam import Ipam
 from dunlin_agent.adapters.links import PodLinks
 from dunlin_agent.adapters.node_net import NodeNet
+from dunlin_agent.adapters.openflow_local import LocalSwitchError, dump_flows
+from dunlin_agent.adapters.ovs_spec import GATEWAY_PORT, INTEGRATION_BRIDGE
 from dunlin_agent.adapters.ovsdb import Ovs
 from dunlin_agent.adapters.vswitchd import Vswitchd
 from dunlin_agent.cni import CniServer
 from dunlin_agent.config import Settings
+from dunlin_agent.conntrack.shell import Reconcile
+from dunlin_agent.external_shell import ExternalFlows
 from dunlin_agent.facts import Facts
 from dunlin_agent.health.kubeproxy import KubeProxy, now_ms
 from dunlin_agent.health.shell import Health
+from dunlin_agent.intents import Intents
 from dunlin_agent.metrics import AgentMetrics
 from dunlin_agent.node import Node
 from dunlin_agent.pods import Pods
 from dunlin_agent.state import Neighbour
+from dunlin_agent.steering.kernel import SteeringKernel
+from dunlin_agent.steering.shell import Steer
 
 SWITCH_SECONDS: Final = 0.0005
 
@@ -61,6 +70,9 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.ready("node", node.not_ready)
     app.api.include_router(rest.router(facts, node))
 
+    steer = _steer(settings, facts, node, net, vswitchd)
+    app.on_stop("steering", steer.close)
+    external = ExternalFlows(settings, facts, ovs, steer.own_frontends)
     health = Health(
         bus, settings.node, settings.healthz_port, _problem(facts, node), metrics, proxy
     )
@@ -74,12 +86,35 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.task("publish", facts.publish(seed))
     app.task("ports", pods.watch())
     app.task("node", node.run())
-    app.task("health-services", health.follow_services())
+    intents = Intents(bus, settings.node, metrics)
+    reconcile = Reconcile(settings.ovs_rundir, facts, intents, vswitchd, metrics)
+    app.task("intents", intents.follow((health, steer, reconcile)))
+    app.task("steering", steer.run())
+    app.task("conntrack", reconcile.run())
     app.task("health-node", health.follow_node())
     app.task("health-watch", health.watch())
     app.task("health", health.serve())
     app.task("kube-proxy-metrics", proxy.serve(settings.proxy_metrics_bind))
-    app.task("external", node.keep_external_flows())
+    app.task("external", external.keep())
+
+
+def _steer(settings: Settings, facts: Facts, node: Node, net: NodeNet, vswitchd: Vswitchd) -> Steer:
+    """The node's own processes: from when br-int has flows for them."""
+
+    async def served() -> bool:
+        switch = facts.state.switch
+        if node.not_ready() is not None or switch is None:
+            return False
+        table = int(Table.CONNTRACK_STATE)
+        try:
+            flows = await dump_flows(settings.ovs_rundir, INTEGRATION_BRIDGE, table)
+        except LocalSwitchError:
+            return False
+        return takes_node_clients(flows, switch.gateway_port)
+
+    kernel = SteeringKernel(GATEWAY_PORT)
+    ports = (settings.node_port_min, settings.node_port_max)
+    return Steer(kernel, net, vswitchd, served, ports, facts.metrics, facts.pulse.beat)
 
 
 def _problem(facts: Facts, node: Node) -> Callable[[], str | None]:

@@ -7,7 +7,7 @@ br-ext knows no Services: node ports are a range, and what is sent to this node'
 its addresses may be for an external or load balancer IP. What br-int has no Service for comes back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import IPv6Network
 
 from dunlin.events.facts import Protocol
@@ -43,6 +43,7 @@ def external_flows(
     patch_port: int,
     uplink_mac: MacAddress,
     node_ports: tuple[int, int],
+    frontends: Collection[tuple[IPAddress, Protocol, int]] = (),
 ) -> tuple[Flow, ...]:
     """
     Every flow that br-ext has beside NORMAL.
@@ -53,6 +54,7 @@ def external_flows(
         patch_port: OpenFlow port of br-ext that leads to br-int.
         uplink_mac: of the LOCAL port: frames for this node have it.
         node_ports: first and last of the NodePort range.
+        frontends: external and load balancer IPs that are the node's own addresses.
     """
     pod = (set_field("pkt_mark", EXTERNAL_PKT_MARK), Output(patch_port))
     flows = []
@@ -68,6 +70,9 @@ def external_flows(
         flows.append(_flow(later, pod))
         from_patch = with_fields(match(in_port=patch_port), family.to(ip))
         flows.append(_flow(from_patch, (Output(OFPP_LOCAL),)))
+    to_mac = match(in_port=uplink_port, eth_dst=uplink_mac)
+    for ip, protocol, port in sorted(frontends, key=str):
+        flows.append(_flow(with_fields(to_mac, family_of(ip).to_port(ip, protocol, port)), pod))
     flows += _to_this_node(uplink_port, patch_port, uplink_mac, pod)
     return tuple(flows)
 

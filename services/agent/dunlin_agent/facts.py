@@ -57,7 +57,7 @@ class Facts:
         self.applied: Applied | None = None
         self.pulse = Pulse()
         self.blocks_pulse = Pulse()
-        self._metrics = metrics
+        self.metrics = metrics
         self._now_ms = now_ms
         self._on_applied = on_applied
         self._own_prefix = subjects.fact("attachment", node, "x").rpartition(".")[0]
@@ -66,7 +66,7 @@ class Facts:
         """Take one event in, and wake whoever waits for what it brought."""
         self.state, effects = core.step(self.state, event)
         if self.state.ports is not None:
-            self._metrics.attachments.set(len(self.state.ports))
+            self.metrics.attachments.set(len(self.state.ports))
         self.pulse.beat()
         return effects
 
@@ -186,7 +186,7 @@ class Facts:
         try:
             return wire.decode(record.data, kind)
         except (msgspec.MsgspecError, ValueError) as error:
-            self._metrics.common.bad_input(kind.__name__, "unreadable")
+            self.metrics.common.bad_input(kind.__name__, "unreadable")
             log.warning("unreadable message", subject=record.subject, error=str(error))
             return None
 

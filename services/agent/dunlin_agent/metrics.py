@@ -58,6 +58,27 @@ class AgentMetrics:
             "Attempts to listen on such a port that failed.",
             registry=registry,
         )
+        self.steering_routes = Gauge(
+            "dunlin_agent_steering_routes",
+            "Addresses at which the node's own processes are led to br-int, one a port and family.",
+            registry=registry,
+        )
+        self.steering_failures = Counter(
+            "dunlin_agent_steering_failures_total",
+            "Attempts to bring the kernel's rules and routes to that which it refused in part.",
+            registry=registry,
+        )
+        self.stale_connections = Counter(
+            "dunlin_agent_stale_connections_total",
+            "UDP connections removed that led where no Service sent them, found by two looks.",
+            registry=registry,
+        )
+        self.conntrack_seconds = Histogram(
+            "dunlin_agent_conntrack_look_duration_seconds",
+            "One look through conntrack by ovs-vswitchd's control socket.",
+            buckets=SECONDS,
+            registry=registry,
+        )
 
     def observe_cni(self, command: str, code: int, seconds: float) -> None:
         """For `CniServer`."""

@@ -1,5 +1,5 @@
 """
-Keeping the node set up: bridges, the node's addresses on br-ext, its way to Pods, br-ext's flows.
+Keeping the node set up: bridges, the node's addresses on br-ext, its way to Pods.
 
 One loop: establish everything, then wait until something gives reason to look again. When
 ovs-vswitchd dies the node's addresses go home to the uplink first, and out again when it is back.
@@ -15,26 +15,20 @@ from dunlin.events.facts import NextHop, NodeAddress, SwitchFact
 from dunlin.events.rpc import Blocks
 from dunlin.model.addresses import (
     GATEWAY_MAC,
-    IPAddress,
-    MacAddress,
     derived_dpid,
     derived_mac,
     host_network,
 )
 from dunlin.pipeline.families import FAMILIES
-from dunlin.pipeline.layout import Table
 from dunlin_agent import core
 from dunlin_agent.adapters.controllers import Controllers
 from dunlin_agent.adapters.gateway import GatewaySpec
 from dunlin_agent.adapters.ipam import Ipam, IpamError
 from dunlin_agent.adapters.node_net import NodeAddresses, NodeNet, NodeNetError
-from dunlin_agent.adapters.openflow_local import LocalSwitchError, dump_flows, replace_flows
 from dunlin_agent.adapters.ovs_spec import (
     EXTERNAL_BRIDGE,
     GATEWAY_PORT,
-    INTEGRATION_BRIDGE,
     PATCH_TO_EXTERNAL,
-    PATCH_TO_INTEGRATION,
     TUNNEL_PORT,
     ControllerSpec,
     SslSpec,
@@ -45,7 +39,6 @@ from dunlin_agent.adapters.ovsdb import Ovs, PortError
 from dunlin_agent.adapters.ovsdb_session import OvsdbError
 from dunlin_agent.adapters.vswitchd import Vswitchd, VswitchdError
 from dunlin_agent.config import Settings
-from dunlin_agent.external import COOKIE, external_flows, takes_external
 from dunlin_agent.facts import Facts
 from dunlin_agent.metrics import AgentMetrics
 
@@ -56,9 +49,8 @@ RESOLVE_SECONDS: Final = 2.0
 SETTLE_SECONDS: Final = 0.2
 RETRY_MIN_SECONDS: Final = 0.2
 RETRY_MAX_SECONDS: Final = 5.0
-LOOK_AGAIN_SECONDS: Final = 0.5
 
-FAILURES = (OvsdbError, PortError, NodeNetError, VswitchdError, IpamError, LocalSwitchError)
+FAILURES = (OvsdbError, PortError, NodeNetError, VswitchdError, IpamError)
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +77,6 @@ class Node:
         self._metrics = metrics
         self._seen: NodeAddresses | None = None
         self._mourned: str | None = None
-        self._flows_of: tuple[str, MacAddress, tuple[IPAddress, ...]] | None = None
         self._controllers = Controllers(settings.openflow_controllers)
         self._targets: tuple[str, ...] = ()
         self.reason: str | None = "still setting the node up"
@@ -298,53 +289,6 @@ class Node:
 
     async def _tunnel_changed(self, tunnel: str) -> None:
         await self._facts.pulse.until(lambda: self._tunnel(None) != tunnel)
-
-    # --- br-ext -----------------------------------------------------------------------------------
-
-    async def keep_external_flows(self) -> None:
-        """
-        Have br-ext pass Pods' answers to br-int, from when br-int can tell them from the node's.
-
-        Until then, and after each start of ovs-vswitchd, all of it goes to the node.
-        """
-        while True:
-            changed = self._facts.pulse.take()
-            switch = self._facts.state.switch
-            wanted = None if switch is None else _flows_key(switch)
-            if wanted is None or wanted == self._flows_of or not switch or not switch.uplink_port:
-                await changed.wait()
-                continue
-            try:
-                if await self._write_external(switch):
-                    self._flows_of = wanted
-                    continue
-            except (LocalSwitchError, OvsdbError) as error:
-                log.warning("br-ext has no flows for Pods yet", error=str(error))
-            # The pipeline comes over another connection: nothing here announces it for sure.
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-
-    async def _write_external(self, switch: SwitchFact) -> bool:
-        rundir = self._settings.ovs_rundir
-        pipeline = await dump_flows(rundir, INTEGRATION_BRIDGE, int(Table.CLASSIFIER))
-        if not takes_external(pipeline):
-            return False
-        ports = {state.name: state.ofport for state in await self._ovs.interfaces()}
-        addresses = tuple(address.ip for address in switch.addresses)
-        flows = external_flows(
-            addresses,
-            ports[self._settings.uplink],
-            ports[PATCH_TO_INTEGRATION],
-            switch.uplink_mac,
-            (self._settings.node_port_min, self._settings.node_port_max),
-        )
-        await replace_flows(rundir, EXTERNAL_BRIDGE, COOKIE, flows)
-        log.info("br-ext passes Pods' answers on", flows=len(flows))
-        return True
-
-
-def _flows_key(switch: SwitchFact) -> tuple[str, MacAddress, tuple[IPAddress, ...]]:
-    """What br-ext's flows depend on: another life of vswitchd has lost them."""
-    return switch.incarnation, switch.uplink_mac, tuple(address.ip for address in switch.addresses)
 
 
 def _without_macs(found: NodeAddresses | None) -> object:

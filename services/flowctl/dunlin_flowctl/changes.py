@@ -3,15 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import structlog
 
 from dunlin.model.ids import IntentId
 from dunlin.openflow import messages
-from dunlin.openflow.flow import Flow, Group
 from dunlin.pipeline.layout import DENY_METER
-from dunlin_flowctl.adapters.dump import dump
+from dunlin_flowctl.adapters.dump import Dump, dump
 from dunlin_flowctl.adapters.session import CommitResult, Session
 from dunlin_flowctl.conntrack import StaleUdp
 from dunlin_flowctl.core.program import FlowKey, describe_key
@@ -101,17 +100,17 @@ class Changes:
         switch = self.switch
         self.expected.clear()
         await self._set_meter()
-        flows, groups = await dump(self._session, self._handles.settings.dump_max)
+        held = await dump(self._session, self._handles.settings.dump_max)
         if self._handles.desired.switches.get(switch.node) is not switch:
             return
         switch.suspect = False
         work = self._take(retry=True)
         switch.suspect = False
         may_delete = self._handles.may_delete
-        if cause == "connect" and not (flows or groups or work.refused):
+        if cause == "connect" and not (held.flows or held.groups or work.refused):
             plan = self._fresh(cause)
         else:
-            plan = await self._compared(work, flows, groups, cause, may_delete=may_delete)
+            plan = await self._compared(work, held, cause, may_delete=may_delete)
         if await self._write(work, plan):
             switch.leftovers = plan.deferred > 0
             switch.stray_groups = plan.stray_groups
@@ -136,8 +135,7 @@ class Changes:
     async def _compared(
         self,
         work: Work,
-        flows: Mapping[FlowKey, Flow],
-        groups: Mapping[int, Group],
+        held: Dump,
         cause: str,
         *,
         may_delete: bool,
@@ -149,8 +147,9 @@ class Changes:
             remove_foreign=self._handles.settings.remove_foreign,
             protected=cookies_of({*work.refused, *desired.unreadable}),
             changing=frozenset(work.parts),
+            expired=held.expired,
         )
-        plan = await asyncio.to_thread(plan_sync, parts, flows, groups, rules)
+        plan = await asyncio.to_thread(plan_sync, parts, held.flows, held.groups, rules)
         self._report(plan, cause)
         return Plan(plan.changes, holds=(plan.flows, plan.groups))
 

@@ -21,9 +21,10 @@ from dunlin.events.intents import (
 )
 from dunlin.model.ids import IntentId
 from dunlin.openflow import codec
+from dunlin.pipeline.udp import NOTHING, UdpService, udp_service
 from dunlin.subjects import ALL_SCOPE
 from dunlin_flowctl.adapters.session import Session, SessionClosed
-from dunlin_flowctl.core.udp import NOTHING, UdpService, stale, udp_service
+from dunlin_flowctl.core.udp import stale
 
 if TYPE_CHECKING:
     from dunlin_flowctl.core.desired import Desired

@@ -47,6 +47,7 @@ class SwitchRunner:
         self.changes: Changes | None = None
         self.signal = Signal()
         self.reached = Signal()
+        self._master_since_ms = 0
         self._removed_by_others = False
         self._refuser = Refuser(session, handles.settings, handles.metrics)
         self._log = log.bind(node=node, peer=session.peer)
@@ -115,6 +116,7 @@ class SwitchRunner:
             return
         self.changes = Changes(self.handles, self.session, switch, held, self.signal, self.reached)
         self._removed_by_others = False
+        self._master_since_ms = now_ms()
         self.handles.runners[self.node] = self
         self.session.unasked = self._unasked
         self._log.info("owning switch", generation=held.fencing)
@@ -250,5 +252,6 @@ class SwitchRunner:
             programming_ms=self.changes.programming_ms if self.changes else None,
             sync_ms=self.changes.sync_ms if self.changes else None,
             owner=self.handles.settings.replica,
+            master_since_ms=self._master_since_ms,
             at_ms=now_ms(),
         )

@@ -1,5 +1,6 @@
 """The codec against real Open vSwitch, where only OVS can answer."""
 
+import time
 from ipaddress import IPv4Address
 
 import pytest
@@ -10,14 +11,17 @@ from dunlin.openflow.flow import (
     OFPP_LOCAL,
     Controller,
     Flow,
+    Learn,
     Output,
     Resubmit,
     Unknown,
     match,
+    set_field,
 )
 from dunlin.openflow.messages import (
     EchoReply,
     FeaturesReply,
+    FlowDump,
     FlowRemoved,
     GroupStats,
     PacketIn,
@@ -27,7 +31,10 @@ from dunlin.openflow.messages import (
     RoleReply,
     TableStats,
 )
+from dunlin.pipeline import compile_intent
+from dunlin.pipeline.affinity import lifetime_s
 from tests.contract.openflow.asking import errors, flows_of
+from tests.fixtures import cluster
 from tests.fixtures.ovs_dummy import OvsBridge, OvsDummy
 
 pytestmark = pytest.mark.ovs
@@ -47,6 +54,51 @@ def test_foreign_flows_can_be_read_and_deleted(ovs_bridge: OvsBridge) -> None:
         assert [item.field for item in flow.match if item.field.startswith("oxm_")]
         assert not session.ask(codec.encode_flow(flow, "delete_strict"))
         assert flows_of(session) == set()
+
+
+def test_idle_time_of_a_flow(ovs_bridge: OvsBridge) -> None:
+    """A dump says for how many whole seconds a flow has not been used."""
+    with ovs_bridge.session() as session:
+        flow = Flow(7, 3, match(in_port=1), (set_field("reg14", 86400),))
+        assert not session.ask(codec.encode_flow(flow, "add"))
+
+        def idle_s() -> int:
+            answers = session.ask(codec.encode_flow_dump_request(1, table=7))
+            (entry,) = (e for dump in answers if isinstance(dump, FlowDump) for e in dump.entries)
+            assert lifetime_s(entry.flow) == 86400
+            return entry.idle_s
+
+        assert idle_s() == 0
+        deadline = time.monotonic() + 10.0
+        while idle_s() < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("timeout_s", [600, 86400])
+def test_a_learned_flow_says_how_long_it_lasts(ovs_bridge: OvsBridge, timeout_s: int) -> None:
+    """Learned by Open vSwitch itself from a compiled Service with affinity."""
+    service = replace(cluster.service(3, name="web", number=1), affinity_timeout_s=timeout_s)
+    learners = [
+        flow
+        for flow in compile_intent(service, None).flows
+        if any(isinstance(action, Learn) for action in flow.actions)
+    ]
+    learner = next(flow for flow in learners if match(eth_type=0x800)[0] in flow.match)
+    (learn, *_) = learner.actions
+    with ovs_bridge.session() as session:
+        assert not session.ask(
+            codec.encode_flow(Flow(0, 1, match(eth_type=0x800), (learn,)), "add")
+        )
+        ovs_bridge.ovs.appctl(
+            "ofproto/trace", ovs_bridge.name, "in_port=1,tcp,nw_src=10.0.0.9", "-generate"
+        )
+        (learned,) = flows_of(session) - {Flow(0, 1, match(eth_type=0x800), (learn,))}
+    assert learned.cookie == learner.cookie
+    if timeout_s == 600:
+        assert (learned.idle_timeout_s, lifetime_s(learned)) == (600, None)
+    else:
+        assert (learned.idle_timeout_s, lifetime_s(learned)) == (0, 86400)
 
 
 def test_session_messages(ovs_bridge: OvsBridge) -> None:

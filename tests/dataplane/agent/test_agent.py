@@ -28,6 +28,7 @@ from dunlin_agent.adapters.ovsdb import Ovs
 from dunlin_agent.adapters.vswitchd import Vswitchd
 from dunlin_agent.cni import CniServer
 from dunlin_agent.config import Settings
+from dunlin_agent.external_shell import ExternalFlows
 from dunlin_agent.facts import Facts
 from dunlin_agent.metrics import AgentMetrics
 from dunlin_agent.node import Node
@@ -96,7 +97,7 @@ class Agent:
             self.facts.publish(seed),
             self.pods.watch(),
             self.node.run(),
-            self.node.keep_external_flows(),
+            ExternalFlows(self.settings, self.facts, self.ovs).keep(),
         ):
             self.tasks.append(asyncio.create_task(work))
 

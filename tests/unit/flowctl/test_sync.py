@@ -1,5 +1,8 @@
 """Dumps against what should stand: what is written, and above all what is deleted and when."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +18,11 @@ from dunlin.openflow.flow import (
     Program,
     ToGroup,
     match,
+    set_field,
 )
+from dunlin.pipeline.layout import Table
 from dunlin_flowctl.core.program import Compiled, Workshop
-from dunlin_flowctl.core.sync import Rules, SyncPlan, plan_sync
+from dunlin_flowctl.core.sync import Rules, SyncPlan, is_expired, plan_sync
 
 SERVICE = IntentId("all/service/default/web:/TCP")
 POD = IntentId("n1/endpoint/default/a/eth0")
@@ -143,6 +148,29 @@ def test_learned_flows_stay_while_their_intent_does() -> None:
     found = plan([part(teacher)], [teacher, learned, other])
     assert steps(found) == [("delete", other)]
     assert steps(plan([], [learned])) == [("delete", learned)]
+
+
+def test_a_learned_flow_ends_when_its_own_time_is_over() -> None:
+    """Longer than OpenFlow's timers count: by its idle time, and only where flowctl may delete."""
+    learn = Learn(int(Table.AFFINITY), 7, OURS, ())
+    teacher = Flow(1, 10, match(in_port=1), (learn,), None, OURS)
+    lasts = (set_field("reg14", 86400),)
+    learned = Flow(int(Table.AFFINITY), 7, match(eth_type=0x800, nw_src=5), lasts, None, OURS)
+    assert not is_expired(learned, 86399)
+    assert is_expired(learned, 86400)
+    assert not is_expired(msgspec.structs.replace(learned, actions=()), 86400), (
+        "the switch's own timer"
+    )
+    assert not is_expired(msgspec.structs.replace(learned, table=1), 86400), "not a learned flow"
+    assert steps(plan([part(teacher)], [teacher, learned])) == []
+    rules = replace(ALL, expired=frozenset({learned.key}))
+    found = plan([part(teacher)], [teacher, learned], rules=rules)
+    assert steps(found) == [("delete", learned)]
+    assert not +found.drift
+    assert (
+        steps(plan([part(teacher)], [teacher, learned], rules=replace(rules, may_delete=False)))
+        == []
+    )
 
 
 def test_what_is_being_changed_is_no_drift() -> None:

@@ -16,7 +16,8 @@ from dunlin.events.intents import (
     ServicePortIntent,
 )
 from dunlin.openflow.codec import CtFlush, CtTuple
-from dunlin_flowctl.core.udp import NOTHING, UdpService, stale, udp_service
+from dunlin.pipeline.udp import NOTHING, UdpService, udp_service
+from dunlin_flowctl.core.udp import stale
 
 F4, F6 = ip_address("10.96.0.1"), ip_address("fd96::1")
 A, B, C = (ip_address(f"10.0.0.{i}") for i in (1, 2, 3))

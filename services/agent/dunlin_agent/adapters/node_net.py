@@ -37,7 +37,8 @@ T = TypeVar("T")
 
 NUD_USABLE: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # reachable, stale, delay, probe, permanent
 NTF_USE: Final = 0x01
-RTMGRP: Final = {"link": 0x1, "neighbour": 0x4, "address": 0x10 | 0x100, "route": 0x40 | 0x400}
+RTMGRP = {"link": 0x1, "neighbour": 0x4, "address": 0x10 | 0x100, "route": 0x40 | 0x400}
+RTMGRP |= {"rule": 0x80 | 0x40000}  # RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE
 
 NODE_SYSCTLS: Final = {
     "net/ipv4/ip_forward": 1,
@@ -179,8 +180,8 @@ class NodeNet:
         """
         Yield at once, and then whenever the kernel reports changes of these kinds (default: all).
 
-        Kinds: link, address, route, neighbour. Changes that come together are one; if the kernel's
-        queue overflowed, it is all kinds. The receiver reads the state anew.
+        Kinds: link, address, route, neighbour, rule. Changes that come together are one; if the
+        kernel's queue overflowed, it is all kinds. The receiver reads the state anew.
         """
         wanted = frozenset(kinds or RTMGRP)
         loop = asyncio.get_running_loop()
@@ -380,6 +381,7 @@ def _note_events(
     """Read what the kernel reports; an overflow means that anything may have changed."""
     names = {16: "link", 17: "link", 20: "address", 21: "address"}
     names |= {24: "route", 25: "route", 28: "neighbour", 29: "neighbour"}
+    names |= {32: "rule", 33: "rule"}
     try:
         found.update(names[kind] for kind, _ in source.events() if names.get(kind) in wanted)
     except OSError as error:

@@ -65,6 +65,17 @@ async def dump_flows(rundir: Path, bridge: str, table: int) -> tuple[Flow, ...]:
     return tuple(entry.flow for dump in dumps for entry in dump.entries)
 
 
+async def flush_connections(rundir: Path, bridge: str, flushes: Sequence[codec.CtFlush]) -> None:
+    """
+    End these connections (NXT_CT_FLUSH, Open vSwitch 3.1 and later); those that are gone are.
+
+    Raises:
+        LocalSwitchError: not all of them.
+    """
+    async with _session(rundir, bridge) as ask:
+        await ask(b"".join(map(codec.encode_ct_flush, flushes)))
+
+
 class _Session:
     """A connection that asks and reads until its barrier."""
 

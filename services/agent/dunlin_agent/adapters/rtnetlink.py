@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -55,6 +56,9 @@ RTM_GETROUTE: Final = 26
 RTM_NEWNEIGH: Final = 28
 RTM_DELNEIGH: Final = 29
 RTM_GETNEIGH: Final = 30
+RTM_NEWRULE: Final = 32
+RTM_DELRULE: Final = 33
+RTM_GETRULE: Final = 34
 RTM_NEWQDISC: Final = 36
 RTM_NEWTFILTER: Final = 44
 
@@ -74,6 +78,8 @@ _DECODERS: Final[dict[int, Any]] = {
     RTM_DELROUTE: rtmsg,
     RTM_NEWNEIGH: ndmsg,
     RTM_DELNEIGH: ndmsg,
+    RTM_NEWRULE: fibmsg,
+    RTM_DELRULE: fibmsg,
     RTM_NEWQDISC: tcmsg,
     RTM_NEWTFILTER: tcmsg,
 }
@@ -167,7 +173,9 @@ class Rtnetlink:
             for kind, flags, sequence, body in self._receive():
                 if kind != NLMSG_ERROR or sequence not in waiting:
                     continue
-                failed = failed or _error_of(waiting.pop(sequence), flags, body)
+                # Taken out whether or not another has failed: else this would wait for ever.
+                error = _error_of(waiting.pop(sequence), flags, body)
+                failed = failed or error
         if failed is not None:
             raise failed
 
@@ -293,6 +301,11 @@ def route_message(attrs: Iterable[tuple[str, Any]] = (), **fields: int) -> Any:
 def neighbour_message(attrs: Iterable[tuple[str, Any]] = (), **fields: int) -> Any:
     """A ndmsg; `fields` are family, ifindex, state, flags."""
     return _filled(ndmsg(), attrs, **fields)
+
+
+def rule_message(attrs: Iterable[tuple[str, Any]] = (), **fields: int) -> Any:
+    """A fib_rule_hdr; `fields` are family, dst_len, src_len, action, table."""
+    return _filled(fibmsg(), attrs, **fields)
 
 
 def tc_message(attrs: Iterable[tuple[str, Any]] = (), **fields: int) -> Any:

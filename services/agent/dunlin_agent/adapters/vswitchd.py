@@ -107,9 +107,11 @@ class Vswitchd:
 
 async def _read_object(reader: asyncio.StreamReader) -> dict[str, Any]:
     """One JSON object; the stream has no other mark of its end than the object's own."""
-    data = b""
-    while chunk := await reader.read(65536):
+    data = bytearray()
+    while chunk := await reader.read(1 << 20):
         data += chunk
+        if not chunk.rstrip().endswith(b"}"):
+            continue  # Not worth a try: what comes may be tens of megabytes.
         try:
             found = json.loads(data)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Follows the intents of Services, opens and closes ports, answers."""
+"""Listens to the intents of Services, opens and closes ports, answers."""
 
 import asyncio
 import time
@@ -9,12 +9,14 @@ import msgspec
 import structlog
 
 from dunlin import subjects, wire
-from dunlin.bus.base import Batch, Bus, Record
+from dunlin.bus.base import Bus, Record
 from dunlin.events.facts import NodeFact
-from dunlin.events.intents import LocalServiceIntent, ServicePortIntent, intent_id
+from dunlin.events.intents import ServicePortIntent, SwitchIntent
+from dunlin.model.ids import IntentId
 from dunlin_agent.health.core import HealthChecks, ProxyHealth, Reply
 from dunlin_agent.health.http import listen
 from dunlin_agent.health.kubeproxy import KubeProxy
+from dunlin_agent.intents import NodeIntent
 from dunlin_agent.metrics import AgentMetrics
 
 RETRY_SECONDS: Final = 5.0
@@ -49,42 +51,25 @@ class Health:
 
     # --- in ---------------------------------------------------------------------------------------
 
-    async def follow_services(self) -> None:
-        """The intents of Services; for ever."""
-        filters = [
-            f"{subjects.PREFIX}.intent.{subjects.ALL_SCOPE}.service.>",
-            f"{subjects.PREFIX}.intent.{subjects.escape(self._node)}.localservice.>",
-        ]
-        async for batch in self._bus.follow(subjects.INTENTS_STREAM, filters):
-            self._take(batch)
+    def put(self, intent: NodeIntent, seq: int) -> None:
+        """A newer version of an intent."""
+        if not isinstance(intent, SwitchIntent):
+            self._checks.put(intent)
+        if isinstance(intent, ServicePortIntent):
+            self._kube_proxy.service_read(seq, intent.trigger_ms)
 
-    def _take(self, batch: Batch) -> None:
-        if batch.reset:
-            self._checks.clear()
-            self._kube_proxy.forget()
-        for record in batch.records:
-            self._take_intent(record)
-        if batch.caught_up:
-            # Not before: ports of a new stream's first half would close those that stay.
-            self._changed.set()
+    def remove(self, intent_id: IntentId) -> None:
+        """An intent is gone."""
+        self._checks.remove(intent_id)
 
-    def _take_intent(self, record: Record) -> None:
-        words = subjects.split(record.subject)
-        if record.is_tombstone:
-            self._checks.remove(intent_id(*words[1:]))
-            return
-        kind: type[ServicePortIntent | LocalServiceIntent] = LocalServiceIntent
-        if words[2] == "service":
-            kind = ServicePortIntent
-        try:
-            intent = wire.decode(record.data, kind)
-        except (msgspec.MsgspecError, ValueError) as error:
-            self._metrics.common.bad_input(kind.__name__, "unreadable")
-            log.warning("unreadable message", subject=record.subject, error=str(error))
-            return
-        self._checks.put(intent)
-        if words[2] == "service":
-            self._kube_proxy.service_read(record.seq, intent.trigger_ms)
+    def clear(self) -> None:
+        """Nothing is known; ports stay open."""
+        self._checks.clear()
+        self._kube_proxy.forget()
+
+    def settled(self) -> None:
+        """Not before: ports of a new stream's first half would close those that stay."""
+        self._changed.set()
 
     async def follow_node(self) -> None:
         """Whether this node is going away; for ever."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from dunlin.model.ids import IntentId
 from dunlin.openflow.cookie import KINDS, cookie_of, is_ours
 from dunlin.openflow.flow import Bucket, Flow, Group, Learn, ToGroup
+from dunlin.pipeline.affinity import lifetime_s
+from dunlin.pipeline.layout import Table
 from dunlin_flowctl.core.delta import ChangeSet
 from dunlin_flowctl.core.program import Compiled, FlowKey
 
@@ -19,12 +21,14 @@ class Rules:
     `may_delete`: see "When may flowctl delete?" in the contracts. `remove_foreign`: also flows that
     Dunlin did not write. `protected`: cookies whose flows stay as they are.
     `changing`: intents whose change is being written: what differs there is no drift.
+    `expired`: learned flows whose time is over (`is_expired`).
     """
 
     may_delete: bool = False
     remove_foreign: bool = False
     protected: frozenset[int] = frozenset()
     changing: frozenset[IntentId] = frozenset()
+    expired: frozenset[FlowKey] = frozenset()
 
 
 @dataclass(slots=True)
@@ -121,7 +125,10 @@ def _drop_flows(
         if key in wanted:
             continue
         if flow.cookie in rules.protected or _was_learned(flow, explained):
-            kept.append(flow)
+            if key in rules.expired and rules.may_delete:
+                plan.changes.delete(flow, None)
+            else:
+                kept.append(flow)
             continue
         ours = is_ours(flow.cookie)
         if flow.cookie not in changing:
@@ -135,6 +142,14 @@ def _drop_flows(
         # A foreign flow that we may not touch is not something still to be done.
         plan.changes.deferred += ours or rules.remove_foreign
     return kept
+
+
+def is_expired(flow: Flow, idle_s: int) -> bool:
+    """A learned flow that outlives what OpenFlow's timers can count, and has not been used."""
+    if flow.table != int(Table.AFFINITY):
+        return False
+    lifetime = lifetime_s(flow)
+    return lifetime is not None and idle_s >= lifetime
 
 
 def _was_learned(flow: Flow, explained: Mapping[int, Compiled]) -> bool:
