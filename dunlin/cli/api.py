@@ -3,7 +3,8 @@
 import importlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import httpx
 
 TIMEOUT_S = 10.0
+RETRY_S = 0.1
+_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.UNPROCESSABLE_ENTITY)
+"""Asking again will not help."""
 
 
 class ApiError(Exception):
@@ -127,14 +131,36 @@ def installation(url: str, lab: str) -> Installation:
     return found
 
 
-def wait(url: str, timeout_s: float, *, token: str = "") -> dict[str, Any]:
+def wait(urls: Sequence[str], timeout_s: float, *, token: str = "") -> dict[str, Any]:
     """
     Wait until every switch has applied all that the Kubernetes API holds now.
 
+    Any replica of flowctl (at `urls`) can tell. One that does not answer may just be starting: all
+    of them are asked again until the time is over.
+
     Raises:
-        WaitFailedError: not in time.
-        ApiError: this replica does not answer.
+        WaitFailedError: not in time, or nobody answers.
     """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        problems = []
+        for url in urls:
+            left_s = max(0.0, deadline - time.monotonic())
+            try:
+                return _wait(url, left_s, token)
+            except WaitFailedError:
+                raise
+            except ApiError as error:
+                problems.append(str(error))
+        if time.monotonic() >= deadline:
+            raise WaitFailedError(
+                "nobody knows what is in force: " + "; ".join(problems) + f" ({timeout_s:g} s)"
+            )
+        time.sleep(RETRY_S)
+
+
+def _wait(url: str, timeout_s: float, token: str) -> dict[str, Any]:
+    """The same of one replica; ApiError: it does not answer, or cannot yet."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         response = httpx.post(
@@ -146,6 +172,11 @@ def wait(url: str, timeout_s: float, *, token: str = "") -> dict[str, Any]:
         )
     except httpx.HTTPError as error:
         raise ApiError(f"flowctl at {url} does not answer: {error}") from error
+    # 504 is the answer of a wait that is over; anything else is of a process that is starting, or
+    # of somebody else.
+    if response.is_error and response.status_code != httpx.codes.GATEWAY_TIMEOUT:
+        failure = WaitFailedError if response.status_code in _REFUSED else ApiError
+        raise failure(f"flowctl at {url}: {response.status_code} {response.text}")
     answer: dict[str, Any] = response.json()
     if response.is_error or not answer.get("applied", False):
         raise WaitFailedError(explain(answer))

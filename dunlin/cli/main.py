@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dunlin.cli import policy, views
-from dunlin.cli.api import ApiError, Installation, WaitFailedError, installation, wait
+from dunlin.cli.api import ApiError, Installation, installation, wait
 from dunlin.cli.output import Form, console, emit, error_console
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -100,18 +100,7 @@ def wait_(
 ) -> None:
     """Until every switch has applied all that the Kubernetes API holds now; else exit 1."""
     place = installation(url, name)
-    problems = []
-    for candidate in place.candidates("flowctl"):
-        try:
-            answer = wait(candidate, timeout, token=place.token)
-        except WaitFailedError:
-            raise
-        except ApiError as error:
-            problems.append(str(error))
-            continue
-        console.print(views.waited(answer))
-        return
-    raise WaitFailedError("; ".join(problems))
+    console.print(views.waited(wait(place.candidates("flowctl"), timeout, token=place.token)))
 
 
 KINDS = {

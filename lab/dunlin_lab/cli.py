@@ -25,7 +25,7 @@ from dunlin_lab.catalogue import UnknownServiceError, select
 from dunlin_lab.hugepages import HugepageError
 from dunlin_lab.ovs import OvsError
 from dunlin_lab.paths import DEFAULT_NAME, LabNameError, LabPaths
-from dunlin_lab.starting import UpError
+from dunlin_lab.starting import UpError, wait_answers
 from dunlin_lab.state import LabBusyError, LabState, NoLabError, load_state
 from dunlin_lab.underlay import UnderlayError
 
@@ -192,6 +192,7 @@ def _next_commands(state: LabState, *, with_sample: bool) -> None:
     metrics = state.extra.get("url:metrics@0", "")
     flowctl = state.extra.get("url:flowctl@0", "")
     pod = "shop/client" if with_sample else "NAMESPACE/POD"
+    scale = "  kubectl -n shop scale deployment backend --replicas 5\n" if with_sample else ""
     console.print(
         f"\n[bold]The network, drawn[/]   {metrics}/\n"
         f"[bold]Metrics[/]              {metrics}/metrics\n"
@@ -202,7 +203,7 @@ def _next_commands(state: LabState, *, with_sample: bool) -> None:
         f"  uv run dunlin flows {node}{flag}\n"
         f"  uv run dunlin intents{flag}\n"
         f"  uv run dunlin lab exec {pod}{flag} -- ping -c 3 {state.outside.ips[0]}\n"
-        "  kubectl -n shop scale deployment backend --replicas 5\n"
+        f"{scale}"
         f"  uv run dunlin lab kill flowctl{flag}; uv run dunlin lab start flowctl{flag}\n"
         f"  uv run dunlin lab down{flag}",
         highlight=False,
@@ -306,6 +307,7 @@ def kill(target: str, name: Name = DEFAULT_NAME) -> None:
 def start(target: str, name: Name = DEFAULT_NAME) -> None:
     """Start SERVICE, or one SERVICE/REPLICA, again after `lab kill`."""
     with _errors():
+        state = load_state(LabPaths.named(name))
         registry = _registry(name)
         records = {record.name: record for record in registry.all()}
         for process in select(list(records), target):
@@ -313,7 +315,8 @@ def start(target: str, name: Name = DEFAULT_NAME) -> None:
                 console.print(f"{process}: is running")
                 continue
             registry.restart(process)
-            console.print(f"{process}: started")
+            reason = wait_answers(state.extra.get(f"url:{process}", ""))
+            console.print(f"{process}: started" + (f", but {reason}" if reason else ""))
 
 
 def _registry(name: str) -> procs.Processes:

@@ -14,6 +14,7 @@ from dunlin_lab.catalogue import Spec
 from dunlin_lab.paths import LabPaths
 
 READY_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 15.0
 Report = Callable[[str], None]
 """Told what is being done, for a progress bar."""
 
@@ -44,6 +45,41 @@ def deadline(timeout_s: float) -> Iterator[Callable[[], bool]]:
         return time.monotonic() < end
 
     yield more
+
+
+def wait_answers(url: str, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
+    """
+    Until a service that has just been started serves its REST API.
+
+    Being ready is another matter: what it needs may be down. "" or why it does not answer.
+    """
+    if not url:
+        return ""
+    reason = ""
+    # The certificate of a lab's own API server is not the matter here.
+    with (
+        deadline(timeout_s) as more,
+        httpx.Client(timeout=2.0, trust_env=False, verify=False) as http,  # noqa: S501 - own lab
+    ):
+        while more():
+            try:
+                reason = _not_set_up(http.get(f"{url}/readyz"))
+            except httpx.HTTPError as error:
+                reason = f"{url} does not answer: {error}"
+            if not reason:
+                break
+    return reason
+
+
+def _not_set_up(answer: httpx.Response) -> str:
+    """Why not all of a service's REST API is there yet; one that is not ready has all of it."""
+    if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        return ""
+    try:
+        return str(answer.json()["checks"]["setup"]["reason"])
+    except (ValueError, KeyError, TypeError):
+        # Not one of ours: the Kubernetes API.
+        return answer.text
 
 
 def wait_ready(
