@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def installation(url: str, lab: str) -> Installation:
     return found
 
 
-def wait(urls: Sequence[str], timeout_s: float, *, token: str = "") -> dict[str, Any]:
+def wait(urls: list[str], timeout_s: float, *, token: str = "") -> dict[str, Any]:
     """
     Wait until every switch has applied all that the Kubernetes API holds now.
 

@@ -151,7 +151,7 @@ def _wait(state: LabState, timeout_s: float) -> None:
     from dunlin.cli.api import WaitFailedError, wait
 
     try:
-        wait(state.extra["url:flowctl@0"], timeout_s)
+        wait([state.extra["url:flowctl@0"]], timeout_s)
     except WaitFailedError as error:
         raise UpError(str(error)) from error
 

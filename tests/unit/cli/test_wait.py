@@ -9,7 +9,7 @@ import pytest
 from dunlin.cli import api
 from dunlin.cli.api import ApiError, WaitFailedError, wait
 
-URLS = ("http://a", "http://b")
+URLS = ["http://a", "http://b"]
 DONE = {"applied": True, "revision": 7, "switches": []}
 
 
