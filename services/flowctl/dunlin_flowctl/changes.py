@@ -11,7 +11,7 @@ from dunlin.model.ids import IntentId
 from dunlin.openflow import messages
 from dunlin.pipeline.layout import DENY_METER
 from dunlin_flowctl.adapters.dump import Dump, dump
-from dunlin_flowctl.adapters.session import CommitResult, Session
+from dunlin_flowctl.adapters.session import CommitResult, Refusal, Session
 from dunlin_flowctl.conntrack import StaleUdp
 from dunlin_flowctl.core.program import FlowKey, describe_key
 from dunlin_flowctl.core.switch import Switch, Work
@@ -156,7 +156,14 @@ class Changes:
     async def _set_meter(self) -> None:
         """Before any flow that names it: without it the switch would send every packet."""
         rate = self._handles.settings.deny_log_sample
-        await self._session.set_meter(messages.Meter(DENY_METER, rate, rate))
+        try:
+            await self._session.set_meter(messages.Meter(DENY_METER, rate, rate))
+        except Refusal as refusal:
+            if refusal.error.name == "OFPBRC_IS_SLAVE":
+                raise NotMaster(str(refusal)) from refusal
+            # A switch without meters still needs its flows; its Controller row bounds packet-ins.
+            self._handles.metrics.openflow_errors.labels("meter").inc()
+            self._log.warning("denied packets are not sampled by a meter", error=str(refusal))
 
     def _jittered_interval(self) -> float:
         # Spreads load.

@@ -37,7 +37,9 @@ class PolicySums:
 
     def add(self, intent_id: IntentId, row: InstalledFlow) -> None:
         """One flow of a dump, whose cookie names this intent."""
-        match self._intents[intent_id].intent:
+        version = self._intents.get(intent_id)
+        # While parts of a dump come in, intents go.
+        match version.intent if version else None:
             case PolicyIntent() as policy:
                 self._rule(policy, row)
             case PolicyClassIntent() as subjects if subjects.isolated:
