@@ -244,7 +244,9 @@ class RuleCounters(BaseModel):
     action: str = Field(description="Accept, Deny or Pass.")
     packets: int
     bytes: int
-    connections: int | None = Field(description="First packets; null for Deny and Pass.")
+    connections: int | None = Field(
+        description="Packets of connections never judged before; null for Deny, Pass."
+    )
 
 
 class DeniedCounters(BaseModel):
