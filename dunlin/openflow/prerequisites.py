@@ -104,7 +104,8 @@ def _met(field: str, known: dict[str, FieldMatch]) -> bool:
         return False
     needed = _PROTOCOLS.get(field.split("_", 1)[0])
     if field.startswith("ct_tp"):
-        return proto in (IP_TCP, IP_UDP, IP_SCTP)
+        # OVS takes it without, but forgets it: better refused.
+        return _exact(known, "ct_nw_proto") in (IP_TCP, IP_UDP, IP_SCTP)
     if needed is None:
         return True
     families = {IP_ICMP: _V4, IP_ICMPV6: _V6}.get(needed, _IP)

@@ -35,10 +35,10 @@ class Family:
         """Packets from an address or network of this family."""
         return match(eth_type=self.eth_type, **{self.src: source})
 
-    def to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
-        """Packets to one transport port of an address."""
+    def first_to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
+        """New connections to one transport port of an address."""
         address = FieldMatch(self.dst, int(destination))
-        return in_order((*_any(self.eth_type), address, *to_l4_port(protocol, port)))
+        return in_order((*_any(self.eth_type), address, *first_to_l4_port(protocol, port)))
 
 
 V4 = Family(4, ETH_IPV4, "nw_src", "nw_dst", HAIRPIN_V4)
@@ -61,8 +61,25 @@ def _any(eth_type: int) -> Match:
     return match(eth_type=eth_type)
 
 
-@lru_cache(maxsize=1 << 12)
 def to_l4_port(protocol: Protocol, port: MatchValue) -> Match:
     """Packets of a protocol to a transport port, or (value, mask) of ports; without an eth_type."""
     name = f"{protocol.value.lower()}_dst"
     return match(nw_proto=PROTOCOL_NUMBERS[protocol], **{name: port})
+
+
+@lru_cache(maxsize=1 << 12)
+def first_to_l4_port(protocol: Protocol, port: int) -> Match:
+    """New connections of a protocol to a transport port; without an eth_type."""
+    # Open vSwitch forgets ct_tp_dst in a match that does not say ct_nw_proto.
+    return (*first_of(protocol), *match(ct_tp_dst=port))
+
+
+def first_of(protocol: Protocol) -> Match:
+    """
+    New connections of a protocol; without an eth_type.
+
+    By what conntrack saw: of a datagram in fragments only the first one has ports (and, in IPv6,
+    the protocol) where a switch looks for them, but all of them have the original tuple of the
+    whole, which ct() has put together.
+    """
+    return match(ct_state="+trk+new", ct_nw_proto=PROTOCOL_NUMBERS[protocol])

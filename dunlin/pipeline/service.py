@@ -32,7 +32,12 @@ from dunlin.openflow.flow import (
 )
 from dunlin.pipeline.affinity import affinity_groups, choose_with_affinity, remember
 from dunlin.pipeline.base import FlowMaker
-from dunlin.pipeline.families import Family, family_of, family_of_version, to_l4_port
+from dunlin.pipeline.families import (
+    Family,
+    family_of,
+    family_of_version,
+    first_to_l4_port,
+)
 from dunlin.pipeline.layout import (
     EXTERNAL_PKT_MARK,
     FLAGS,
@@ -210,19 +215,19 @@ def _frontends(
     gate = _gate(intent)
     for address in intent.addresses:
         if address.ip.version == family.version:
-            when = with_fields(words.to_port(address.ip, intent.protocol, intent.port), gate)
+            when = with_fields(words.first_to_port(address.ip, intent.protocol, intent.port), gate)
             make.add(Table.SERVICE_LB, Priority.EXACT, when, inside.actions, inside.goto)
     near = shortcut or outside
     for external in intent.external:
         if external.ip.version != family.version:
             continue
-        when = with_fields(words.to_port(external.ip, intent.protocol, intent.port), gate)
+        when = with_fields(words.first_to_port(external.ip, intent.protocol, intent.port), gate)
         for allowed in _allowed(external.sources):
             _outer(make, Priority.EXACT, with_fields(when, allowed), near, outside)
         if external.sources:
             make.add(Table.SERVICE_LB, Priority.EXACT - 2, when)
     if intent.node_port:
-        l4 = to_l4_port(intent.protocol, intent.node_port)
+        l4 = first_to_l4_port(intent.protocol, intent.node_port)
         flags = match(**{FLAGS: _flags(intent)})
         when = with_fields(with_fields(words.any, l4), flags)
         _outer(make, Priority.LOCAL, when, near, outside)

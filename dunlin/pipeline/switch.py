@@ -2,6 +2,7 @@
 
 from ipaddress import IPv4Network, IPv6Network
 
+from dunlin.events.facts import Protocol
 from dunlin.events.intents import SwitchIntent
 from dunlin.model.addresses import GATEWAY_MAC, IPAddress, IPNetwork, mac_to_int
 from dunlin.openflow.fields import ETH_ARP, ETH_IPV6, IP_ICMPV6
@@ -22,7 +23,7 @@ from dunlin.openflow.flow import (
     with_fields,
 )
 from dunlin.pipeline.base import NO_IN_PORT, FlowMaker, SwitchContext, deliver, to_gateway
-from dunlin.pipeline.families import FAMILIES, PROTOCOL_NUMBERS, Family, family_of
+from dunlin.pipeline.families import FAMILIES, Family, family_of, first_of
 from dunlin.pipeline.layout import (
     AS_IS,
     EXTERNAL_MARK,
@@ -249,8 +250,8 @@ def _no_service(make: FlowMaker, context: SwitchContext) -> None:
         make.add(Table.SERVICE_LB, Priority.DROP, outside, (Output(OFPP_IN_PORT),))
     refuse = Controller(REJECT_MAX_LEN, REJECT_USERDATA)
     for cidr in context.switch.service_cidrs:
-        for number in PROTOCOL_NUMBERS.values():
-            when = with_fields(family_of(cidr).to(cidr), match(nw_proto=number))
+        for protocol in Protocol:
+            when = with_fields(family_of(cidr).to(cidr), first_of(protocol))
             make.add(Table.SERVICE_LB, Priority.FALLBACK, when, (refuse,))
 
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from dunlin_lab.api import client
+from tests.fixtures import ovs_build
 from tests.fixtures.ovs_dummy import missing_ovs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -80,7 +81,8 @@ class LabCluster:
 
     def up(self, *options: str) -> None:
         """`dunlin lab up --no-sample …`."""
-        self.dunlin("lab", "up", "--no-sample", *options)
+        other_build = ("--datapath", "netdev") if os.environ.get(ovs_build.VARIABLE) else ()
+        self.dunlin("lab", "up", "--no-sample", *other_build, *options)
         self.attach()
 
     def attach(self) -> LabCluster:

@@ -33,8 +33,9 @@ LINK_LOCAL = IPv6Network("fe80::/10")
 PRIORITY = 200
 # Errors, which hold a Pod's packet, and replies to a Pod's echo request.
 ICMPV6_TYPES = (1, 2, 3, 4, 129)
-# nw_frag=later, which has no name in dunlin.openflow.fields: NXM_NX_IP_FRAG, ANY|LATER.
-LATER_FRAGMENT = FieldMatch("oxm_0001_26_1", 3, 3)
+# nw_frag=yes, which has no name in dunlin.openflow.fields: NXM_NX_IP_FRAG, ANY. All of them, for
+# br-int's conntrack lets no fragment of a datagram pass before it has seen every one.
+FRAGMENT = FieldMatch("oxm_0001_26_1", 1, 1)
 
 
 def external_flows(
@@ -66,8 +67,8 @@ def external_flows(
         flows += [_flow(with_fields(from_uplink, kind), pod) for kind in _kinds(ip)]
         flows += [_flow(with_fields(from_uplink, kind), pod) for kind in _node_ports(*node_ports)]
         flows.append(_flow(from_uplink, (Output(OFPP_NORMAL),), PRIORITY - 10))
-        later = tuple(sorted((*from_uplink, LATER_FRAGMENT)))
-        flows.append(_flow(later, pod))
+        fragments = tuple(sorted((*from_uplink, FRAGMENT)))
+        flows.append(_flow(fragments, pod))
         from_patch = with_fields(match(in_port=patch_port), family.to(ip))
         flows.append(_flow(from_patch, (Output(OFPP_LOCAL),)))
     to_mac = match(in_port=uplink_port, eth_dst=uplink_mac)

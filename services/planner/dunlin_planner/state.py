@@ -36,6 +36,7 @@ from dunlin_planner.core.policy.model import PolicyName
 from dunlin_planner.core.policy.parse import parse_policy
 from dunlin_planner.core.policy.parse_cluster import parse_cluster_policy
 from dunlin_planner.core.policy.plan import UNIT_KINDS
+from dunlin_planner.ovs_version import tracks_sctp
 
 SHARD_COUNT = 16
 ALL_SHARDS = frozenset(range(SHARD_COUNT))
@@ -191,18 +192,6 @@ def group_keys_of(service: ServiceFact, slices: Iterable[EndpointSliceFact]) -> 
 def has_sctp(service: ServiceFact) -> bool:
     """One of its ports is SCTP."""
     return any(port.protocol == Protocol.SCTP for port in service.ports)
-
-
-def tracks_sctp(ovs_version: str) -> bool:
-    """
-    Open vSwitch translates SCTP ports: 3.2 and later, in the userspace datapath.
-
-    A version that cannot be read does not: refused is better than silently wrong.
-    """
-    numbers = ovs_version.split(".")
-    if len(numbers) < 2 or not (numbers[0].isdigit() and numbers[1].isdigit()):
-        return False
-    return (int(numbers[0]), int(numbers[1])) >= (3, 2)
 
 
 def group_key(key: ServicePortKey, version: int, variant: str = "") -> GroupKey:

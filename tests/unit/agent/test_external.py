@@ -9,7 +9,7 @@ from dunlin.model.addresses import MacAddress
 from dunlin.openflow.flow import OFPP_LOCAL, OFPP_NORMAL, Flow, Output, set_field
 from dunlin.openflow.packet import matches, packet
 from dunlin.pipeline.layout import EXTERNAL_PKT_MARK
-from dunlin_agent.external import LATER_FRAGMENT, external_flows, port_masks
+from dunlin_agent.external import FRAGMENT, external_flows, port_masks
 
 MAC, OTHER = MacAddress("02:00:00:00:00:01"), MacAddress("02:00:00:00:00:02")
 OWN, VIP = ip_address("192.0.2.1"), ip_address("198.51.100.8")
@@ -36,7 +36,7 @@ def met(**fields: object) -> Flow | None:
     """The flow that a packet meets; None: NORMAL."""
     values = packet(**fields)  # type: ignore[arg-type]
     # The tracer has no word for fragments: these packets are none.
-    found = [f for f in FLOWS if LATER_FRAGMENT not in f.match]
+    found = [f for f in FLOWS if FRAGMENT not in f.match]
     found = [f for f in found if all(matches(values, item) for item in f.match)]
     return max(found, key=lambda flow: flow.priority, default=None)
 

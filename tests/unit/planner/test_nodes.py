@@ -17,6 +17,7 @@ from dunlin.events.facts import (
 from dunlin.events.intents import RouteIntent, SwitchIntent
 from dunlin_planner.core.events import Deleted, Upserted
 from dunlin_planner.core.step import findings, intents, step, waiting_nodes
+from dunlin_planner.ovs_version import tracks_fragments, tracks_sctp
 from dunlin_planner.state import State
 from tests.unit.planner.build import CLUSTER, block, node, switch
 
@@ -194,3 +195,36 @@ def test_facts_of_no_concern_change_nothing() -> None:
     assert intents(state) == {}
     step(state, [Deleted("sync", "", "watcher"), Deleted("pod", "default", "p")])
     assert not state.synced
+
+
+@pytest.mark.parametrize(
+    ("version", "fragments", "sctp"),
+    [
+        ("3.1.0", False, False),
+        ("3.1.7", True, False),
+        ("3.2.4", False, True),
+        ("3.3.4", True, True),
+        ("3.4.1", False, True),
+        ("3.5.0", True, True),
+        ("4.0", True, True),
+        ("unknown", False, False),
+        ("3", False, False),
+        ("3.x.9", False, False),
+        ("", False, False),
+    ],
+)
+def test_what_an_open_vswitch_can_do(version: str, fragments: bool, sctp: bool) -> None:
+    """By release branch and patch; what cannot be read can nothing."""
+    assert tracks_fragments(version) == fragments
+    assert tracks_sctp(version) == sctp
+
+
+def test_a_switch_that_loses_fragments_is_named() -> None:
+    """Its version is a finding of the node, which is planned for all the same."""
+    state = State(CLUSTER)
+    step(state, [Upserted(node("a", 1)), Upserted(switch("a", 1, ovs_version="3.1.0"))])
+    (finding,) = findings(state)
+    assert (finding.object, finding.field) == ("Node a", "switch.ovs_version")
+    assert [i for i in intents(state).values() if i.scope == "a"]
+    step(state, [Upserted(switch("a", 1, ovs_version="3.1.7"))])
+    assert findings(state) == []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dunlin.events.facts import NodeAddress, NodeFact, SwitchFact
 from dunlin.events.findings import Finding, Severity
 from dunlin.model.addresses import IPNetwork
+from dunlin_planner.ovs_version import tracks_fragments
 from dunlin_planner.state import State, network_order
 
 
@@ -55,7 +56,18 @@ def view(state: State, name: str) -> tuple[NodeView | None, tuple[Finding, ...]]
     if missing:
         reason = f"no block holds its gateway {missing[0]} yet"
         return None, (*findings, _finding(name, "switch.gateway_ips", reason, "waiting"))
-    return NodeView(node, switch, cidrs), findings
+    return NodeView(node, switch, cidrs), (*findings, *_of_version(switch))
+
+
+def _of_version(switch: SwitchFact) -> tuple[Finding, ...]:
+    """What its Open vSwitch cannot do for anybody."""
+    if not switch.ovs_version or tracks_fragments(switch.ovs_version):
+        return ()
+    reason = (
+        f"Open vSwitch {switch.ovs_version} loses a datagram to a Service that is larger than the "
+        "MTU and the first of its flow; fixed in 3.1.7, 3.2.5, 3.3.4, 3.4.2 and 3.5.0"
+    )
+    return (_finding(switch.name, "switch.ovs_version", reason, "unsupported"),)
 
 
 def is_waiting(state: State, name: str) -> bool:

@@ -3,7 +3,8 @@
 from dunlin.events.intents import SwitchIntent
 from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_planner.core.nodes import NodeView
-from dunlin_planner.state import State, network_order, tracks_sctp
+from dunlin_planner.ovs_version import tracks_sctp
+from dunlin_planner.state import State, network_order
 
 
 def plan_switch(state: State, view: NodeView) -> SwitchIntent:
