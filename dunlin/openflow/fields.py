@@ -92,6 +92,7 @@ FIELDS = _fields(
     Field("tun_ipv6_src", 128, Form.IPV6),
     Field("tun_ipv6_dst", 128, Form.IPV6),
     Field("conj_id", 32, Form.DECIMAL),
+    Field("dp_hash", 32, Form.HEX),
     Field("pkt_mark", 32, Form.HEX),
     *(Field(f"reg{i}", 32, Form.HEX) for i in range(16)),
     *(Field(f"xxreg{i}", 128, Form.HEX) for i in range(4)),

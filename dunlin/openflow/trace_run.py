@@ -95,6 +95,8 @@ class Run:
         self._groups = groups
         self._choose = choose
         self._pending_nat = ""
+        self._hashed = ""
+        """The register that holds bits of dp_hash."""
         self.conntrack = conntrack
         self.learned = list(learned)
         self.steps: list[Step] = []
@@ -136,7 +138,7 @@ class Run:
             if not tier:
                 return None
             below = tier[0].priority
-            flow = self._decide(flows, tier, packet)
+            flow = self._decide(flows, self._of_slots(tier, packet), packet)
             if flow is not None:
                 return flow
 
@@ -146,9 +148,19 @@ class Run:
         for flow in flows:
             if tier and flow.priority < tier[0].priority:
                 break
-            if flow.priority < below and all(matches(packet, item) for item in flow.match):
+            if flow.priority < below and all(
+                matches(packet, item) for item in flow.match if item.field != self._hashed
+            ):
                 tier.append(flow)
         return tier
+
+    def _of_slots(self, tier: list[Flow], packet: Packet) -> list[Flow]:
+        """Of flows that share out dp_hash one: nobody but the switch knows a packet's hash."""
+        apart = {f.actions: f for f in tier if any(m.field == self._hashed for m in f.match)}
+        if not apart:
+            return tier
+        buckets = tuple(Bucket(i, actions) for i, actions in enumerate(apart))
+        return [apart[self._choose(Group(0, "select", buckets), buckets, packet).actions]]
 
     def _decide(self, flows: list[Flow], tier: list[Flow], packet: dict[str, int]) -> Flow | None:
         hard = [flow for flow in tier if not any(isinstance(a, Conjunction) for a in flow.actions)]
@@ -195,6 +207,8 @@ class Run:
                     write(packet, name, value, mask)
                 case Move(src=src, dst=dst, bits=bits):
                     _settable(dst)
+                    if src == "dp_hash":
+                        self._hashed = dst
                     write(packet, dst, read(packet, src), (1 << bits) - 1 if bits else None)
                 case DecTtl():
                     if not self._dec_ttl(table, packet, depth):

@@ -32,7 +32,7 @@ _METHOD = struct.Struct("!HHII4x16sQ")
 _GROUP_DESC = struct.Struct("!HBxIH6x")
 _BUNDLE_ADD = struct.Struct("!BBHIIxxH")
 _EXPERIMENTER_PROP = 0xFFFF
-_HASH_ALG_SYM_L4 = 1
+_HASH_ALG_L4 = 0
 
 
 # --- out ------------------------------------------------------------------------------------------
@@ -113,8 +113,14 @@ def _encode_method(group: Group) -> bytes:
 
 
 def method_parameter(method: str, basis: int) -> int:
-    """`selection_method_param`, 64 bits: dp_hash has its algorithm in the upper half."""
-    return _HASH_ALG_SYM_L4 << 32 | basis if method == "dp_hash" else basis
+    """
+    `selection_method_param`, 64 bits: dp_hash has its algorithm in the upper half.
+
+    That is 0, OVS_HASH_ALG_L4: the hash that a packet has anyway. OVS_HASH_ALG_SYM_L4, which OVS
+    takes where no method is said, leaves out the ports of UDP: all datagrams of a client to a
+    Service would go to one endpoint.
+    """
+    return (_HASH_ALG_L4 << 32 if method == "dp_hash" else 0) | basis
 
 
 def encode_bundle_add(bundle_id: int, message: bytes, xid: int = 0) -> bytes:

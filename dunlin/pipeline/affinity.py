@@ -8,6 +8,7 @@ clients choose anew. ADR 0008.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 from dunlin.events.intents import ServiceEndpoint
@@ -35,7 +36,6 @@ from dunlin.pipeline.layout import (
     Priority,
     Table,
 )
-from dunlin.pipeline.spread import split
 
 IDLE_TIMEOUT_MAX_S = 0xFFFF
 """OpenFlow has 16 bits: longer ones are kept by flowctl, see `lifetime_s`."""
@@ -105,6 +105,16 @@ def affinity_groups(group_id: int, endpoints: Sequence[ServiceEndpoint]) -> tupl
     )
     outer = tuple(Bucket(i, (ToGroup(group.group_id),)) for i, group in enumerate(inner))
     return (*inner, _group(group_id, outer, fields))
+
+
+def split(items: Sequence[int]) -> list[Sequence[int]]:
+    """Cut into equal parts (sizes differ by one at most), a power of two near sqrt(n) of them."""
+    count = 1 << max(1, round(math.log2(len(items)) / 2))
+    while len(items) > count * 64:
+        count *= 2
+    count = min(count, 255)
+    bounds = [len(items) * i // count for i in range(count + 1)]
+    return [items[bounds[i] : bounds[i + 1]] for i in range(count)]
 
 
 def _group(

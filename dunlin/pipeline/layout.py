@@ -27,6 +27,7 @@ class Table(IntEnum):
     AFFINITY = 18
     AFFINITY_LEARN = 19
     NODE_ADDRESS = 20
+    ENDPOINT_SLOT = 21
     SERVICE_LB = 22
     SERVICE_ENDPOINTS = 23
     AFFINITY_ENDPOINT = 24
@@ -72,6 +73,7 @@ _TITLES = {
     Table.EGRESS_METRIC: "EgressMetric",
     Table.INGRESS_METRIC: "IngressMetric",
     Table.NODE_ADDRESS: "NodeAddress",
+    Table.ENDPOINT_SLOT: "EndpointSlot",
     Table.SERVICE_LB: "ServiceLB",
     Table.SERVICE_ENDPOINTS: "ServiceEndpoints",
     Table.ENDPOINT_SELECTED: "EndpointSelected",
@@ -114,6 +116,7 @@ PURPOSE = {
     Table.EGRESS_METRIC: "established: counted for the egress rule that allowed it (ct_label)",
     Table.INGRESS_METRIC: "established: counted for the ingress rule that allowed it",
     Table.NODE_ADDRESS: "is it for an address where this node serves NodePorts? its zone",
+    Table.ENDPOINT_SLOT: "of many endpoints: bits of dp_hash -> one of them",
     Table.SERVICE_LB: "address and port of a ServicePort -> its select group, or the set wanted",
     Table.SERVICE_ENDPOINTS: "set wanted (cluster, local), this node and its zone -> select group",
     Table.ENDPOINT_SELECTED: "an endpoint has been chosen: is it the client itself? far away?",
@@ -217,7 +220,7 @@ REGISTERS = {
     f"{FLAGS} {AS_IS.value:#x}": "leaves for the world outside without source NAT",
     ZONE_REG: "the node's zone: 32 bits of SHA-256 of its name, 0 for none",
     WANTED_REG: "the set of endpoints wanted: a group id",
-    ENDPOINT_REG: "the endpoint of a client with affinity: a bucket id of that group",
+    ENDPOINT_REG: "a client with affinity: its bucket id of that group; else bits of dp_hash",
     LIFETIME_REG: "of learned flows alone: seconds without use after which flowctl removes it",
     NOTHING_REG: "always 0",
 }
@@ -243,8 +246,8 @@ EXTERNAL_PORT_MAX = 0xFFFF
 # br-ext merely floods (before it has learned a MAC address) must not come back twice.
 EXTERNAL_PKT_MARK = 0xD1
 
-# A select group of more endpoints than this has two levels (spread.py).
-FLAT_BUCKETS_MAX = 64
+# Of more endpoints than this flows, not buckets, choose one (spread.py).
+FLAT_BUCKETS_MAX = 32
 # dp_hash slots of a group: OVS takes at most 256.
 HASH_SLOTS = 256
 

@@ -39,8 +39,10 @@ from dunlin.pipeline.families import (
     first_to_l4_port,
 )
 from dunlin.pipeline.layout import (
+    ENDPOINT_REG,
     EXTERNAL_PKT_MARK,
     FLAGS,
+    FLAT_BUCKETS_MAX,
     HAS_SCTP,
     REJECT_MAX_LEN,
     REJECT_USERDATA,
@@ -53,7 +55,7 @@ from dunlin.pipeline.layout import (
     Zone,
     zone_number,
 )
-from dunlin.pipeline.spread import spread_groups
+from dunlin.pipeline.spread import slot_group, slots, spread_group
 from dunlin.pipeline.traffic import count_endpoint, endpoint_number, note_endpoint
 
 REJECT: tuple[Action, ...] = (Controller(REJECT_MAX_LEN, REJECT_USERDATA),)
@@ -127,8 +129,17 @@ class ProgramMaker:
 
     def spread(self, group_id: int, chosen: tuple[ServiceEndpoint, ...]) -> None:
         """The select group over these."""
-        if group_id not in self.groups:
-            self._add(spread_groups(group_id, chosen, self.translate))
+        if group_id in self.groups:
+            return
+        if len(chosen) <= FLAT_BUCKETS_MAX:
+            choices = [self.translate(endpoint) for endpoint in chosen]
+            self._add((spread_group(group_id, choices),))
+            return
+        self._add((slot_group(group_id, len(chosen)),))
+        ours = with_fields(family_of(chosen[0].ip).any, match(**{WANTED_REG: group_id}))
+        for bits, endpoint in slots(chosen):
+            when = with_fields(ours, match(**{ENDPOINT_REG: bits}))
+            self.make.add(Table.ENDPOINT_SLOT, Priority.DEFAULT, when, self.translate(endpoint))
 
     def translate(self, endpoint: ServiceEndpoint) -> tuple[Action, ...]:
         """In the bucket itself: a new connection costs no upcall, and stays where it is."""

@@ -40,6 +40,7 @@ from tests.unit.planner.build import CLUSTER, node, switch
 
 GATEWAY, UPLINK = 1, 2
 NODE_IP, NODE_IP6 = "192.0.2.1", "2001:db8::1"
+CLUSTER_IP = "10.96.0.10"
 CLIENT, CLIENT6 = "203.0.113.9", "2001:db8:ffff::9"
 ZONES = {1: "za", 2: "za", 3: "zb"}
 DROP, REJECT, NODE = "DROP", "REJECT", "to the node"
@@ -127,18 +128,10 @@ class World:
         generation: int = 0,
     ) -> "World":
         """Three nodes and these facts; `generation`: of policies, which select nobody here."""
-        state = State(CLUSTER)
-        known: list[AnyFact] = list(facts)
-        for number, zone in ZONES.items():
-            known.append(node(f"n{number}", number, zone=zone))
-            changes = {"tunnel_port": 3} if tunnel else {"tunnel_port": 0, "tunnel_type": ""}
-            known.append(switch(f"n{number}", number, ovs_version=ovs_version, **changes))
-        step(state, [Upserted(fact) for fact in known])
-        planned = [i for i in intents(state).values() if i.scope in ("all", "n1")]
-        planned += [*pods(), *subjects()]
-        if generation:
-            planned.append(PolicyGenerationIntent(scope="all", key="all", generation=generation))
-        return cls(Tracer.of(compiled(planned)))
+        program = program_of(
+            *facts, ovs_version=ovs_version, tunnel=tunnel, generation=generation
+        )
+        return cls(Tracer.of(program))
 
     def send(self, source: str, target: str, port: int, **fields: Any) -> Trace:
         """
@@ -167,6 +160,24 @@ class World:
         assert found == ends, found
         (translated,) = {changed for _, changed in ends}
         return Answer(frozenset(name for name, _ in ends), translated)
+
+
+def program_of(
+    *facts: AnyFact, ovs_version: str = "3.3.0", tunnel: bool = False, generation: int = 0
+) -> Program:
+    """Flows and groups of n1 for three nodes and these facts; see World.of."""
+    state = State(CLUSTER)
+    known: list[AnyFact] = list(facts)
+    for number, zone in ZONES.items():
+        known.append(node(f"n{number}", number, zone=zone))
+        changes = {"tunnel_port": 3} if tunnel else {"tunnel_port": 0, "tunnel_type": ""}
+        known.append(switch(f"n{number}", number, ovs_version=ovs_version, **changes))
+    step(state, [Upserted(fact) for fact in known])
+    planned = [i for i in intents(state).values() if i.scope in ("all", "n1")]
+    planned += [*pods(), *subjects()]
+    if generation:
+        planned.append(PolicyGenerationIntent(scope="all", key="all", generation=generation))
+    return compiled(planned)
 
 
 def compiled(planned: list[AnyIntent]) -> Program:

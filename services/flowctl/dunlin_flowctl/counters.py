@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 from dunlin.events.intents import EndpointIntent
@@ -11,7 +11,7 @@ from dunlin.openflow import codec, messages
 from dunlin.openflow.cookie import CookieIndex
 from dunlin.openflow.flow import Action, Ct
 from dunlin.openflow.render import actions_text, match_text
-from dunlin.pipeline.layout import Table
+from dunlin.pipeline.layout import WANTED_REG, Table
 from dunlin.pipeline.traffic import number_in_label
 from dunlin_flowctl.adapters.session import Session
 from dunlin_flowctl.core.desired import Desired
@@ -75,7 +75,10 @@ async def read_counters(desired: Desired, node: str, session: Session) -> Counte
         intents=sorted(flows.by_intent.values(), key=lambda item: item.intent),
         flows=flows.of_services,
         ports=_ports(desired, node, ports, names),
-        groups=[_group(desired, group) for group in sorted(groups, key=lambda g: g.group_id)],
+        groups=[
+            _group(desired, group, flows.of_slots.get(group.group_id))
+            for group in sorted(groups, key=lambda g: g.group_id)
+        ],
         services=flows.traffic,
         rules=flows.of_policies.rules,
         denied=flows.of_policies.denied,
@@ -92,6 +95,8 @@ class _Flows:
         self.of_services: list[FlowCounters] = []
         self.traffic: list[ServiceTraffic] = []
         self.of_policies = PolicySums(desired.intents)
+        self.of_slots: dict[int, dict[str, list[int]]] = {}
+        """Group -> endpoint -> [packets, bytes] of table EndpointSlot."""
 
     def add(self, rows: Sequence[messages.InstalledFlow]) -> None:
         for row in rows:
@@ -116,7 +121,9 @@ class _Flows:
             total.packets += row.packets
             total.bytes += row.bytes
             kind = intent_id.split("/", 2)[1]
-            if kind in OF_POLICIES:
+            if row.flow.table == Table.ENDPOINT_SLOT:
+                self._add_slot(row)
+            elif kind in OF_POLICIES:
                 self.of_policies.add(intent_id, row)
             elif kind in ONE_BY_ONE:
                 self.of_services.append(
@@ -129,6 +136,12 @@ class _Flows:
                         bytes=row.bytes,
                     )
                 )
+
+    def _add_slot(self, row: messages.InstalledFlow) -> None:
+        wanted = next(item.value for item in row.flow.match if item.field == WANTED_REG)
+        sums = self.of_slots.setdefault(wanted, {}).setdefault(_endpoint(row.flow.actions), [0, 0])
+        sums[0] += row.packets
+        sums[1] += row.bytes
 
 
 def _traffic(row: messages.InstalledFlow) -> Iterator[ServiceTraffic]:
@@ -180,10 +193,20 @@ def _endpoint(actions: Sequence[Action]) -> str:
     return ""
 
 
-def _group(desired: Desired, group: messages.GroupCounters) -> GroupCountersModel:
+def _group(
+    desired: Desired,
+    group: messages.GroupCounters,
+    slots: dict[str, list[int]] | None = None,
+) -> GroupCountersModel:
+    """`slots`: of a group that leaves its choice to flows, what they counted by endpoint."""
     owner = desired.shared.owner(group.group_id)
     part = desired.shared.effective.get(owner) if owner is not None else None
-    known = _buckets(part, group.group_id) if part is not None else ()
+    if slots is not None:
+        names = sorted(slots)
+        group = replace(group, buckets=tuple((slots[n][0], slots[n][1]) for n in names))
+        known: BucketTexts = tuple((i, "", name) for i, name in enumerate(names))
+    else:
+        known = _buckets(part, group.group_id) if part is not None else ()
     # Statistics come in the order of the buckets; during a change their number may differ.
     if len(known) != len(group.buckets):
         known = tuple((position, "", "") for position in range(len(group.buckets)))

@@ -1,0 +1,211 @@
+"""
+Even spread as a real switch does it: its hash slots, and where real connections go.
+
+OVS 3.1 skews equal weights up to 2:1 and corrupts the map when single buckets come and go: both
+defects are shown here, beside what Dunlin does instead.
+"""
+
+import re
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import IPv4Address, ip_address
+from typing import Literal
+
+import pytest
+
+from dunlin.events.facts import Endpoint, Protocol
+from dunlin.openflow import codec
+from dunlin.openflow.flow import Bucket, Group, Output, Program
+from dunlin.openflow.messages import ErrorMessage
+from dunlin.pipeline.layout import FLAT_BUCKETS_MAX, Zone
+from tests.fixtures.ovs_dummy import DEADLINE_S, OpenFlowSocket, OvsBridge, OvsDummy
+from tests.packets.world import CLUSTER_IP, endpoints, pod_mac, program_of, service
+from tests.unit.pipeline.test_spread import group_of, ovs_slots, shares
+
+pytestmark = pytest.mark.ovs
+
+COUNTS = (1, 3, 9, 10, 33, 100, 250, 1000)
+GROUP_ID = 0x100
+PACKETS_A_CALL = 32
+"""What ovs-vswitchd takes from a port in one turn; a dummy port queues 100 and drops the rest."""
+PER_ENDPOINT = 200
+CHI_SQUARED_LIMIT = 3.29
+"""Standard deviations of a normal variable: exceeded once in about 2,000 times."""
+
+_START = re.compile(r"Constructing select group (\d+)")
+_HITS = re.compile(r"Bucket (\d+): weight=\d+, target=[\d.]+ hits=(\d+)")
+
+
+@pytest.fixture
+def switch(ovs_dummy: OvsDummy) -> Iterator[OvsBridge]:
+    """A fresh bridge; ovs-vswitchd writes the slots of every group into its log."""
+    ovs_dummy.appctl("vlog/set", "ofproto_dpif:file:dbg")
+    try:
+        with ovs_dummy.bridge() as bridge:
+            yield bridge
+    finally:
+        ovs_dummy.appctl("vlog/set", "ofproto_dpif:file:info")
+
+
+def real_slots(
+    bridge: OvsBridge, *groups: Group, command: Literal["add", "modify"] = "add"
+) -> dict[int, dict[int, int]]:
+    """Group -> bucket -> hash slots, as ovs-vswitchd logs them when it is given these groups."""
+    before = len(bridge.ovs.log)
+    with bridge.session() as session:
+        load(session, *(codec.encode_group(group, command) for group in groups))
+    return logged(bridge, before, {group.group_id: len(group.buckets) for group in groups})
+
+
+def logged(bridge: OvsBridge, before: int, wanted: dict[int, int]) -> dict[int, dict[int, int]]:
+    """The log from `before` on, once it has all buckets of these groups: it is written aside."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        found = slots_in(bridge.ovs.log[before:])
+        if {group_id: len(found.get(group_id, ())) for group_id in wanted} == wanted:
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+
+
+def slots_in(log: str) -> dict[int, dict[int, int]]:
+    """Of a part of the log; the last word on each group counts."""
+    found: dict[int, dict[int, int]] = {}
+    group: dict[int, int] = {}
+    for line in log.splitlines():
+        if start := _START.search(line):
+            group = found[int(start[1])] = {}
+        elif hits := _HITS.search(line):
+            group[int(hits[1])] = int(hits[2])
+    return found
+
+
+def load(session: OpenFlowSocket, *messages: bytes) -> None:
+    """All of them, without an error."""
+    errors = [answer for answer in session.ask(*messages) if isinstance(answer, ErrorMessage)]
+    assert not errors, errors
+
+
+def version(bridge: OvsBridge) -> tuple[int, ...]:
+    """Of this Open vSwitch: (3, 1, 0)."""
+    words = bridge.ovs.appctl("version").splitlines()[0].split()
+    return tuple(int(part) for part in words[-1].split(".") if part.isdigit())
+
+
+@pytest.mark.parametrize("count", [n for n in COUNTS if n <= FLAT_BUCKETS_MAX])
+def test_each_endpoints_share_of_the_real_slots(switch: OvsBridge, count: int) -> None:
+    """Nobody has more than 1.25 times the mean; and the model of the unit tests is right."""
+    group = group_of(count)
+    hits = real_slots(switch, group)[group.group_id]
+    found = shares(group, hits)
+    assert sorted(found) == list(range(1, count + 1))
+    assert max(found.values()) <= 1.25 / count
+    assert min(found.values()) >= 0.75 / count
+    if version(switch) < (3, 5):
+        assert ovs_slots(group) == hits
+
+
+def test_equal_weights_skew_on_old_switches(switch: OvsBridge) -> None:
+    """The defect: nine equal weights share sixteen slots 2:1; and so this test can fail."""
+    equal = Group(1, "select", tuple(Bucket(i, (Output(i + 1),), 100) for i in range(9)))
+    hits = real_slots(switch, equal)[1].values()
+    assert (max(hits) == 2 * min(hits)) == (version(switch) < (3, 5)), hits
+
+
+def test_buckets_that_come_singly_corrupt_old_switches(switch: OvsBridge) -> None:
+    """The defect of insert_bucket, and that a MODIFY of the whole group has none of it."""
+    real_slots(switch, group_of(2))
+    before = len(switch.ovs.log)
+    text = f"group_id={GROUP_ID},command_bucket_id=last,bucket=bucket_id=7,weight=100,actions=3"
+    switch.ofctl("insert-buckets", text)
+    inserted = logged(switch, before, {GROUP_ID: 4})[GROUP_ID]
+    if version(switch) < (3, 4):
+        assert max(inserted.values()) == sum(inserted.values()), "all slots are one bucket's"
+    whole = group_of(3)
+    after = shares(whole, real_slots(switch, whole, command="modify")[GROUP_ID])
+    assert max(after.values()) <= 1.25 / 3
+
+
+def reached(bridge: OvsBridge, program: Program, connections: int) -> Counter[str]:
+    """Endpoint -> how many of so many new UDP connections of one Pod conntrack sent there."""
+    ports = {1: "gateway", 2: "uplink", 11: "p11", 12: "p12"}
+    names = {ofport: f"{bridge.name}{name}" for ofport, name in ports.items()}
+    for ofport, name in names.items():
+        bridge.add_port(name, ofport)
+    messages = [codec.encode_group(group, "add") for group in program.groups]
+    messages += [codec.encode_flow(flow, "add") for flow in program.flows]
+    with bridge.session() as session:
+        load(session, *messages)
+    ovs, zone = bridge.ovs, int(Zone.MAIN)
+    ovs.appctl("dpctl/flush-conntrack")
+    frames = [datagram(number).hex() for number in range(connections)]
+    for start in range(0, connections, PACKETS_A_CALL):
+        ovs.appctl("netdev-dummy/receive", names[12], *frames[start : start + PACKETS_A_CALL])
+    entries = ovs.appctl("dpctl/dump-conntrack", f"zone={zone}")
+    ovs.appctl("dpctl/flush-conntrack")
+    return Counter(re.findall(r"reply=\(src=([\d.]+),", entries))
+
+
+def datagram(number: int) -> bytes:
+    """The first packet of connection `number` from Pod p12 to the Service."""
+    source, target = IPv4Address("10.244.1.12"), IPv4Address(CLUSTER_IP)
+    body = struct.pack("!HHHH", 1024 + number, 80, 8, 0)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 28, 0, 0, 64, 17, 0) + source.packed + target.packed
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    head = head[:10] + struct.pack("!H", ~total & 0xFFFF) + head[12:]
+    macs = bytes.fromhex("02000000ff01" + str(pod_mac(2)).replace(":", ""))
+    return (macs + b"\x08\x00" + head + body).ljust(60, b"\0")
+
+
+def deviation(counts: Counter[str], classes: int) -> float:
+    """
+    Pearson's chi-squared against equal shares, as standard deviations above what chance gives.
+
+    By Wilson and Hilferty: the cube root of chi-squared / df is nearly normal.
+    """
+    mean = sum(counts.values()) / classes
+    seen = [*counts.values(), *[0] * (classes - len(counts))]
+    df = classes - 1
+    if not df:
+        return 0.0
+    chi = sum((count - mean) ** 2 / mean for count in seen)
+    spread = 2 / (9 * df)
+    return float(((chi / df) ** (1 / 3) - (1 - spread)) / spread**0.5)
+
+
+def a_service(count: int) -> Program:
+    """default/web with so many endpoints beyond the node, 100 in an EndpointSlice."""
+    everybody = [Endpoint(ip=ip_address("198.18.0.1") + i, node="n2") for i in range(count)]
+    slices = (
+        endpoints(*everybody[i : i + 100], protocol=Protocol.UDP, name=f"web-{i}")
+        for i in range(0, count, 100)
+    )
+    return program_of(service(protocol=Protocol.UDP), *slices)
+
+
+@pytest.mark.parametrize("count", [n for n in COUNTS if n <= 100])
+def test_real_connections_pass_a_chi_squared_test(ovs_dummy: OvsDummy, count: int) -> None:
+    """200 connections an endpoint, from one client: equal shares are not refuted."""
+    with ovs_dummy.bridge() as bridge:
+        counts = reached(bridge, a_service(count), PER_ENDPOINT * count)
+    assert sum(counts.values()) == PER_ENDPOINT * count
+    assert deviation(counts, count) < CHI_SQUARED_LIMIT, counts
+
+
+@pytest.mark.timeout(240)
+def test_more_than_a_thousand_endpoints_are_all_reached(ovs_dummy: OvsDummy) -> None:
+    """1,200 endpoints in twelve EndpointSlices: no cap, nobody without connections."""
+    with ovs_dummy.bridge() as bridge:
+        counts = reached(bridge, a_service(1200), 30_000)
+    assert sum(counts.values()) == 30_000
+    assert len(counts) == 1200
+
+
+def test_the_chi_squared_test_can_fail() -> None:
+    """It refuses the skew of nine equal weights, and takes what chance gives."""
+    skewed = Counter({str(i): 225 if i < 7 else 113 for i in range(9)})
+    assert deviation(skewed, 9) > CHI_SQUARED_LIMIT
+    assert deviation(Counter({str(i): 200 + i for i in range(9)}), 9) < CHI_SQUARED_LIMIT
