@@ -49,7 +49,9 @@ _CT_ORIGINAL = frozenset({
     "ct_nw_proto", "ct_nw_src", "ct_nw_dst", "ct_ipv6_src", "ct_ipv6_dst", "ct_tp_src", "ct_tp_dst",
 })  # fmt: skip
 _CT_ONLY = frozenset({"ct_mark", "ct_label"})
-_READ_ONLY = frozenset({"conj_id", "dp_hash", "ct_state", "ct_zone", "eth_type", "nw_proto", *_CT_ORIGINAL})
+_READ_ONLY = frozenset(
+    {"conj_id", "dp_hash", "ct_state", "ct_zone", "eth_type", "nw_proto", *_CT_ORIGINAL}
+)
 
 
 def refusal(match: Match, actions: tuple[Action, ...]) -> str | None:

@@ -31,8 +31,9 @@ _OXM = {
 }  # fmt: skip
 _NXM_1 = {
     **{f"reg{i}": i for i in range(16)},
-    "nw_ttl": 29, "tun_src": 31, "tun_dst": 32, "pkt_mark": 33, "dp_hash": 35, "conj_id": 37, "ct_state": 105,
-    "ct_zone": 106, "ct_mark": 107, "ct_label": 108, "tun_ipv6_src": 109, "tun_ipv6_dst": 110,
+    "nw_ttl": 29, "tun_src": 31, "tun_dst": 32, "pkt_mark": 33, "dp_hash": 35, "conj_id": 37,
+    "ct_state": 105, "ct_zone": 106, "ct_mark": 107, "ct_label": 108,
+    "tun_ipv6_src": 109, "tun_ipv6_dst": 110,
     **{f"xxreg{i}": 111 + i for i in range(4)},
     "ct_nw_proto": 119, "ct_nw_src": 120, "ct_nw_dst": 121, "ct_ipv6_src": 122, "ct_ipv6_dst": 123,
     "ct_tp_src": 124, "ct_tp_dst": 125,

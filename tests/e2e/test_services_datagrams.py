@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import httpx
@@ -45,7 +46,7 @@ class Echo:
 
     def __init__(self, pod: dict[str, Any]) -> None:
         self._stop = threading.Event()
-        self._runs = [netns.start_in(pod["netns"], lambda ip=ip: self._run(ip)) for ip in pod["ips"]]
+        self._runs = [netns.start_in(pod["netns"], partial(self._run, ip)) for ip in pod["ips"]]
 
     def _run(self, address: str) -> None:
         with socket.socket(family(address), socket.SOCK_DGRAM) as link:
@@ -69,9 +70,7 @@ def echoed(way: Way, size: int, *, warm: bool) -> bool:
 
     `warm`: after a small datagram and its answer, so that conntrack knows the flow.
     """
-    return netns.run_in(
-        way.place, lambda: any(_echoed(way, size, warm=warm) for _ in range(TRIES))
-    )
+    return netns.run_in(way.place, lambda: any(_echoed(way, size, warm=warm) for _ in range(TRIES)))
 
 
 def _echoed(way: Way, size: int, *, warm: bool) -> bool:
@@ -165,7 +164,9 @@ def test_the_nodes_own_fragments(cluster: LabCluster) -> None:
         echo = Echo(node)
         stack.callback(echo.stop)
         places = {"outside": cluster.outside["netns"], "another node": cluster.nodes[1]["netns"]}
-        ways = [Way(name, place, ip, ECHO_PORT) for name, place in places.items() for ip in node["ips"]]
+        ways = [
+            Way(name, place, ip, ECHO_PORT) for name, place in places.items() for ip in node["ips"]
+        ]
         for version in (4, 6):
             assert not lost(ways, version, warm=False)
 

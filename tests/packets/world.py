@@ -128,9 +128,7 @@ class World:
         generation: int = 0,
     ) -> "World":
         """Three nodes and these facts; `generation`: of policies, which select nobody here."""
-        program = program_of(
-            *facts, ovs_version=ovs_version, tunnel=tunnel, generation=generation
-        )
+        program = program_of(*facts, ovs_version=ovs_version, tunnel=tunnel, generation=generation)
         return cls(Tracer.of(program))
 
     def send(self, source: str, target: str, port: int, **fields: Any) -> Trace:
