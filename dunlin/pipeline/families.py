@@ -35,6 +35,11 @@ class Family:
         """Packets from an address or network of this family."""
         return match(eth_type=self.eth_type, **{self.src: source})
 
+    def to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
+        """Packets to one transport port of an address; of fragments the first alone."""
+        address = FieldMatch(self.dst, int(destination))
+        return in_order((*_any(self.eth_type), address, *to_l4_port(protocol, port)))
+
     def first_to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
         """New connections to one transport port of an address."""
         address = FieldMatch(self.dst, int(destination))
@@ -61,6 +66,7 @@ def _any(eth_type: int) -> Match:
     return match(eth_type=eth_type)
 
 
+@lru_cache(maxsize=1 << 12)
 def to_l4_port(protocol: Protocol, port: MatchValue) -> Match:
     """Packets of a protocol to a transport port, or (value, mask) of ports; without an eth_type."""
     name = f"{protocol.value.lower()}_dst"
