@@ -99,6 +99,8 @@ class IntentWriter:
     Keeps the intents of one service in the stream equal to `desired`, in the owned shards.
 
     `held`: intents that may not begin yet; as long as there are some, nothing is claimed.
+    `adrift`: shards that `desired` has differences of and whose lease was away when they were to be
+    written: they stay pending, for the lease may be back before anybody asks, and are not claimed.
     Callers change `desired` by `want` and then `flush`; one caller at a time. `on_foreign` is
     called when somebody else changed what stands, so that the caller flushes.
     """
@@ -117,6 +119,7 @@ class IntentWriter:
         self.seq = 0
         self.published = 0
         self.held: set[str] = set()
+        self.adrift: set[int] = set()
         self._known = asyncio.Event()
 
     @property
@@ -240,7 +243,7 @@ class IntentWriter:
                 epoch = self.epoch
                 await self._write(complete=mark.complete)
                 if self.caught_up and epoch == self.epoch:
-                    owned = shards & self._role.owned()
+                    owned = (shards & self._role.owned()) - self.adrift
                     if not self.held:
                         await self._claim(mark, owned, epoch)
                     return not self.held and owned == shards
@@ -255,6 +258,7 @@ class IntentWriter:
         while wrote:
             wrote = False
             self.held.clear()
+            self.adrift.clear()
             queue = sorted(self.pending)
             for start in range(0, len(queue), CHUNK):
                 todo = self._messages(queue[start : start + CHUNK], complete=complete)
@@ -273,8 +277,9 @@ class IntentWriter:
         todo: list[tuple[Message, bytes | None]] = []
         for subject in queue:
             intent = self.desired.get(subject)
-            if self._role.shard_of(subject) not in owned:
-                self.pending.discard(subject)
+            shard = self._role.shard_of(subject)
+            if shard not in owned:
+                self.adrift.add(shard)
                 continue
             digest = digest_of(intent) if intent else None
             standing = self.standing.get(subject)

@@ -77,6 +77,44 @@ async def test_a_lease_away_for_a_moment_is_told() -> None:
         assert claim.shards == (0, 1)
 
 
+async def test_what_was_to_be_written_while_the_lease_was_away_is_written_after() -> None:
+    """Not forgotten, and not claimed before: though the same shards are owned before and after."""
+    bus = MemoryBus()
+    owned: list[frozenset[int]] = [frozenset()]
+    async with writing(bus, lambda: owned[0]) as writer:
+        writer.want({ROUTE.subject: ROUTE})
+        await writer.write()
+        assert not await writer.flush(MARK, SHARDS)
+        assert await claim_of(bus) is None
+        owned[0] = SHARDS
+        assert await writer.flush(MARK, SHARDS)
+        assert await bus.get_last(ROUTE.subject) is not None
+
+
+async def test_a_lease_that_blinks_during_a_flush_claims_nothing_of_its_shard() -> None:
+    """Away while the messages are made, back when the claim is: the next flush claims it."""
+    bus = MemoryBus()
+    asked: list[int] = []
+
+    def owned() -> frozenset[int]:
+        asked.append(1)
+        return frozenset({1}) if len(asked) == 1 else SHARDS
+
+    async with writing(bus, owned) as writer:
+        await writer.flush(MARK, frozenset())
+        writer.want({ROUTE.subject: ROUTE})
+        asked.clear()
+        assert not await writer.flush(MARK, SHARDS)
+        claim = await claim_of(bus)
+        assert claim is not None
+        assert claim.shards == (1,)
+        assert await writer.flush(MARK, SHARDS)
+        claim = await claim_of(bus)
+        assert claim is not None
+        assert claim.shards == (0, 1)
+        assert await bus.get_last(ROUTE.subject) is not None
+
+
 async def test_held_intents_hold_the_claim() -> None:
     """While an intent may not begin, nothing is claimed, and the caller learns to try again."""
     bus = MemoryBus()
