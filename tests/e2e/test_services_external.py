@@ -69,6 +69,11 @@ def same_family(address: str, others: list[str]) -> str:
     return found
 
 
+def learned_flows(cluster: LabCluster, node: dict[str, Any]) -> list[str]:
+    """Clients that a switch remembers: flows of Affinity, not those that teach them."""
+    return [flow for flow in cluster.flows(node) if ", table=18, " in flow]
+
+
 @pytest.fixture
 def web(cluster: LabCluster, request: pytest.FixtureRequest) -> dict[str, Any]:
     """A Pod of `web` on the second and third node, a client on the first; a NodePort Service."""
@@ -194,8 +199,7 @@ def test_affinity(cluster: LabCluster, web: dict[str, Any]) -> None:
     cluster.ready()
     cluster.wait()
     assert {a["pod"] for a in gets(outside, address, 20, web["port"])} == {kept}
-    learned = [flow for flow in cluster.flows(cluster.nodes[0]) if "table=18," in flow]
-    assert learned, "the switch remembers"
+    assert learned_flows(cluster, cluster.nodes[0]), "the switch remembers"
     cluster.kubectl("-n", namespace, "delete", "pod", kept, "--wait=false")
     cluster.endpoints_ready(namespace, "web", 3)
     cluster.wait()
@@ -205,7 +209,7 @@ def test_affinity(cluster: LabCluster, web: dict[str, Any]) -> None:
     cluster.wait()
     eventually(
         "what was learned is forgotten with its Service",
-        lambda: not [flow for flow in cluster.flows(cluster.nodes[0]) if "table=18," in flow],
+        lambda: not learned_flows(cluster, cluster.nodes[0]),
     )
 
 

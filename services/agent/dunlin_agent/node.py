@@ -77,6 +77,7 @@ class Node:
         self._metrics = metrics
         self._seen: NodeAddresses | None = None
         self._mourned: str | None = None
+        self._told_of_tso = ""
         self._controllers = Controllers(settings.openflow_controllers)
         self._targets: tuple[str, ...] = ()
         self.reason: str | None = "still setting the node up"
@@ -102,6 +103,7 @@ class Node:
                 continue
             pause = RETRY_MIN_SECONDS
             self.reason = None
+            self._tell_of_tso(fact)
             self._facts.emit(core.SwitchObserved(fact))
             await self._first(
                 self._vswitchd_ended(),
@@ -109,6 +111,19 @@ class Node:
                 self._blocks_changed(),
                 self._tunnel_changed(fact.tunnel_type),
                 self._controllers.changed(self._targets),
+            )
+
+    def _tell_of_tso(self, fact: SwitchFact) -> None:
+        """Once for each life of ovs-vswitchd."""
+        told, self._told_of_tso = self._told_of_tso, fact.incarnation
+        if told == fact.incarnation:
+            return
+        if not core.keeps_peers_mtu(fact.ovs_version, userspace_tso=fact.userspace_tso):
+            self._metrics.common.unsupported("node", "userspace-tso")
+            log.warning(
+                "TCP to peers of a smaller MTU will be slow: userspace-tso of this Open vSwitch "
+                "cuts segments to the uplink's MTU; use 3.5 or later, or switch it off",
+                ovs_version=fact.ovs_version,
             )
 
     # --- establish --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from ipaddress import ip_address, ip_network
 from itertools import count
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -212,3 +213,13 @@ def test_attachments_carry_what_ovsdb_records() -> None:
     assert fact.name == "c1/eth0"
     assert fact.node == NODE
     assert (fact.pod_namespace, fact.pod_name, fact.ofport) == ("shop", "web-1", 5)
+
+
+@pytest.mark.parametrize(
+    ("version", "tso", "keeps"),
+    [("3.1.0", True, False), ("3.1.0", False, True), ("3.5.0", True, True), ("4.0.1", True, True),
+     ("", True, False), ("odd", True, False)],
+)  # fmt: skip
+def test_userspace_tso_and_small_mtus(version: str, *, tso: bool, keeps: bool) -> None:
+    """Only versions that were seen to keep a peer's MTU do; without it all do."""
+    assert core.keeps_peers_mtu(version, userspace_tso=tso) is keeps
