@@ -121,6 +121,10 @@ class Runtime:
                 except subprocess.TimeoutExpired:
                     started.kill()
                     started.wait()
+                # Shown by pytest where a test failed.
+                log_text = (self.folder / f"{name}.log").read_text(errors="replace")
+                told = [line for line in log_text.splitlines() if "rror" in line or "CNI" in line]
+                print(f"--- {name}", *told[-25:], sep="\n")
 
     def _toml(self) -> str:
         path = self.folder / "containerd.toml"

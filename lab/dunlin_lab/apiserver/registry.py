@@ -16,7 +16,12 @@ from dunlin_lab.apiserver import errors
 from dunlin_lab.apiserver.allocators import AddressPool, PortPool
 from dunlin_lab.apiserver.apply import server_side_apply
 from dunlin_lab.apiserver.patches import json_patch, merge_patch
-from dunlin_lab.apiserver.resources import NAMESPACES, SERVICES, Resource
+from dunlin_lab.apiserver.resources import (
+    CLUSTERNETWORKPOLICIES,
+    NAMESPACES,
+    SERVICES,
+    Resource,
+)
 from dunlin_lab.apiserver.store import Change, Store, Stored, stored_of
 from dunlin_lab.apiserver.strategic import strategic_merge
 from dunlin_lab.apiserver.strategies.base import Context
@@ -346,6 +351,10 @@ def _accept(resource: Resource, namespace: str, obj: Obj) -> Obj:
     """Check kind, version, shape and namespace of a body; returns it without nulls."""
     if not isinstance(obj, dict):
         message = f"the body is no {resource.kind}"
+        raise errors.bad_request(message)
+    if resource is CLUSTERNETWORKPOLICIES and "kind" not in obj:
+        # A real one knows it by a CustomResourceDefinition only.
+        message = "Object 'Kind' is missing"
         raise errors.bad_request(message)
     kind = obj.get("kind", resource.kind)
     version = obj.get("apiVersion", resource.api_version)
