@@ -22,8 +22,13 @@ from dunlin_lab.hugepages import unmount
 from tests.e2e.lab_cluster import REPOSITORY, LabCluster, eventually, why_not
 
 IMAGE = "dunlin.test/pod:1"
-PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "gcc", "mount")
+PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "gcc", "nsenter")
 CNI = REPOSITORY / "build" / "bin" / "dunlin-cni"
+LOOPBACK = """#!/bin/sh
+# containerd before 2.0 calls a plugin of this name for each sandbox; kubernetes-cni brings one.
+[ "$CNI_COMMAND" != ADD ] || nsenter --net="$CNI_NETNS" ip link set lo up
+echo '{"cniVersion": "0.3.1"}'
+"""
 
 
 def why_no_kubelet() -> str:
@@ -53,6 +58,10 @@ class Runtime:
 
     def install_cni(self) -> None:
         """As the init container of the agent does it: the same script."""
+        loopback = self.folder / "bin" / "loopback"
+        loopback.parent.mkdir(exist_ok=True)
+        loopback.write_text(LOOPBACK)
+        loopback.chmod(0o755)
         state = self.lab.status()
         socket = Path(state["kubeconfig"]).parent / "agent" / f"{self.node['name']}.sock"
         env = {
@@ -136,6 +145,8 @@ state = "{self.folder}/state"
   address = "{self.socket}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{IMAGE}"
+  # A test machine may not let us lower the score (no CAP_SYS_RESOURCE).
+  restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{self.folder}/bin"
     conf_dir = "{self.folder}/net.d"
