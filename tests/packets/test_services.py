@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dunlin.events.facts import AnyFact, Endpoint, LoadBalancerIngress, Protocol, ServicePort
+from dunlin.events.facts import (
+    AnyFact,
+    Endpoint,
+    EndpointPort,
+    EndpointSliceFact,
+    LoadBalancerIngress,
+    Protocol,
+    ServicePort,
+)
 from tests.packets.world import (
     CLIENT,
     CLIENT6,
@@ -22,6 +30,7 @@ from tests.packets.world import (
     World,
     at,
     endpoints,
+    pod_ip,
     service,
     to,
 )
@@ -320,6 +329,11 @@ CASES = [
         {(CLIENT, VIP, 80): to((1, 1)), (CLIENT, NODE_IP, 30080): NODE},
     ),
     *case(
+        "labelled headless: nothing, though it has a cluster IP",
+        (outside(headless_label=True), endpoints(at(1, 1))),
+        {("p12", CLUSTER_IP, 80): REJECT, (CLIENT, VIP, 80): NODE, (CLIENT, NODE_IP, 30080): NODE},
+    ),
+    *case(
         "left to another proxy",
         (outside(proxy_name="other"), endpoints(at(1, 1))),
         {("p12", CLUSTER_IP, 80): REJECT, (CLIENT, VIP, 80): NODE},
@@ -412,3 +426,55 @@ def test_many_endpoints(count: int) -> None:
     found = world.verdict("p12", CLUSTER_IP, 80)
     assert not isinstance(found, str)
     assert len(found.endpoints) == count
+
+
+def test_one_port_number_of_several_protocols() -> None:
+    """TCP, UDP and SCTP of port 80 lead to their own endpoints, also by one node port."""
+    everything = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
+    ports = tuple(
+        ServicePort(name=f"p-{protocol.lower()}", protocol=protocol, port=80, node_port=30080)
+        for protocol in everything
+    )
+    slices = (
+        EndpointSliceFact(
+            namespace="default",
+            name=f"web-{number}",
+            service="web",
+            ports=(EndpointPort(name=f"p-{protocol.lower()}", protocol=protocol, port=8080),),
+            endpoints=(at(number, 1),),
+        )
+        for number, protocol in enumerate(everything, 1)
+    )
+    world = World.of(service(ports=ports), *slices)
+    for number, protocol in enumerate(everything, 1):
+        assert world.verdict("p12", CLUSTER_IP, 80, protocol=protocol) == to((number, 1))
+        found = world.verdict(CLIENT, NODE_IP, 30080, protocol=protocol)
+        assert found == to((number, 1), translated=number != 1)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_named_target_port_that_differs_by_endpoint(version: int) -> None:
+    """Pods of two versions name different numbers: a slice for each, all of them are used."""
+    slices = (
+        EndpointSliceFact(
+            namespace="default",
+            name=f"web-{number}",
+            service="web",
+            ports=(EndpointPort(name="http", port=8000 + number),),
+            endpoints=(at(number, 1, version=version),),
+        )
+        for number in (1, 2, 3)
+    )
+    target = CLUSTER_IP if version == 4 else CLUSTER_IP6
+    world = World.of(service(target), *slices)
+    names = [f"{pod_ip(number, 1, version)}:{8000 + number}" for number in (1, 2, 3)]
+    assert world.verdict("p12", target, 80) == to(*names)
+
+
+def test_a_host_network_endpoint_of_another_node() -> None:
+    """As the API server: Pods reach it with their own address, so does the node itself."""
+    host = Endpoint(ip=ip_address("192.0.2.2"), node="n2")
+    world = World.of(service(), endpoints(host))
+    for source in ("p12", "node"):
+        assert world.verdict(source, CLUSTER_IP, 80) == to("192.0.2.2:8080")
+    assert world.verdict(CLIENT, NODE_IP, 30080) == to("192.0.2.2:8080", translated=True)

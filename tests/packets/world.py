@@ -149,7 +149,7 @@ class World:
         """What becomes of a new connection, whatever bucket it takes."""
         sent = first_packet(source, target, port, **fields)
         traces = self.tracer.trace_all(sent)
-        found = {_end(trace, sent) for trace in traces}
+        found = {end_of(trace, sent) for trace in traces}
         ends = {end for end in found if isinstance(end, tuple)}
         if not ends:
             (word,) = found
@@ -258,7 +258,7 @@ def _from(source: str, version: int) -> dict[str, MatchValue]:
     return {"in_port": UPLINK, "pkt_mark": EXTERNAL_PKT_MARK}
 
 
-def _end(trace: Trace, sent: dict[str, int]) -> tuple[str, bool] | str:
+def end_of(trace: Trace, sent: dict[str, int]) -> tuple[str, bool] | str:
     if trace.dropped:
         return DROP
     (left,) = trace.left

@@ -1,0 +1,194 @@
+"""
+Many Services, one change: what is done is counted, and does not grow with the number of Services.
+
+From facts through the planner's own step and flowctl's own core to the bytes for one switch.
+"""
+
+import sys
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+import pytest
+
+from dunlin import wire
+from dunlin.events.facts import Endpoint, EndpointPort, EndpointSliceFact, ServiceFact, ServicePort
+from dunlin.openflow.flow import Flow, Group
+from dunlin_flowctl.adapters.pipeline import PipelineCompiler
+from dunlin_flowctl.core.delta import ChangeSet, diff
+from dunlin_flowctl.core.desired import Desired, IntentVersion
+from dunlin_flowctl.encode import encode_step
+from dunlin_planner.core import step as steps
+from dunlin_planner.core.events import Event, Upserted
+from dunlin_planner.core.step import Changes, step
+from dunlin_planner.state import State
+from tests.unit.planner.build import CLUSTER, node, switch
+
+ENDPOINTS = 10
+FEW, MANY = 50, 1000
+
+
+def service_fact(number: int, port: int = 80) -> ServiceFact:
+    """Service default/s<number>."""
+    return ServiceFact(
+        namespace="default",
+        name=f"s{number}",
+        cluster_ips=(ip_address("10.96.0.1") + number,),
+        ports=(ServicePort(name="http", port=port),),
+    )
+
+
+def slice_fact(number: int, count: int = ENDPOINTS) -> EndpointSliceFact:
+    """Its first `count` endpoints."""
+    first = ip_address("198.18.0.0") + number * 16
+    return EndpointSliceFact(
+        namespace="default",
+        name=f"s{number}-x",
+        service=f"s{number}",
+        ports=(EndpointPort(name="http", port=8080),),
+        endpoints=tuple(Endpoint(ip=first + i, node="n2") for i in range(count)),
+    )
+
+
+class Pipeline:
+    """Planner, flowctl's core, and the switch of n1 that holds all there is."""
+
+    def __init__(self, services: int) -> None:
+        self.state = State(CLUSTER)
+        self.desired = Desired(PipelineCompiler())
+        self.revision = 0
+        facts: list[Any] = [node("n1", 1), switch("n1", 1, ovs_version="3.5.0")]
+        for number in range(services):
+            facts += [service_fact(number), slice_fact(number)]
+        self._publish(step(self.state, [Upserted(fact) for fact in facts]))
+        managed = self.desired.manage("n1")
+        assert managed is not None
+        self.switch = managed
+
+    def _publish(self, changes: Changes) -> None:
+        for intent in changes.intents.values():
+            assert intent is not None
+            self.revision += 1
+            self.desired.upsert(IntentVersion(intent, self.revision))
+
+    def change(self, event: Event) -> tuple[Changes, ChangeSet]:
+        """One fact: intents to publish, and the messages to the switch."""
+        changes = step(self.state, [event])
+        self._publish(changes)
+        work = self.switch.take(lambda intent_id: self.desired.get("n1", intent_id), 0.0)
+        messages = diff(work.parts.values(), may_delete=True)
+        self.switch.done(work)
+        return changes, messages
+
+
+def calls_of(act: Callable[[], object]) -> int:
+    """How many Python functions are called."""
+    count = 0
+
+    def seen(_frame: object, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(seen)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def octets(messages: ChangeSet) -> int:
+    """On the wire to one switch."""
+    return sum(len(encode_step(one)) for phase in messages.phases for one in phase)
+
+
+@pytest.fixture(scope="module")
+def few() -> Pipeline:
+    """A small cluster."""
+    return Pipeline(FEW)
+
+
+@pytest.fixture(scope="module")
+def many() -> Pipeline:
+    """Twenty times as many Services."""
+    return Pipeline(MANY)
+
+
+def test_one_endpoint_touches_one_group(many: Pipeline) -> None:
+    """One intent is published, one group modified; flows only of the endpoint that came or went."""
+    for count in (ENDPOINTS - 1, ENDPOINTS):
+        changes, messages = many.change(Upserted(slice_fact(7, count)))
+        (intent,) = changes.intents.values()
+        assert intent is not None
+        assert intent.id == "all/service/default/s7:http/TCP"
+        ((command, group),) = [(one.command, one.content) for one in messages.groups_put]
+        assert (command, isinstance(group, Group)) == ("modify", True)
+        flows = [one.content for one in (*messages.flows_put, *messages.flows_deleted)]
+        assert not messages.groups_deleted
+        assert len(flows) <= 2, flows
+        assert len({flow.cookie for flow in flows if isinstance(flow, Flow)}) <= 1
+
+
+def test_a_service_does_not_send_others_again(many: Pipeline) -> None:
+    """Another port of one Service: its intent and its flows, nobody else's."""
+    changes, messages = many.change(Upserted(service_fact(9, port=81)))
+    assert [i.id for i in changes.intents.values() if i] == ["all/service/default/s9:http/TCP"]
+    assert {one.intent_id for phase in messages.phases for one in phase} == {
+        "all/service/default/s9:http/TCP"
+    }
+    assert not messages.groups_put, "its endpoints are the same"
+    many.change(Upserted(service_fact(9)))
+
+
+def test_bytes_do_not_depend_on_the_number_of_services(few: Pipeline, many: Pipeline) -> None:
+    """The same change is as large in a large cluster, on the bus and to a switch."""
+    sizes = []
+    for world in (few, many):
+        changes, messages = world.change(Upserted(slice_fact(3, ENDPOINTS - 1)))
+        published = sum(len(wire.encode(i)) for i in changes.intents.values() if i)
+        sizes.append((len(changes.intents), published, len(messages), octets(messages)))
+        world.change(Upserted(slice_fact(3)))
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("fact", [slice_fact(5, ENDPOINTS - 1), service_fact(5, port=81)])
+def test_work_does_not_depend_on_the_number_of_services(
+    few: Pipeline, many: Pipeline, fact: EndpointSliceFact | ServiceFact
+) -> None:
+    """Planner and flowctl call as many functions for it among 1,000 Services as among 50."""
+    back = slice_fact(5) if isinstance(fact, EndpointSliceFact) else service_fact(5)
+    counts = []
+    for world in (few, many):
+        counts.append(calls_of(lambda world=world: world.change(Upserted(fact))))  # type: ignore[misc]
+        world.change(Upserted(back))
+    assert counts[1] <= counts[0] * 1.1, counts
+
+
+def test_nothing_changes_nothing(many: Pipeline) -> None:
+    """The same fact again, or one that differs in what no switch needs, is not published."""
+    again = slice_fact(11)
+    named = msgspec.structs.replace(again, ports=(*again.ports, EndpointPort(name="x", port=1)))
+    for fact in (again, named, again):
+        changes, messages = many.change(Upserted(fact))
+        assert not changes.intents
+        assert not len(messages)
+
+
+def test_the_count_can_fail(few: Pipeline, many: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planner that plans everything anew for each change is noticed."""
+    plan = steps.plan
+    counts = []
+    for world in (few, many):
+
+        def everything(state: State, unit: Any) -> Any:
+            for other in state.units():
+                plan(state, other)
+            return plan(state, unit)
+
+        monkeypatch.setattr(steps, "plan", everything)
+        fact = Upserted(slice_fact(5, ENDPOINTS - 1))
+        counts.append(calls_of(lambda world=world, fact=fact: world.change(fact)))  # type: ignore[misc]
+        monkeypatch.setattr(steps, "plan", plan)
+        world.change(Upserted(slice_fact(5)))
+    assert counts[1] > counts[0] * 1.1
