@@ -86,7 +86,12 @@ def permissions() -> dict[str, Permissions]:
         "watcher": [*cluster, leases, *_keeping()],
         "agent": [*_facts(AGENT_FACTS), f"{rpc}.ipam.>", f"{rpc}.flowctl.barrier.*"],
         "ipam": [*_facts(IPAM_FACTS), *_intents(IPAM_INTENTS), f"{progress}.ipam.*", leases],
-        "planner": [*planned, f"{progress}.planner.*", leases],
+        "planner": [
+            *planned,
+            f"{progress}.planner.*",
+            leases,
+            f"{rpc}.agent.connections.*",
+        ],
         "flowctl": [
             f"{subjects.PREFIX}.applied.*",
             f"{subjects.PREFIX}.owner.>",
@@ -96,7 +101,7 @@ def permissions() -> dict[str, Permissions]:
         ],
         "metrics": [],
     }
-    serves = {"watcher", "ipam", "flowctl"}
+    serves = {"watcher", "ipam", "flowctl", "agent"}
     return {user: _service(user, what, user in serves) for user, what in publish.items()}
 
 

@@ -71,6 +71,26 @@ class Installation:
             raise ApiError(f"{service} does not answer: " + "; ".join(problems))
         return found
 
+    def post(self, service: str, path: str, body: Any, *, timeout_s: float = TIMEOUT_S) -> Any:
+        """
+        JSON of the first replica that answers `body`.
+
+        Raises:
+            ApiError: none does, or the answer is an error; what it says of objects, one a line.
+        """
+        problems = []
+        options = {**self._options(), "timeout": timeout_s}
+        for url in self.candidates(service):
+            try:
+                response = httpx.post(url + path, json=body, **options)
+            except httpx.HTTPError as error:
+                problems.append(f"{url}{path}: {error}")
+                continue
+            if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+                raise ApiError(_refusal(response))
+            return _json(response)
+        raise ApiError(f"{service} does not answer: " + "; ".join(problems))
+
     def lines(
         self, service: str, path: str, **params: str | int | bool
     ) -> Iterator[dict[str, Any]]:
@@ -101,6 +121,17 @@ UNPROCESSABLE = 422
 
 class BadRequestError(ApiError):
     """What was asked for cannot be understood; the message is the service's."""
+
+
+def _refusal(response: httpx.Response) -> str:
+    """Each object and field that is at fault."""
+    answer = response.json()
+    items = answer.get("items") or answer.get("fields") or ()
+    lines = [
+        ": ".join(str(item[key]) for key in ("object", "field", "reason") if item.get(key))
+        for item in items
+    ]
+    return "\n  ".join(["refused", *(lines or [str(answer.get("error"))])])
 
 
 def _json(response: httpx.Response) -> Any:

@@ -9,6 +9,7 @@ import typer
 from dunlin.cli import policy, views
 from dunlin.cli.api import ApiError, Installation, installation, wait
 from dunlin.cli.output import Form, console, emit, error_console
+from dunlin.cli.plan import plan
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -90,6 +91,9 @@ def events(
             emit(output, event, ())
         else:
             console.print(views.event(event), soft_wrap=True)
+
+
+app.command("plan")(plan)
 
 
 @app.command("wait")

@@ -31,13 +31,15 @@ class Intent(Event, frozen=True, kw_only=True, tag_field="kind"):
 
     `object`: the Kubernetes object that caused it, `<kind>/<namespace>/<name>` (or
     `<kind>/<name>`), for people. `trigger_ms`: Unix time of the change that caused this version,
-    where known.
+    where known. `change`: it belongs to a change of policy and comes into force with all of it,
+    when a PolicyCommitIntent reaches that number; 0: at once.
     """
 
     scope: str
     key: str
     object: str = ""
     trigger_ms: int | None = None
+    change: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     @property
     def id(self) -> IntentId:
@@ -332,6 +334,18 @@ class PolicyGenerationIntent(Intent, frozen=True, kw_only=True, tag="policygener
     generation: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFF)]
 
 
+class PolicyCommitIntent(Intent, frozen=True, kw_only=True, tag="policycommit"):
+    """
+    Every change of policy up to `committed` is complete in the stream; scope "all", key "all".
+
+    The last message of a change (ADR 0020): a switch gets all of it in one atomic bundle. `gone`:
+    ids of intents that this change withdraws; their tombstones follow. It makes no flows.
+    """
+
+    committed: Annotated[int, msgspec.Meta(ge=1)]
+    gone: tuple[str, ...] = ()
+
+
 AnyIntent: TypeAlias = (
     SwitchIntent
     | EndpointIntent
@@ -345,6 +359,7 @@ AnyIntent: TypeAlias = (
     | PolicyNetworkIntent
     | PolicySubjectIntent
     | PolicyGenerationIntent
+    | PolicyCommitIntent
 )
 
 

@@ -146,3 +146,37 @@ class WaitReply(Event, frozen=True, kw_only=True, tag_field="result", tag="wait"
     fact_seq: int = 0
     revision: int = 0
     switches: tuple[SwitchWait, ...] = ()
+
+
+class ConnectionsRequest(Event, frozen=True, kw_only=True):
+    """
+    rpc.agent.connections.<node>: what the node's conntrack holds of Pods' connections.
+
+    `ips`: only connections that one of these has a part in; empty: all. `limit`: of items.
+    """
+
+    ips: tuple[IPAddress, ...] = ()
+    limit: int = 10_000
+
+
+class LiveConnection(Event, frozen=True, kw_only=True, array_like=True):
+    """
+    `count` live connections that differ in the client's port only.
+
+    After translation: `destination` is the endpoint behind a Service. `protocol`: TCP, UDP, SCTP,
+    ICMP, or a number as text; `port` 0 where it has none.
+    """
+
+    protocol: str
+    source: IPAddress
+    destination: IPAddress
+    port: int
+    count: int
+
+
+class Connections(Event, frozen=True, kw_only=True, tag_field="result", tag="connections"):
+    """`truncated`: there were more than `limit` items."""
+
+    node: str
+    items: tuple[LiveConnection, ...] = ()
+    truncated: bool = False

@@ -29,6 +29,7 @@ KINDS = {
     "policysubject": 10,
     "policygeneration": 11,
     "localservice": 12,
+    "policycommit": 13,
 }
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
 

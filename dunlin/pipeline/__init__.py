@@ -11,6 +11,7 @@ from dunlin.events.intents import (
     EndpointIntent,
     LocalServiceIntent,
     PolicyClassIntent,
+    PolicyCommitIntent,
     PolicyGenerationIntent,
     PolicyIntent,
     PolicyNetworkIntent,
@@ -57,6 +58,7 @@ _SHARED = (
     PolicyPeerIntent,
     PolicyNetworkIntent,
     PolicyGenerationIntent,
+    PolicyCommitIntent,
 )
 
 
@@ -92,5 +94,7 @@ def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
             return compile_subject(intent)
         case PolicyGenerationIntent():
             return compile_generation(intent)
+        case PolicyCommitIntent():
+            return Program()
         case _:
             assert_never(intent)

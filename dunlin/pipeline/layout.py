@@ -60,6 +60,13 @@ class Table(IntEnum):
         return _TITLES[self]
 
 
+POLICY_TABLES = frozenset(
+    table
+    for table in Table
+    if Table.EGRESS_SUBJECT <= table <= Table.COMMIT or table == Table.CONNTRACK_STATE
+)
+"""Where policy is decided: a change of it is one bundle, whatever its size."""
+
 _TITLES = {
     Table.CLASSIFIER: "Classifier",
     Table.ARP_RESPONDER: "ARPResponder",

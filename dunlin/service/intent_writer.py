@@ -76,8 +76,8 @@ class Role:
 
 
 def digest_of(intent: AnyIntent) -> bytes:
-    """Of everything but `trigger_ms`: a change of the trigger alone is no change."""
-    data = wire.encode(msgspec.structs.replace(intent, trigger_ms=None))
+    """Of everything but `trigger_ms` and `change`: they say when and with what, not what."""
+    data = wire.encode(msgspec.structs.replace(intent, trigger_ms=None, change=0))
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -202,6 +202,10 @@ class IntentWriter:
         self.desired.clear()
         self.pending.clear()
         self.review(self._role.owned())
+
+    def differs_any(self, some: Iterable[str]) -> bool:
+        """One of these subjects is ours and stands otherwise than desired."""
+        return any(self._differs(subject) for subject in some)
 
     def differs(self, which: Callable[[str], bool]) -> bool:
         """

@@ -171,11 +171,11 @@ def test_node_and_ping(shop: Shop) -> None:
 class Held:
     """One TCP connection, kept open."""
 
-    def __init__(self, place: str, address: str) -> None:
+    def __init__(self, place: str, address: str, port: int = 8080) -> None:
         def connect() -> socket.socket:
             link = socket.socket(family(address), socket.SOCK_STREAM)
             link.settimeout(QUICK_S)
-            link.connect((address, 8080))
+            link.connect((address, port))
             return link
 
         self.link = netns.run_in(place, connect)
@@ -272,6 +272,38 @@ def test_no_moment_unprotected(shop: Shop) -> None:
     held, refused = allowed.stop(), forbidden.stop()
     assert refused.sent > 100
     assert refused.answered == 0, f"{refused.answered} of {refused.sent} came through"
+    assert held.sent > 20
+    assert held.lost == 0, f"{held.lost} of {held.sent} did not: {held.errors}"
+
+
+@pytest.mark.timeout(240)
+def test_both_directions_at_once(shop: Shop) -> None:
+    """
+    One update opens egress where it closes ingress, over and over, and labels swap roles.
+
+    Old and new forbid client -> other (both on one node), and allow server -> client.
+    """
+
+    def to(*names: str) -> list[dict[str, Any]]:
+        return [{"podSelector": {"matchLabels": {"app": name}}} for name in names]
+
+    both = ["Ingress", "Egress"]
+    states = (
+        {"ingress": [{}], "egress": [{"to": to("server", "client", "swapped")}]},
+        {"ingress": [{"from": to("server")}], "egress": [{}]},
+    )
+    shop.policy("p", policyTypes=both, **states[0])
+    client, other = (shop.pods[name] for name in ("client", "other"))
+    allowed = HttpProbe(shop.pods["server"]["netns"], client["ips"][0], port=8080)
+    forbidden = [UdpProbe(client["netns"], ip, 8080, 0.001) for ip in other["ips"]]
+    for turn in range(1, 13):
+        shop.replace("p", policyTypes=both, **states[turn % 2])
+        if turn % 3 == 0:
+            shop.label("client", app="swapped" if turn % 2 else "client")
+    held, refused = allowed.stop(), [probe.stop() for probe in forbidden]
+    for one in refused:
+        assert one.sent > 1000
+        assert one.answered == 0, f"{one.answered} of {one.sent} came through"
     assert held.sent > 20
     assert held.lost == 0, f"{held.lost} of {held.sent} did not: {held.errors}"
 

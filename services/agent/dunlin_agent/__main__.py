@@ -17,6 +17,7 @@ from dunlin_agent.adapters.ovsdb import Ovs
 from dunlin_agent.adapters.vswitchd import Vswitchd
 from dunlin_agent.cni import CniServer
 from dunlin_agent.config import Settings
+from dunlin_agent.connections import ConnectionServer
 from dunlin_agent.conntrack.shell import Reconcile
 from dunlin_agent.external_shell import ExternalFlows
 from dunlin_agent.facts import Facts
@@ -96,6 +97,8 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.task("health", health.serve())
     app.task("kube-proxy-metrics", proxy.serve(settings.proxy_metrics_bind))
     app.task("external", external.keep())
+    connections = ConnectionServer(bus, settings.node, vswitchd)
+    app.task("connections", connections.serve(), may_end=True)
 
 
 def _steer(settings: Settings, facts: Facts, node: Node, net: NodeNet, vswitchd: Vswitchd) -> Steer:

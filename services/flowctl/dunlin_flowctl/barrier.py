@@ -117,8 +117,10 @@ def _why(handles: Handles, runner: "SwitchRunner", request: BarrierRequest) -> s
         return "the switch has just been given up"
     if handles.intents_epoch != request.epoch:
         return f"flowctl reads epoch {handles.intents_epoch!r} of the intents"
+    if handles.desired.read < request.revision:
+        return f"flowctl has read the intents up to {handles.desired.read}"
     if handles.desired.revision < request.revision:
-        return f"flowctl has read the intents up to {handles.desired.revision}"
+        return f"a change of policy is not complete: {len(handles.desired.held)} intents wait"
     if not switch.synced:
         return "the switch has not been compared with its intents yet"
     if runner.revision >= request.revision:

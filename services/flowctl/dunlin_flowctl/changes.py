@@ -13,6 +13,7 @@ from dunlin.pipeline.layout import DENY_METER
 from dunlin_flowctl.adapters.dump import Dump, dump
 from dunlin_flowctl.adapters.session import CommitResult, Refusal, Session
 from dunlin_flowctl.conntrack import StaleUdp
+from dunlin_flowctl.core.held import POLICY_COOKIES, is_policy
 from dunlin_flowctl.core.program import FlowKey, describe_key
 from dunlin_flowctl.core.switch import Switch, Work
 from dunlin_flowctl.core.sync import Rules, SyncPlan, cookies_of, plan_sync
@@ -103,11 +104,17 @@ class Changes:
         held = await dump(self._session, self._handles.settings.dump_max)
         if self._handles.desired.switches.get(switch.node) is not switch:
             return
+        if self._handles.desired.releasing:
+            # Half of a change: look again when all of it is there.
+            switch.suspect = True
+            return
+        switch.partial = self._handles.desired.held.incomplete
         switch.suspect = False
         work = self._take(retry=True)
         switch.suspect = False
         may_delete = self._handles.may_delete
-        if cause == "connect" and not (held.flows or held.groups or work.refused):
+        empty = not (held.flows or held.groups or work.refused)
+        if cause == "connect" and empty and not switch.partial:
             plan = self._fresh(cause)
         else:
             plan = await self._compared(work, held, cause, may_delete=may_delete)
@@ -141,11 +148,17 @@ class Changes:
         may_delete: bool,
     ) -> Plan:
         desired = self._handles.desired
-        parts = [p for p in desired.parts(self.switch.node) if p.intent_id not in work.refused]
+        partial = self.switch.partial
+        parts = [
+            part
+            for part in desired.parts(self.switch.node)
+            if part.intent_id not in work.refused and not (partial and is_policy(part.intent_id))
+        ]
         rules = Rules(
             may_delete=may_delete,
             remove_foreign=self._handles.settings.remove_foreign,
             protected=cookies_of({*work.refused, *desired.unreadable}),
+            spared=POLICY_COOKIES if partial else frozenset(),
             changing=frozenset(work.parts),
             expired=held.expired,
         )

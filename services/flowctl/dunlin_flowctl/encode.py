@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from dunlin.model.ids import IntentId
 from dunlin.openflow import codec
-from dunlin.openflow.flow import Group
+from dunlin.openflow.flow import Flow, Group
+from dunlin.pipeline.layout import POLICY_TABLES
 from dunlin_flowctl.core.delta import ChangeSet, Step
 
 # Every bundle of every session has the same ids, so that its bytes can be shared: a session writes
@@ -75,8 +76,13 @@ class Batches:
 
     def __init__(self, changes: ChangeSet, limit: int) -> None:
         self.changes = changes
-        self._cuts = [list(cut(phase, limit)) for phase in changes.phases]
+        rest = ([step for step in phase if not is_policy(step)] for phase in changes.phases)
+        self._cuts = [*(list(cut(phase, limit)) for phase in rest), [policy_steps(changes)]]
         self._made: dict[tuple[int, int], asyncio.Task[Segment]] = {}
+
+    async def policy(self) -> Segment:
+        """What goes into the first bundle, whole; maybe nothing. Raises as `phase`."""
+        return await asyncio.shield(self._part(len(self._cuts) - 1, 0))
 
     async def phase(self, number: int) -> AsyncIterator[Segment]:
         """The segments of one phase, in order. Raises as `ProgramCache.phases`."""
@@ -213,13 +219,36 @@ def interleave(shared: Phases, own: Phases) -> Bundle:
 
 
 def chunks(changes: ChangeSet, limit: int) -> Iterator[list[Step]]:
-    """All steps in order, at most `limit` at a time: a bundle each still makes before it breaks."""
+    """
+    All steps, at most `limit` at a time: a bundle each still makes before it breaks.
+
+    First, and together however many, those of the policy tables (`policy_steps`).
+    """
+    if policy := policy_steps(changes):
+        yield policy
     chunk: list[Step] = []
     for phase in changes.phases:
         for step in phase:
+            if is_policy(step):
+                continue
             chunk.append(step)
             if len(chunk) == limit:
                 yield chunk
                 chunk = []
     if chunk:
         yield chunk
+
+
+def policy_steps(changes: ChangeSet) -> list[Step]:
+    """
+    What one bundle must hold: no packet may meet half of a change of policy.
+
+    It comes before everything else: nothing may pass before its policies stand. Flows of policy
+    refer to no groups.
+    """
+    return [step for phase in changes.phases for step in phase if is_policy(step)]
+
+
+def is_policy(step: Step) -> bool:
+    """A flow of a table where policy is decided."""
+    return isinstance(step.content, Flow) and step.content.table in POLICY_TABLES

@@ -64,7 +64,7 @@ class Handles:
         if not (self.caught_up and self.facts_epoch and self.intents_epoch):
             return False
         needed = self.watermarks.complete(self.epochs)
-        return needed is not None and self.desired.revision >= needed
+        return needed is not None and self.desired.read >= needed
 
     def wake(self) -> None:
         """Something moved: everybody looks again."""

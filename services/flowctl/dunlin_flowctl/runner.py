@@ -178,6 +178,8 @@ class SwitchRunner:
         return bool(pending) and self._may_write(changes)
 
     def _may_write(self, changes: Changes) -> bool:
+        if self.handles.desired.releasing:
+            return False
         return self.handles.caught_up and time.monotonic() >= changes.not_before
 
     def _cause_of_sync(self, changes: Changes, now: float) -> str:
@@ -185,7 +187,7 @@ class SwitchRunner:
         switch = changes.switch
         if not switch.synced:
             return "connect"
-        if switch.suspect:
+        if switch.suspect or (switch.partial and not self.handles.desired.held.incomplete):
             return "repair"
         if (switch.leftovers or not changes.swept) and self.handles.may_delete:
             return "complete"

@@ -12,7 +12,17 @@ from dunlin_flowctl.core.layer import Replaced
 from dunlin_flowctl.core.program import FlowKey, Key
 from dunlin_flowctl.core.switch import Switch, Work
 from dunlin_flowctl.core.sync import plan_fresh
-from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache, Segment, chunks, cut, interleave
+from dunlin_flowctl.encode import (
+    OWN_XID,
+    Bundle,
+    ProgramCache,
+    Segment,
+    chunks,
+    cut,
+    interleave,
+    is_policy,
+    policy_steps,
+)
 
 IN_THREAD_MIN = 500
 """Steps from which encoding moves to a worker thread."""
@@ -140,10 +150,13 @@ async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[
         return
     shared_changes = plan.shared
     batches = cache.batches(plan.key, lambda: shared_changes, limit)
+    policy = (await batches.policy(), await _segment(cache, policy_steps(plan.own)))
+    if first := tuple(segment for segment in policy if segment.intents):
+        yield Bundle(first)
     for number, own in enumerate(plan.own.phases):
         async for segment in batches.phase(number):
             yield Bundle((segment,))
-        for steps in cut(own, limit):
+        for steps in cut([step for step in own if not is_policy(step)], limit):
             yield Bundle((await _segment(cache, steps),))
 
 

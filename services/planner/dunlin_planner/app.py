@@ -3,7 +3,7 @@
 from dunlin.bus import leases
 from dunlin.service.app import ServiceApp
 from dunlin.service.shards import ShardLeases
-from dunlin_planner import rest
+from dunlin_planner import rest, rest_plan
 from dunlin_planner.config import PlannerSettings
 from dunlin_planner.metrics import StateCollector
 from dunlin_planner.observer import Observer
@@ -22,6 +22,7 @@ async def setup(app: ServiceApp[PlannerSettings]) -> Shell:
     shards.on_change = shell.nudge.set
     app.metrics.registry.register(StateCollector(shell))
     app.api.include_router(rest.router(shell, bus))
+    app.api.include_router(rest_plan.router(shell, bus))
     app.ready("planner", shell.not_ready)
     app.task("intents", shell.writer.follow())
     app.task("claims", shell.claims.follow())

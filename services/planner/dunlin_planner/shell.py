@@ -26,25 +26,19 @@ from dunlin.service.metrics import Metrics
 from dunlin.service.shards import ShardLeases
 from dunlin_planner.config import PlannerSettings
 from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
-from dunlin_planner.core.policy.order import split_ends
-from dunlin_planner.core.policy.plan import UNIT_KINDS
 from dunlin_planner.core.step import GENERATION_MAX, Changes, findings, step, waiting_nodes
 from dunlin_planner.observer import Observer
+from dunlin_planner.policy_writer import COMMIT_SUBJECT, POLICY_KINDS, PolicyWriter, is_policy
 from dunlin_planner.state import (
     KINDS,
     POLICY_SHARD,
     SHARD_COUNT,
-    PlannerIntent,
     State,
     shard_of,
 )
 
 log = structlog.get_logger(__name__)
 
-POLICY_KINDS = (
-    "policy", "policyclass", "policyport", "policypeer", "policynetwork", "policysubject",
-    "policygeneration",
-)  # fmt: skip
 SERVICE_KINDS = ("service", "localservice")
 FILTERS = tuple(
     f"{subjects.PREFIX}.intent.*.{kind}.*"
@@ -52,6 +46,9 @@ FILTERS = tuple(
 )
 GENERATION_SUBJECT = subjects.intent("all", "policygeneration", "all")
 TICK_S = 0.5
+_BY_KEY = frozenset({
+    "policyclass", "policyport", "policynetwork", "policygeneration", "policycommit",
+})  # fmt: skip
 
 
 def unit_of(subject: str) -> Unit:
@@ -61,7 +58,7 @@ def unit_of(subject: str) -> Unit:
         return Unit("node", "", scope)
     if kind == "route":
         return Unit("node", "", key)
-    if kind in ("policyclass", "policyport", "policynetwork", "policygeneration"):
+    if kind in _BY_KEY:
         return Unit(kind, "", key)
     if kind in POLICY_KINDS:
         namespace, _, name = key.partition("/")
@@ -98,6 +95,7 @@ class Shell:
         self.nudge = asyncio.Event()
         self.claims = ClaimReader(bus, settings.replica, self.nudge.set)
         self.writer = IntentWriter(bus, FILTERS, role, self.nudge.set)
+        self.policy = PolicyWriter(bus, self.writer)
         self.state = State(settings.cluster, shards=frozenset())
         self.epoch = ""
         self.seq = 0
@@ -111,7 +109,6 @@ class Shell:
         self._ready_at: float | None = None
         self._complete = False
         self._claimed: tuple[object, ...] = ()
-        self._staged: list[dict[str, PlannerIntent | None]] = []
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -178,7 +175,7 @@ class Shell:
     def _start_over(self) -> None:
         log.warning("the fact stream is new: starting over")
         self.state = State(self.settings.cluster, shards=frozenset())
-        self._staged.clear()
+        self.policy.forget()
         self.writer.start_over()
         self._switch_seqs.clear()
         self._caught_up = False
@@ -191,10 +188,12 @@ class Shell:
         if owned == self.state.shards:
             return
         lost, gained = self.state.shards - owned, owned - self.state.shards
-        self._want_staged()
         self.writer.forget(lost)
+        if POLICY_SHARD in lost:
+            self.policy.forget()
         if POLICY_SHARD in gained:
             await self._adopt_generation()
+            await self.policy.adopt()
         self._step([Owned(self.state.shards - lost)])
         for shard in sorted(gained):
             self._step([Owned(self.state.shards | {shard})])
@@ -202,12 +201,6 @@ class Shell:
         self.writer.review(gained)
         if POLICY_SHARD in gained:
             self._renew_generation()
-
-    def _want_staged(self) -> None:
-        """All at once: nothing of it stands yet, or it is not ours to write any more."""
-        staged, self._staged = self._staged, []
-        for wanted in staged:
-            self.writer.want(wanted)
 
     async def _adopt_generation(self) -> None:
         """Go on with the generation that stands, so that a restart judges nothing again."""
@@ -222,18 +215,15 @@ class Shell:
 
     def _renew_generation(self) -> None:
         """Policy changed while nobody planned it: connections must be judged again."""
-        self._want_staged()
-        if self.writer.differs(lambda subject: unit_of(subject).kind in UNIT_KINDS):
+        if self.writer.differs(lambda subject: is_policy(subject) and subject != COMMIT_SUBJECT):
             self.state.generation = self.state.generation % GENERATION_MAX + 1
             self._step([Renewed()])
 
     def _step(self, events: Iterable[Event]) -> None:
         changes = step(self.state, events)
-        # What is staged is wanted stage by stage, as it is written; the rest, and the ends, after
-        # it.
-        rest, ends = split_ends(changes.intents)
-        stages = [changes.stages[stage] for stage in sorted(changes.stages)]
-        self._staged += [wanted for wanted in (*stages, rest, *ends) if wanted]
+        policy = {subject: i for subject, i in changes.intents.items() if is_policy(subject)}
+        self.policy.want(policy)
+        self.writer.want({s: i for s, i in changes.intents.items() if s not in policy})
         self._tell(changes)
 
     def _tell(self, changes: Changes) -> None:
@@ -257,11 +247,7 @@ class Shell:
         await self._own()
         self._complete = self._complete or self._is_complete()
         mark = Watermark(self.epoch, self.seq, self._complete)
-        staged, self._staged = self._staged, []
-        for wanted in staged:
-            self.writer.want(wanted)
-            if wanted is not staged[-1]:
-                await self.writer.write()
+        await self.policy.write(complete=self._complete)
         claim = (mark, self.state.shards, self.writer.epoch, self.claims.life)
         if self.writer.pending or self._claimed != claim:
             claimed = await self.writer.flush(mark, self.state.shards)

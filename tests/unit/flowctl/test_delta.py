@@ -111,13 +111,13 @@ def test_incremental_writes_reach_the_recomputed_state(
     desired = Desired(FakeCompiler())
     holdings: dict[str, Holding] = {}
     for node in NODES:
-        play(desired, [Change(switch_intent(node), gone=False)], desired.revision + 1)
+        play(desired, [Change(switch_intent(node), gone=False)], desired.read + 1)
         desired.manage(node)
         holdings[node] = wanted(desired, node)
     first = [Change(switch_intent(node), gone=False) for node in NODES]
     kept = [c for c in history if not (c.gone and c.intent.id.endswith("/switch/pipeline"))]
     for change in kept:
-        play(desired, [change], desired.revision + 1)
+        play(desired, [change], desired.read + 1)
         for node in data.draw(st.sets(st.sampled_from(NODES))):
             flush(desired, node, holdings[node])
     for node in NODES:

@@ -1,14 +1,14 @@
 """Every intent, compiled: what every managed switch should hold."""
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dunlin.events.intents import AnyIntent, SwitchIntent
+from dunlin.events.intents import AnyIntent, PolicyCommitIntent, SwitchIntent
 from dunlin.events.intents import intent_id as make_id
 from dunlin.model.ids import IntentId, format_dpid
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
+from dunlin_flowctl.core.held import Held, Version
 from dunlin_flowctl.core.layer import Layer
 from dunlin_flowctl.core.names import PodNames
 from dunlin_flowctl.core.program import Compiled, Key, Workshop
@@ -28,13 +28,10 @@ class Compiler(Protocol):
         """The program of an intent; `context` None for shared ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntentVersion:
-    """The newest version of an intent. `published_ms`: Unix milliseconds."""
+class IntentVersion(Version):
+    """The newest version of an intent, and when that change happened."""
 
-    intent: AnyIntent
-    revision: int
-    published_ms: int = 0
+    __slots__ = ()
 
     @property
     def moment(self) -> Moment:
@@ -47,6 +44,9 @@ class Desired:
     Intents and their programs. Programs that need a switch are made for managed switches only.
 
     Shared intents win over a switch's own; within both the smaller id wins (see `Layer`).
+    `held`: what waits for the rest of its change. After a commit has been read, `release` is called
+    until nothing is `releasing`; switches are given nothing meanwhile.
+    `read`: the stream is read up to here; `revision`: and nothing up to here waits.
     """
 
     def __init__(self, compiler: Compiler) -> None:
@@ -61,7 +61,9 @@ class Desired:
         self.switches: dict[str, Switch] = {}
         self.failures: dict[IntentId, str] = {}
         self.unreadable: dict[IntentId, str] = {}
-        self.revision = 0
+        self.read = 0
+        self.held = Held()
+        self._committed = Moment(0)
         self.pods = PodNames()
         self._contexts: dict[str, Any] = {}
         self._scoped: dict[str, set[IntentId]] = {}
@@ -71,33 +73,67 @@ class Desired:
 
     # --- intents ----------------------------------------------------------------------------------
 
+    @property
+    def revision(self) -> int:
+        """Everything up to here is what switches should hold."""
+        first = self.held.first
+        return self.read if first is None else min(self.read, first - 1)
+
+    @property
+    def releasing(self) -> bool:
+        """A change that is complete is being taken over, one intent after the other."""
+        return bool(self.held.due)
+
     def upsert(self, version: IntentVersion) -> set[str]:
         """A newer version of an intent; returns the nodes whose switch has something to do."""
-        if version.revision <= self.revision:
+        if version.revision <= self.read:
             return set()
-        self.revision = version.revision
+        self.read = version.revision
+        self.unreadable.pop(version.intent.id, None)
+        if self.held.keeps(version):
+            return set()
+        if isinstance(version.intent, PolicyCommitIntent):
+            self._committed = version.moment
+            self.held.commit(version.intent, self.intents)
+        return self._put(version, version.moment)
+
+    def release(self) -> set[str]:
+        """The next intent of a change that is complete; returns as `upsert`."""
+        intent_id, version = self.held.due.popleft()
+        if version is None:
+            return self._remove(intent_id, self._committed)
+        self.held.drop(intent_id)
+        # It comes into force by its commit: what was read between them is not held up.
+        intent, published_ms = version.intent, version.published_ms
+        moment = Moment(self._committed.revision, published_ms, intent.trigger_ms)
+        return self._put(IntentVersion(intent, version.revision, published_ms), moment)
+
+    def _put(self, version: IntentVersion, moment: Moment) -> set[str]:
         intent, intent_id = version.intent, version.intent.id
-        self.unreadable.pop(intent_id, None)
         before = self.intents.get(intent_id)
         self.intents[intent_id] = version
         self.pods.put(before.intent if before else None, intent)
         if isinstance(intent, SwitchIntent):
             self._index_switch(before, intent)
-            return self._new_context(intent.scope, version.moment)
+            return self._new_context(intent.scope, moment)
         if self._compiler.is_shared(intent):
             self._shared_kinds.add(intent_id.split("/", 2)[1])
             program = self._compile_shared(intent_id, intent)
-            return self._put_shared(intent_id, program, version.moment)
+            return self._put_shared(intent_id, program, moment)
         self._index(intent)
         nodes = self.switches if intent.scope == ALL_SCOPE else (intent.scope,)
-        return self._put_own(intent_id, nodes, version.moment)
+        return self._put_own(intent_id, nodes, moment)
 
     def delete(self, intent_id: IntentId, moment: Moment) -> set[str]:
         """An intent is gone; returns the nodes whose switch has something to do."""
-        if moment.revision <= self.revision:
+        if moment.revision <= self.read:
             return set()
-        self.revision = moment.revision
+        self.read = moment.revision
         self.unreadable.pop(intent_id, None)
+        self.held.drop(intent_id)
+        return self._remove(intent_id, moment)
+
+    def _remove(self, intent_id: IntentId, moment: Moment) -> set[str]:
         version = self.intents.pop(intent_id, None)
         if version is None:
             return set()
@@ -118,13 +154,14 @@ class Desired:
 
     def cannot_read(self, intent_id: IntentId, revision: int, reason: str) -> None:
         """Its newest version does not parse: what stands of it stays, and is never deleted."""
-        if revision > self.revision:
-            self.revision = revision
+        if revision > self.read:
+            self.read = revision
+            self.held.drop(intent_id)
             self.unreadable[intent_id] = reason
 
     def read_up_to(self, revision: int) -> None:
         """The stream is read up to here."""
-        self.revision = max(self.revision, revision)
+        self.read = max(self.read, revision)
 
     # --- switches ---------------------------------------------------------------------------------
 

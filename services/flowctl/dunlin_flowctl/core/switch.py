@@ -69,6 +69,7 @@ class Switch:
     The changes of one managed switch. One piece of work is in flight at a time.
 
     `synced`: compared with its dump in this session; before, its revision is 0.
+    `partial`: that left policy alone, which was not known; its revision is 0 then, too.
     `suspect`: it may hold something else than this says; only a dump tells.
     `leftovers`: it holds something that nothing explains and that may not be deleted yet.
     `stray_groups`: ids of such groups.
@@ -82,6 +83,7 @@ class Switch:
         self.pending: dict[IntentId, Pending] = {}
         self.refused: dict[IntentId, Refused] = {}
         self.synced = False
+        self.partial = False
         self.suspect = False
         self.leftovers = False
         self.stray_groups: set[int] = set()
@@ -106,7 +108,7 @@ class Switch:
 
     def revision(self, read: int) -> int:
         """The switch holds all up to here (but refused ones); the stream is read up to `read`."""
-        if not self.synced:
+        if not self.synced or self.partial:
             return 0
         first = next((item.since.revision for item in self.pending.values()), read + 1)
         if self._in_flight is not None:

@@ -27,6 +27,7 @@ class Rules:
     may_delete: bool = False
     remove_foreign: bool = False
     protected: frozenset[int] = frozenset()
+    spared: frozenset[int] = frozenset()
     changing: frozenset[IntentId] = frozenset()
     expired: frozenset[FlowKey] = frozenset()
 
@@ -124,7 +125,7 @@ def _drop_flows(
     for key, flow in flows.items():
         if key in wanted:
             continue
-        if flow.cookie in rules.protected or _was_learned(flow, explained):
+        if _is_protected(flow, rules) or _was_learned(flow, explained):
             if key in rules.expired and rules.may_delete:
                 plan.changes.delete(flow, None)
             else:
@@ -150,6 +151,12 @@ def is_expired(flow: Flow, idle_s: int) -> bool:
         return False
     lifetime = lifetime_s(flow)
     return lifetime is not None and idle_s >= lifetime
+
+
+def _is_protected(flow: Flow, rules: Rules) -> bool:
+    if flow.cookie in rules.protected:
+        return True
+    return is_ours(flow.cookie) and flow.cookie >> 48 & 0xFF in rules.spared
 
 
 def _was_learned(flow: Flow, explained: Mapping[int, Compiled]) -> bool:

@@ -11,7 +11,6 @@ from dunlin.events.findings import Finding
 from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
 from dunlin_planner.core.nodes import is_waiting, view
 from dunlin_planner.core.policy.index import GENERATION
-from dunlin_planner.core.policy.order import Stage, stage_of, widened
 from dunlin_planner.core.policy.plan import UNIT_KINDS, plan_policy_unit
 from dunlin_planner.core.routes import plan_route, route_findings
 from dunlin_planner.core.services import plan_service
@@ -28,12 +27,10 @@ class Changes:
     What a step changed, by the subject of the intent.
 
     `intents`: None where the intent is to go; `trigger_ms` is the oldest trigger among the facts
-    that caused it. `findings`: those that were not there before. `stages`: the same for intents of
-    policy, to be written one after the other before `intents`.
+    that caused it. `findings`: those that were not there before.
     """
 
     intents: dict[str, PlannerIntent | None] = field(default_factory=dict)
-    stages: dict[Stage, dict[str, PlannerIntent | None]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
 
@@ -128,26 +125,11 @@ def _replan(state: State, unit: Unit, trigger_ms: int | None, changes: Changes) 
     before = {intent.subject: intent for intent in old.intents}
     after = {intent.subject: intent for intent in new.intents}
     for subject in before.keys() - after.keys():
-        _note(changes, subject, before[subject], None)
+        changes.intents[subject] = None
     for subject, intent in after.items():
         if before.get(subject) != intent:
-            triggered = msgspec.structs.replace(intent, trigger_ms=trigger_ms)
-            _note(changes, subject, before.get(subject), triggered)
+            changes.intents[subject] = msgspec.structs.replace(intent, trigger_ms=trigger_ms)
     changes.findings += tuple(f for f in new.findings if f not in old.findings)
-
-
-def _note(
-    changes: Changes, subject: str, old: PlannerIntent | None, new: PlannerIntent | None
-) -> None:
-    changes.intents[subject] = new
-    some = new or old
-    assert some is not None
-    stage = stage_of(some)
-    if stage is None:
-        return
-    wide = widened(old, new)
-    if wide is not None:
-        changes.stages.setdefault(stage, {})[subject] = wide
 
 
 def plan(state: State, unit: Unit) -> Plan:

@@ -97,6 +97,10 @@ class PolicyIndex:
         """What this policy isolates from is logged: by its own annotation, or its namespace's."""
         return self.policies[name].policy.log or name.namespace in self._logged
 
+    def bound(self, pod: PodName) -> frozenset[Binding]:
+        """The named ports of a Pod."""
+        return self._bound.get(pod, frozenset())
+
     # --- changes ----------------------------------------------------------------------------------
 
     def put_attachment(self, old: AttachmentFact | None, new: AttachmentFact | None) -> set[Unit]:

@@ -1,55 +1,21 @@
 """
-Make before break, among intents of policy.
+A change of policy as messages: everything that it touches, then the commit, then tombstones.
 
-No packet may meet half of a change: what the new rules need is complete before a subject or a
-peer moves
-to it, and nothing that the old ones need goes before. So a change is written in stages, each
-complete in the stream before the next begins; a switch always holds a beginning of the stream.
+Switches get all of a change in one bundle (ADR 0020), so its parts need no order among themselves.
 """
 
-from enum import IntEnum
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 
 import msgspec
 
-from dunlin.events.intents import (
-    AnyIntent,
-    Clause,
-    PolicyClassIntent,
-    PolicyGenerationIntent,
-    PolicyIntent,
-    PolicyNetworkIntent,
-    PolicyPeerIntent,
-    PolicyPortIntent,
-    PolicySubjectIntent,
-)
+from dunlin.events.intents import AnyIntent, Clause, PolicyCommitIntent
+from dunlin.subjects import ALL_SCOPE
 
+Wanted = dict[str, AnyIntent | None]
 
-class Stage(IntEnum):
-    """
-    In this order; then everything as it is to be (which takes away what is no longer needed).
-
-    CLAUSES: verdicts, classes and ports, with their old clauses beside the new ones. PEERS: the
-    classes of
-    addresses as peers. SUBJECTS: who is subject to what.
-    """
-
-    CLAUSES = 1
-    PEERS = 2
-    SUBJECTS = 3
-
-
-def stage_of(intent: AnyIntent) -> Stage | None:
-    """The stage of an intent; None: whenever (not about policy), or last (the generation)."""
-    match intent:
-        case PolicyIntent() | PolicyClassIntent() | PolicyPortIntent():
-            return Stage.CLAUSES
-        case PolicyPeerIntent() | PolicyNetworkIntent():
-            return Stage.PEERS
-        case PolicySubjectIntent():
-            return Stage.SUBJECTS
-        case _:
-            return None
+GONE_BYTES_MAX = 500_000
+"""Of ids in one commit: a message of NATS holds a megabyte. The rest goes by its tombstones."""
 
 
 def in_order(clauses: set[Clause]) -> tuple[Clause, ...]:
@@ -58,46 +24,22 @@ def in_order(clauses: set[Clause]) -> tuple[Clause, ...]:
     return tuple(sorted(clauses, key=key))
 
 
-Wanted = dict[str, AnyIntent | None]
-
-
-def split_ends(wanted: Wanted) -> tuple[Wanted, tuple[Wanted, Wanted]]:
-    """
-    What may be written together, and what comes after it, one after the other.
-
-    Verdicts lose rules when no clause leads to them any more (Open vSwitch takes any complete
-    conjunction, also one without a verdict). The generation comes last: it makes connections meet
-    the
-    new rules.
-    """
-    verdicts: Wanted = {
-        s: intent for s, intent in wanted.items() if isinstance(intent, PolicyIntent)
+def numbered(wanted: Mapping[str, AnyIntent | None], change: int) -> Wanted:
+    """What a change puts into the stream before its commit: what is not to go, with its number."""
+    return {
+        subject: msgspec.structs.replace(intent, change=change)
+        for subject, intent in wanted.items()
+        if intent is not None
     }
-    last: Wanted = {s: i for s, i in wanted.items() if isinstance(i, PolicyGenerationIntent)}
-    rest = {s: i for s, i in wanted.items() if s not in verdicts and s not in last}
-    return rest, (verdicts, last)
 
 
-def widened(old: AnyIntent | None, new: AnyIntent | None) -> AnyIntent | None:
-    """What stands in the intent's stage: the new one with all of the old; None: nothing yet."""
-    match old, new:
-        case PolicyIntent(), PolicyIntent() if (old.tier, old.priority) == (new.tier, new.priority):
-            rules = {rule.conj_id: rule for rule in (*old.rules, *new.rules)}
-            both = tuple(sorted(rules.values(), key=lambda r: (r.direction, r.index, r.conj_id)))
-            return msgspec.structs.replace(new, rules=both)
-        case PolicyClassIntent(), PolicyClassIntent():
-            clauses = in_order({*old.clauses, *new.clauses})
-            # Isolated at the end only: who may talk to it must be known first.
-            isolated = old.isolated and new.isolated
-            return msgspec.structs.replace(new, clauses=clauses, isolated=isolated)
-        case PolicySubjectIntent(), PolicySubjectIntent():
-            # Isolated first, free last: what was closed on one side may now be closed on the other.
-            return msgspec.structs.replace(
-                new,
-                ingress_class=new.ingress_class or old.ingress_class,
-                egress_class=new.egress_class or old.egress_class,
-            )
-        case PolicyPortIntent(), PolicyPortIntent():
-            return msgspec.structs.replace(new, clauses=in_order({*old.clauses, *new.clauses}))
-        case _:
-            return new
+def commit(change: int, gone: Iterable[str]) -> PolicyCommitIntent:
+    """The end of a change; `gone`: ids of the intents that it withdraws, any order."""
+    named: list[str] = []
+    size = 0
+    for intent_id in sorted(gone):
+        size += len(intent_id.encode()) + 3
+        if size > GONE_BYTES_MAX:
+            break
+        named.append(intent_id)
+    return PolicyCommitIntent(scope=ALL_SCOPE, key="all", committed=change, gone=tuple(named))

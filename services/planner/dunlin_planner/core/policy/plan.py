@@ -30,8 +30,9 @@ from dunlin_planner.core.policy.variants import Binding, PortKey, Variant, prior
 
 UNIT_KINDS = frozenset({
     "networkpolicy", "clusternetworkpolicy", "policyclass", "policyport", "policypeer",
-    "policynetwork", "policysubject", "policygeneration",
+    "policynetwork", "policysubject", "policygeneration", "policycommit",
 })  # fmt: skip
+"""Of policy; the commit (`order.py`) comes from no unit: whoever writes makes it."""
 
 
 def plan_policy_unit(
