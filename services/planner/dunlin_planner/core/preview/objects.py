@@ -175,9 +175,11 @@ def _fact(kind: str, namespace: str, name: str, manifest: Mapping[str, Any], fin
     if not isinstance(manifest.get("spec"), Mapping):
         raise _Bad("spec", "is missing")
     spec = msgspec.Raw(msgspec.json.encode(manifest["spec"]))
+    # What is logged changes nobody's reachability: that stays as it is.
+    log = isinstance(old, NetworkPolicyFact | ClusterNetworkPolicyFact) and old.log_denied
     if namespace:
-        return NetworkPolicyFact(namespace=namespace, name=name, spec=spec)
-    return ClusterNetworkPolicyFact(name=name, spec=spec)
+        return NetworkPolicyFact(namespace=namespace, name=name, spec=spec, log_denied=log)
+    return ClusterNetworkPolicyFact(name=name, spec=spec, log_denied=log)
 
 
 def _labels(manifest: Mapping[str, Any]) -> dict[str, str]:
