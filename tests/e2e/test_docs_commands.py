@@ -62,7 +62,7 @@ def programs(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shop(cluster: LabCluster) -> Iterator[LabCluster]:
-    """The lab with the sample that `make up` brings; what a page killed is started again."""
+    """The lab with the sample that `make up` brings."""
     cluster.kubectl("apply", "-f", str(REPOSITORY / "lab/dunlin_lab/sample.yaml"))
 
     def ready() -> bool:
@@ -72,8 +72,6 @@ def shop(cluster: LabCluster) -> Iterator[LabCluster]:
     eventually("the shop is ready", ready)
     cluster.wait()
     yield cluster
-    cluster.start("flowctl")
-    cluster.ready()
     cluster.kubectl("delete", "namespace", "shop", "--timeout=50s")
 
 
@@ -94,7 +92,12 @@ def test_in_the_lab(block: Block, shop: LabCluster, programs: Path) -> None:
     }
     outside = shop.outside["ips"][0]
     commands = tuple(line.replace("172.31.0.1", outside) for line in block.commands)
-    run(Block(block.page, block.line, commands, block.place, ""), REPOSITORY, environment)
+    try:
+        run(Block(block.page, block.line, commands, block.place, ""), REPOSITORY, environment)
+    finally:
+        # A page may kill it, to show that traffic does not care.
+        shop.start("flowctl")
+        shop.ready()
 
 
 @pytest.mark.docker

@@ -44,7 +44,7 @@ def command_lines(run_dir: Path) -> dict[str, str]:
             if os.fsencode(str(run_dir)) in (process / "environ").read_bytes():
                 text = (process / "cmdline").read_bytes().decode(errors="replace")
                 found[f"process {process.name}"] = text
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found
 
