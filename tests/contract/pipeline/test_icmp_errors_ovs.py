@@ -210,7 +210,7 @@ def web(*found: Endpoint) -> tuple[AnyFact, ...]:
 
 OVS_BUG = pytest.mark.xfail(
     strict=True,
-    reason="Open vSwitch (3.1, 3.5) writes the inner checksum into the ICMPv6 header: docs/LIMITS.md",
+    reason="Open vSwitch (3.1, 3.5) writes the inner checksum to the wrong place: docs/LIMITS.md",
 )
 
 
