@@ -1,19 +1,19 @@
-"""Services at their edges: readiness, endings of connections."""
+"""Services at their edges: readiness, endings of connections, long affinity."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from tests.e2e.lab_cluster import LabCluster, eventually
-from tests.e2e.test_services_external import PATCH, web
+from tests.e2e.test_faults import SERVICES
+from tests.e2e.test_services_external import PATCH, learned_flows, patch, same_family, web
 from tests.e2e.traffic import HttpProbe, ask, get, gets
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
 __all__ = ["web"]  # A fixture.
-
-SMALL_MTU = 1300
-FAR, FAR6 = "203.0.113.2", "2001:db8:77::2"
 
 
 def annotate(cluster: LabCluster, namespace: str, pod: str, *, ready: bool) -> None:
@@ -114,3 +114,41 @@ def test_a_removed_endpoint_touches_no_other_connection(cluster: LabCluster) -> 
             assert counts.lost == 0, counts
         else:
             assert set(probe.pods) == {gone}, "a TCP connection never changes its endpoint"
+
+
+@pytest.mark.timeout(280)
+def test_affinity_survives_all_our_services(cluster: LabCluster, web: dict[str, Any]) -> None:
+    """
+    A client keeps its endpoint while every service is killed and started, and endpoints come.
+
+    With 86,400 s, which no timer of OpenFlow counts: the switch has been told in the flow itself.
+    """
+    namespace, outside = web["namespace"], cluster.outside["netns"]
+    config = {"clientIP": {"timeoutSeconds": 86400}}
+    patch(
+        cluster, namespace, "web",
+        {"sessionAffinity": "ClientIP", "sessionAffinityConfig": config},
+    )  # fmt: skip
+    address = same_family("0.0.0.0", cluster.nodes[0]["ips"])
+    (kept,) = {a["pod"] for a in gets(outside, address, 10, web["port"])}
+    (mine,) = answering(web["pods"]["client"]["netns"], cluster_ip(cluster, namespace), 10)
+    learned = learned_flows(cluster, cluster.nodes[0])
+    assert len(learned) == 2, learned
+    assert all("0x15180->" in flow and "idle_timeout" not in flow for flow in learned), learned
+    for service in SERVICES:
+        cluster.kill(service)
+    for service in ("nats", *(s for s in SERVICES if s != "nats")):
+        cluster.start(service)
+    cluster.ready()
+    for number, name in enumerate(("web-8", "web-9")):
+        cluster.pod(namespace, name, cluster.nodes[number]["name"], labels={"app": "web"})
+    cluster.endpoints_ready(namespace, "web", 4)
+    cluster.wait(60.0)
+    assert {a["pod"] for a in gets(outside, address, 20, web["port"])} == {kept}
+    assert answering(web["pods"]["client"]["netns"], cluster_ip(cluster, namespace)) == {mine}
+
+
+def cluster_ip(cluster: LabCluster, namespace: str) -> str:
+    """The first cluster IP of `web`."""
+    found = cluster.api.get(f"/api/v1/namespaces/{namespace}/services/web").json()
+    return str(found["spec"]["clusterIP"])
