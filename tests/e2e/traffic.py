@@ -52,6 +52,11 @@ def ask(place: str, address: str, port: int, data: bytes = b"?") -> dict[str, An
     return netns.run_in(place, lambda: _ask(address, port, data))
 
 
+def asks(place: str, address: str, count: int, port: int) -> list[dict[str, Any]]:
+    """Many UDP flows of one datagram each, one after the other."""
+    return netns.run_in(place, lambda: [_ask(address, port, b"?") for _ in range(count)])
+
+
 def _ask(address: str, port: int, data: bytes) -> dict[str, Any]:
     with socket.socket(family(address), socket.SOCK_DGRAM) as link:
         link.settimeout(TIMEOUT_S)
