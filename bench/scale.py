@@ -123,6 +123,9 @@ async def measure(
                 await _cost(changes, kind, 15 if options.quick else 40, row)
             options.progress(f"{size}: {CHURN_RATE} Pod changes a second")
             await _churn(plane, tables.whole.row(str(size)))
+            if plane.unserved:
+                note = f"{size}: {plane.unserved} barriers were not answered at first"
+                tables.whole.notes.append(note)
             dead = plane.dead()
             if dead:
                 raise RuntimeError(f"{dead} ended by itself")
@@ -229,10 +232,14 @@ def run(options: Options) -> list[Table]:
         with ovs.running() if bridges else nullcontext() as switch:
             counts = (simulated, bridges)
             work = partial(_measure, size, options, tables, switch, counts)
-            if switch is None:
-                work()
-            else:
-                netns.run_in(switch.namespace, work)
+            try:
+                if switch is None:
+                    work()
+                else:
+                    netns.run_in(switch.namespace, work)
+            except (RuntimeError, TimeoutError, ExceptionGroup) as error:
+                # The sizes before it took minutes: what they gave is worth having.
+                tables.whole.notes.append(f"[bold red]{size} failed:[/] {error!r}"[:500])
         tables.whole.notes.append(f"{size}: {simulated} simulated switches, {bridges} bridges")
     tables.whole.notes.append(f"CPU: while {CHURN_RATE} Pods and as many EndpointSlices a second")
     return [tables.cost, tables.whole]

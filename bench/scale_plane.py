@@ -19,7 +19,7 @@ from bench.light_switch import LightSwitch
 from bench.scale_cluster import POD_CIDR, SERVICE_CIDR, Object, Size, encoded
 from dunlin import subjects, wire
 from dunlin.bus import connect
-from dunlin.bus.base import Bus, Message
+from dunlin.bus.base import Bus, Message, NoResponder
 from dunlin.bus.nats_server import NatsServer
 from dunlin.events.facts import Fact
 from dunlin.events.rpc import BarrierReply, BarrierRequest
@@ -102,7 +102,11 @@ class Seen:
 
 @dataclass
 class Plane:
-    """A running control plane. `nodes`: those that have a switch."""
+    """
+    A running control plane. `nodes`: those that have a switch.
+
+    `unserved`: barriers that no replica of flowctl answered at first.
+    """
 
     bus: Bus
     seen: Seen
@@ -112,6 +116,7 @@ class Plane:
     switches: list[LightSwitch] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
     http: aiohttp.ClientSession | None = None
+    unserved: int = 0
 
     async def publish(self, news: Iterable[Fact]) -> int:
         """As agents do; the last one's sequence."""
@@ -160,7 +165,15 @@ class Plane:
             node=node, revision=revision, epoch=epoch, timeout_ms=int(CHANGE_S * 1000)
         )
         subject = subjects.rpc("flowctl", "barrier", node)
-        data = await self.bus.request(subject, wire.encode(request), timeout_s=CHANGE_S)
+        async with asyncio.timeout(CHANGE_S):
+            while True:
+                try:
+                    data = await self.bus.request(subject, wire.encode(request), timeout_s=CHANGE_S)
+                    break
+                except NoResponder:
+                    # The switch has just connected again; who waits for it asks again.
+                    self.unserved += 1
+                    await asyncio.sleep(0.05)
         assert wire.decode(data, BarrierReply).applied, data
 
     def bytes_written(self) -> float:
