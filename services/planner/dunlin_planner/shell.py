@@ -26,7 +26,14 @@ from dunlin.service.metrics import Metrics
 from dunlin.service.shards import ShardLeases
 from dunlin_planner.config import PlannerSettings
 from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
-from dunlin_planner.core.step import GENERATION_MAX, Changes, findings, step, waiting_nodes
+from dunlin_planner.core.step import (
+    GENERATION_MAX,
+    Changes,
+    findings,
+    step,
+    units_by_shard,
+    waiting_nodes,
+)
 from dunlin_planner.observer import Observer
 from dunlin_planner.policy_writer import COMMIT_SUBJECT, POLICY_KINDS, PolicyWriter, is_policy
 from dunlin_planner.state import (
@@ -195,8 +202,9 @@ class Shell:
             await self._adopt_generation()
             await self.policy.adopt()
         self._step([Owned(self.state.shards - lost)])
+        units = units_by_shard(self.state) if gained else {}
         for shard in sorted(gained):
-            self._step([Owned(self.state.shards | {shard})])
+            self._step([Owned(self.state.shards | {shard}, units.get(shard, frozenset()))])
             await asyncio.sleep(0)
         self.writer.review(gained)
         if POLICY_SHARD in gained:

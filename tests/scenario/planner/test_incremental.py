@@ -177,7 +177,12 @@ def test_shards_add_up(history: list[Event], owned: list[frozenset[int]]) -> Non
         step(one, [Owned(shards), event])
         step(other, [event, Owned(ALL_SHARDS - shards)])
     step(one, [Owned(owned[0])])
-    step(other, [Owned(ALL_SHARDS - owned[0])])
+    # As the shell does it: shard by shard, all units found once.
+    kept = other.shards - owned[0]
+    step(other, [Owned(kept)])
+    found = units_by_shard(other)
+    for shard in sorted(ALL_SHARDS - owned[0] - kept):
+        step(other, [Owned(other.shards | {shard}, found.get(shard, frozenset()))])
     oracle = intents(recompute(history))
     assert intents(one).keys() & intents(other).keys() == set()
     assert intents(one) | intents(other) == oracle

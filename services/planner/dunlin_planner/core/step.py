@@ -87,8 +87,8 @@ def _take(state: State, event: Event) -> tuple[set[Unit], int | None]:
             return state.put(fact), trigger
         case Deleted(kind, namespace, name):
             return state.drop(kind, namespace, name), None
-        case Owned(shards):
-            return _own(state, shards), None
+        case Owned(shards, units):
+            return _own(state, shards, units), None
         case Renewed():
             return {GENERATION}, None
         case _:
@@ -104,12 +104,25 @@ def _new_trigger(state: State, fact: Fact) -> int | None:
     return fact.meta.trigger_ms if fact.meta.trigger_ms != known else None
 
 
-def _own(state: State, shards: frozenset[int]) -> set[Unit]:
+def units_by_shard(state: State) -> dict[int, frozenset[Unit]]:
+    """Everything there is to plan."""
+    found: dict[int, set[Unit]] = {}
+    for unit in state.units():
+        found.setdefault(shard_of(unit), set()).add(unit)
+    return {shard: frozenset(units) for shard, units in found.items()}
+
+
+def _own(state: State, shards: frozenset[int], known: frozenset[Unit] | None) -> set[Unit]:
     """What is no longer ours is forgotten, not withdrawn: it is somebody else's now."""
-    gained = shards - state.shards
+    gained, lost = shards - state.shards, state.shards - shards
     state.shards = shards
-    for unit in [unit for unit in state.planned if shard_of(unit) not in shards]:
-        del state.planned[unit]
+    if lost:
+        for unit in [unit for unit in state.planned if shard_of(unit) in lost]:
+            del state.planned[unit]
+    if not gained:
+        return set()
+    if known is not None:
+        return set(known)
     return {unit for unit in state.units() if shard_of(unit) in gained}
 
 
