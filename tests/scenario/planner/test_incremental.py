@@ -16,7 +16,7 @@ from dunlin.events.facts import (
 )
 from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
 from dunlin_planner.core.groups import GroupIds
-from dunlin_planner.core.step import findings, intents, step
+from dunlin_planner.core.step import findings, intents, step, units_by_shard
 from dunlin_planner.state import ALL_SHARDS, Name, State
 from tests.unit.planner.build import CLUSTER, block, endpoint, node, service, slice_of, switch
 
