@@ -254,6 +254,8 @@ def _environment(nats: NatsServer, directory: Path, port: int) -> dict[str, str]
         "NATS_URL": nats.url,
         "KUBECONFIG": str(directory / "kubeconfig"),
         "DUNLIN_LOG_LEVEL": "warning",
+        # Simulated switches forget what they are told: an audit would write all of it again.
+        "DUNLIN_AUDIT_INTERVAL_S": "3600",
         "DUNLIN_POD_CIDRS": str(POD_CIDR),
         "DUNLIN_SERVICE_CIDRS": str(SERVICE_CIDR),
         "DUNLIN_OPENFLOW_LISTEN": f"tcp:127.0.0.1:{port}",
