@@ -195,6 +195,10 @@ state = "{self.folder}/state"
         ]
         for place in sorted(below, key=len, reverse=True):
             unmount(Path(place))
+        # containerd's parent groups; with something in them they are somebody else's.
+        for group in Path("/sys/fs/cgroup").glob("*/k8s.io"):
+            with suppress(OSError):
+                group.rmdir()
 
 
 def image(folder: Path) -> Path:
