@@ -22,7 +22,7 @@ DUNLIN = """#!/bin/bash
 words=() named="" limit=""
 for word in "$@"; do
     if [ "$word" = -- ] && [ -z "$named" ]; then words+=(--name "$LAB"); named=1; fi
-    [ "$word" != -f ] || limit="timeout 3"
+    [ "$1 $word" != "events -f" ] || limit="timeout 3"
     words+=("$word")
 done
 [ -n "$named" ] || words+=(--name "$LAB")
