@@ -15,10 +15,11 @@ from dunlin_planner.core.preview.flows import NONE, on_switch
 from dunlin_planner.core.preview.objects import Change, read
 from dunlin_planner.core.preview.ports import described
 from dunlin_planner.core.preview.preview import NEEDED, Preview, preview
+from dunlin_planner.core.preview.reach import Row
 from dunlin_planner.shell import Shell
 
 OBJECTS_MAX = 10_000
-WORKLOAD_ROWS_MAX = 1_000
+WORKLOAD_ROWS_MAX = 100
 """With more rows than this nobody reads workloads: then namespaces."""
 
 
@@ -106,7 +107,7 @@ def _reachability(seen: Preview, limit: int) -> dict[str, Any]:
     reach = seen.reach
     by = "workload" if len(reach.rows) <= WORKLOAD_ROWS_MAX else "namespace"
     counts = reach.rows if by == "workload" else reach.by_namespace()
-    rows = sorted(counts.items(), key=lambda item: (not item[0].closed, -item[1], item[0]))
+    rows = sorted(counts.items(), key=_order)
     return {
         "pairs": reach.pairs,
         "opened": reach.opened,
@@ -126,6 +127,13 @@ def _reachability(seen: Preview, limit: int) -> dict[str, Any]:
         ],
         "more": max(0, len(rows) - limit),
     }
+
+
+def _order(item: tuple[Row, int]) -> tuple[bool, bool, int, Row]:
+    """Pods before addresses outside, what closes before what opens, many pairs before few."""
+    row, count = item
+    outside = not (row.source.namespace and row.destination.namespace)
+    return outside, not row.closed, -count, row
 
 
 def _flows(seen: Preview, limit: int) -> dict[str, Any]:
