@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.test_policy import POLICIES, Held, Shop, no_policies, shop  # noqa: F401 - fixtures
+from tests.e2e.lab_cluster import LabCluster
+from tests.e2e.test_policy import Held, Shop, no_policies
+
+__all__ = ["no_policies"]
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
 PODS = ("client", "other", "server")
+
+
+@pytest.fixture(scope="module")
+def shop(cluster: LabCluster) -> Shop:
+    """Three Pods and no policy, in a namespace of its own."""
+    return Shop(cluster, "plan")
 
 
 def selected(*names: str) -> list[dict[str, Any]]:
@@ -34,7 +43,7 @@ SPECS: tuple[dict[str, Any], ...] = (
 class Planner:
     """The command line on manifests of the shop's namespace."""
 
-    def __init__(self, shop: Shop, directory: Any) -> None:  # noqa: F811
+    def __init__(self, shop: Shop, directory: Any) -> None:
         self.shop = shop
         self.file = directory / "policy.yaml"
 
@@ -73,13 +82,13 @@ def holds(ports: list[str]) -> bool:
     return bool({"all", "TCP", "TCP/8080"} & set(ports))
 
 
-def reached(shop: Shop) -> dict[tuple[str, str], bool]:  # noqa: F811
+def reached(shop: Shop) -> dict[tuple[str, str], bool]:
     """Who gets an answer from whom, over real TCP."""
     return {pair: shop.everywhere(*pair) for pair in permutations(PODS, 2)}
 
 
 @pytest.mark.timeout(300)
-def test_what_plan_says_happens(shop: Shop, tmp_path: Any) -> None:  # noqa: F811
+def test_what_plan_says_happens(shop: Shop, tmp_path: Any) -> None:
     """Pairs that open and close, over four changes and a deletion, as packets find them."""
     planner = Planner(shop, tmp_path)
     now = reached(shop)
@@ -103,7 +112,7 @@ def test_what_plan_says_happens(shop: Shop, tmp_path: Any) -> None:  # noqa: F81
 
 
 @pytest.mark.timeout(300)
-def test_live_connections_that_would_be_cut(shop: Shop, tmp_path: Any) -> None:  # noqa: F811
+def test_live_connections_that_would_be_cut(shop: Shop, tmp_path: Any) -> None:
     """Counted on the node, also through a Service, before they are cut; others are not named."""
     planner = Planner(shop, tmp_path)
     addresses = shop.cluster.service(shop.namespace, "planned", {"app": "server"})
@@ -127,7 +136,7 @@ def test_live_connections_that_would_be_cut(shop: Shop, tmp_path: Any) -> None: 
 
 
 @pytest.mark.timeout(60)
-def test_bad_objects_are_refused_by_name(shop: Shop, tmp_path: Any) -> None:  # noqa: F811
+def test_bad_objects_are_refused_by_name(shop: Shop, tmp_path: Any) -> None:
     """Exit 1, and each object with its field; nothing is planned."""
     file = tmp_path / "bad.yaml"
     file.write_text(
