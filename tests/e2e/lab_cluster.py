@@ -22,6 +22,7 @@ from tests.fixtures.ovs_dummy import missing_ovs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DUNLIN = [str(REPOSITORY / ".venv" / "bin" / "dunlin")]
+CLUSTER_POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
 COMMAND_TIMEOUT_S = 180.0
 LEVEL_TIMEOUT_S = 60.0
 
@@ -198,6 +199,16 @@ class LabCluster:
         manifest = {"metadata": {"name": name}, "spec": body}
         created = self.create(f"/api/v1/namespaces/{namespace}/services", manifest)
         return list(created["spec"]["clusterIPs"])
+
+    def cluster_policy(self, name: str, spec: dict[str, Any], **metadata: Any) -> None:
+        """A ClusterNetworkPolicy; its group, version and kind, as a real API wants them."""
+        manifest = {
+            "apiVersion": "policy.networking.k8s.io/v1alpha2",
+            "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": name, **metadata},
+            "spec": spec,
+        }
+        self.create(CLUSTER_POLICIES, manifest)
 
     def deployment(self, namespace: str, name: str, replicas: int) -> None:
         """A Deployment of such Pods, labelled app=<name>."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dunlin_lab import netns
-from tests.e2e.lab_cluster import LabCluster, eventually
+from tests.e2e.lab_cluster import CLUSTER_POLICIES, LabCluster, eventually
 from tests.e2e.traffic import HttpProbe, UdpProbe, family, get, ping
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
@@ -211,9 +211,6 @@ def test_running_connections(shop: Shop, way: str) -> None:
         assert eventually("a connection that is allowed again goes on", cut.works, 20.0)
 
 
-CLUSTER_POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
-
-
 @pytest.fixture
 def cluster_policy(shop: Shop) -> Iterator[Any]:
     """Creates ClusterNetworkPolicies about the shop's namespace, and removes them at the end."""
@@ -221,13 +218,7 @@ def cluster_policy(shop: Shop) -> Iterator[Any]:
     subject = {"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": shop.namespace}}}
 
     def create(name: str, **spec: Any) -> None:
-        # A real API server wants these of custom resources, unlike of its own.
-        kind = {
-            "apiVersion": "policy.networking.k8s.io/v1alpha2",
-            "kind": "ClusterNetworkPolicy",
-        }
-        manifest = {**kind, "metadata": {"name": name}, "spec": {"subject": subject, **spec}}
-        shop.cluster.create(CLUSTER_POLICIES, manifest)
+        shop.cluster.cluster_policy(name, {"subject": subject, **spec})
         names.append(name)
         shop.cluster.wait()
 

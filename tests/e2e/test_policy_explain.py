@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.lab_cluster import LabCluster
-from tests.e2e.test_policy import CLUSTER_POLICIES, POLICIES, Shop, answers
+from tests.e2e.lab_cluster import CLUSTER_POLICIES, LabCluster
+from tests.e2e.test_policy import POLICIES, Shop, answers
 from tests.e2e.traffic import ask, ping
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
@@ -44,7 +44,7 @@ def shop(cluster: LabCluster) -> Iterator[Shop]:
     deny = {"name": "no-dns", "action": "Deny", "from": [names]}
     deny["protocols"] = [{"udp": {"destinationPort": {"number": 8080}}}]
     spec = {"tier": "Admin", "priority": 7, "subject": names, "ingress": [deny]}
-    cluster.create(CLUSTER_POLICIES, {"metadata": {"name": "explain"}, "spec": spec})
+    cluster.cluster_policy("explain", spec)
     cluster.wait()
     yield shop
     cluster.api.delete(f"{CLUSTER_POLICIES}/explain").raise_for_status()

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from dunlin_lab import netns
-from tests.e2e.lab_cluster import LabCluster, eventually, ofctl
-from tests.e2e.test_policy import CLUSTER_POLICIES, POLICIES, Shop, answers
+from tests.e2e.lab_cluster import CLUSTER_POLICIES, LabCluster, eventually, ofctl
+from tests.e2e.test_policy import POLICIES, Shop, answers
 from tests.e2e.test_policy_attribution import datagrams
 from tests.e2e.traffic import HttpProbe, family
 
@@ -115,8 +115,7 @@ def test_by_cluster_network_policy(shop: Shop) -> None:
     rule = {"action": "Deny", "to": [names], "protocols": [{"tcp": {}}]}
     accept = {"action": "Accept", "to": [names], "protocols": [{"udp": {}}]}
     spec = {"tier": "Admin", "priority": 8, "subject": names, "egress": [accept, rule]}
-    metadata = {"name": "denylog", "annotations": LOG}
-    shop.cluster.create(CLUSTER_POLICIES, {"metadata": metadata, "spec": spec})
+    shop.cluster.cluster_policy("denylog", spec, annotations=LOG)
     try:
         shop.cluster.wait()
         assert not answers(shop.pods["other"]["netns"], shop.pods["client"]["ips"][0])
