@@ -267,9 +267,6 @@ def test_no_moment_unprotected(shop: Shop) -> None:
     assert held.lost == 0, f"{held.lost} of {held.sent} did not: {held.errors}"
 
 
-@pytest.mark.xfail(
-    reason="a few packets pass in the first 30 ms of a change: docs/LIMITS.md", strict=False
-)
 @pytest.mark.timeout(240)
 def test_both_directions_at_once(shop: Shop) -> None:
     """
