@@ -25,7 +25,7 @@ class Shop:
         self.cluster = cluster
         self.namespace = cluster.namespace(namespace)
         first, second = (node["name"] for node in cluster.nodes[:2])
-        for name, node in (("client", first), ("other", second), ("server", second)):
+        for name, node in (("client", first), ("other", first), ("server", second)):
             cluster.pod(self.namespace, name, node)
         found = cluster.pods_ready(self.namespace, 3)
         cluster.wait()
@@ -285,6 +285,7 @@ def test_both_directions_at_once(shop: Shop) -> None:
     )
     shop.policy("p", policyTypes=both, **states[0])
     client, other = (shop.pods[name] for name in ("client", "other"))
+    assert client["node"] == other["node"], "two switches do not commit at one instant"
     allowed = HttpProbe(shop.pods["server"]["netns"], client["ips"][0], port=8080)
     forbidden = [UdpProbe(client["netns"], ip, 8080, 0.001) for ip in other["ips"]]
     for turn in range(1, 13):
