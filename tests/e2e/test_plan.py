@@ -117,6 +117,7 @@ def test_live_connections_that_would_be_cut(shop: Shop, tmp_path: Any) -> None:
     planner = Planner(shop, tmp_path)
     addresses = shop.cluster.service(shop.namespace, "planned", {"app": "server"})
     shop.cluster.endpoints_ready(shop.namespace, "planned", 1)
+    shop.cluster.wait()
     cut = [Held(shop.pods["client"]["netns"], ip) for ip in shop.pods["server"]["ips"]]
     cut.append(Held(shop.pods["client"]["netns"], addresses[0], 80))
     kept = Held(shop.pods["other"]["netns"], shop.pods["server"]["ips"][0])

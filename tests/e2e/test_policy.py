@@ -19,7 +19,13 @@ QUICK_S = 1.0
 
 
 class Shop:
-    """A namespace with Pods `client`, `other` and `server`, the server on another node."""
+    """
+    A namespace with Pods `client`, `other` and `server`, the server on another node.
+
+    `since_ms`: when the running test began, where a fixture says it.
+    """
+
+    since_ms = 0.0
 
     def __init__(self, cluster: LabCluster, namespace: str) -> None:
         self.cluster = cluster

@@ -33,7 +33,8 @@ def shop(cluster: LabCluster) -> Shop:
 
 @pytest.fixture(autouse=True)
 def no_policies(shop: Shop) -> Iterator[None]:
-    """Each test begins and ends without policies and annotations."""
+    """Each test begins and ends without policies and annotations, and reads its own entries."""
+    shop.since_ms = time.time() * 1000
     yield
     annotate(shop, f"/api/v1/namespaces/{shop.namespace}", None)
     items = shop.cluster.api.get(POLICIES.format(shop.namespace)).json()["items"]
@@ -57,7 +58,7 @@ def logged(shop: Shop, **wanted: Any) -> list[dict[str, Any]]:
             url = f"{item['url']}/v1/policy/denials"
             params = {"namespace": shop.namespace, "limit": "1000"}
             found += httpx.get(url, params=params, trust_env=False).raise_for_status().json()
-    return [one for one in found if wanted.items() <= one.items()]
+    return [one for one in found if one["at_ms"] >= shop.since_ms and wanted.items() <= one.items()]
 
 
 def policy_path(shop: Shop, name: str) -> str:
@@ -95,6 +96,7 @@ def test_by_namespace_and_through_a_service(shop: Shop) -> None:
     """The Service that was asked for is named beside the Pod; what is allowed is not logged."""
     (address, *_) = shop.cluster.service(shop.namespace, "server", {"app": "server"})
     shop.cluster.endpoints_ready(shop.namespace, "server", 1)
+    shop.cluster.wait()
     shop.policy("in", podSelector=SERVER, ingress=[{"from": [{"podSelector": SERVER}]}])
     annotate(shop, f"/api/v1/namespaces/{shop.namespace}", "true")
     assert not answers(shop.pods["other"]["netns"], address, 80)
