@@ -116,9 +116,6 @@ class Installation:
         return {"headers": headers, "timeout": TIMEOUT_S, "trust_env": False}
 
 
-UNPROCESSABLE = 422
-
-
 class BadRequestError(ApiError):
     """What was asked for cannot be understood; the message is the service's."""
 
@@ -135,7 +132,7 @@ def _refusal(response: httpx.Response) -> str:
 
 
 def _json(response: httpx.Response) -> Any:
-    if response.status_code == UNPROCESSABLE:
+    if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
         raise BadRequestError(response.json().get("error") or response.text)
     if response.is_error:
         raise ApiError(f"{response.url}: {response.status_code} {response.text}")
