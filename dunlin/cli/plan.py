@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,14 @@ class Exit(IntEnum):
     CUTS = 4
 
 
+class By(StrEnum):
+    """What a row of pairs stands for."""
+
+    AUTO = "auto"
+    WORKLOAD = "workload"
+    NAMESPACE = "namespace"
+
+
 VERDICTS = {
     "none": Exit.NOTHING,
     "reachability": Exit.REACHABILITY,
@@ -45,6 +53,10 @@ def plan(
     connections: Annotated[
         bool, typer.Option(help="Ask the nodes which live connections would be cut.")
     ] = True,
+    by: Annotated[
+        By, typer.Option(help="Pairs of workloads or of namespaces; auto: by how many there are.")
+    ] = By.AUTO,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of each list.")] = 200,
     url: Annotated[
         str, typer.Option("--url", envvar="DUNLIN_URL", help="An installation; else the lab's.")
     ] = "",
@@ -59,7 +71,13 @@ def plan(
     Exit code 0: nobody's reachability changes. 3: it does. 4: live connections would be cut, or a
     node did not say whether. 1: an object cannot be planned, or no planner answers.
     """
-    body = {"objects": list(manifests(files)), "delete": delete, "connections": connections}
+    body = {
+        "objects": list(manifests(files)),
+        "delete": delete,
+        "connections": connections,
+        "by": by.value,
+        "limit": limit,
+    }
     place = installation(url, name)
     answer = place.post("planner", "/v1/plan", body, timeout_s=TIMEOUT_S)
     emit(output, answer, view(answer))
@@ -135,7 +153,7 @@ def _reachability(found: Item) -> Iterator[Any]:
         ]
         yield table(title, ["from", "", "to", "pairs", "change"], rows)
     if found["more"]:
-        yield Text(f"  … and {found['more']} more rows (-o json has the totals)", style="dim")
+        yield Text(f"  … and {found['more']} more rows (--limit N shows more)", style="dim")
     if not found["complete"]:
         yield Text("  not all pairs were looked at: the change concerns too many", style="red")
 

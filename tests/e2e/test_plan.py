@@ -58,7 +58,8 @@ class Planner:
             "spec": spec,
         }
         self.file.write_text(yaml.safe_dump(manifest))
-        words = ("plan", "-f", str(self.file), "-o", "json", *options)
+        rows = ("--by", "workload", "--limit", "10000")
+        words = ("plan", "-f", str(self.file), "-o", "json", *rows, *options)
         done = self.shop.cluster.dunlin(*words, check=False)
         assert done.returncode in (0, 3, 4), done.stderr
         return done.returncode, json.loads(done.stdout)
@@ -66,6 +67,7 @@ class Planner:
     def changed(self, answer: dict[str, Any]) -> dict[tuple[str, str], str]:
         """Pairs of the shop's Pods for which TCP/8080 opens or closes."""
         found = {}
+        assert answer["reachability"]["more"] == 0
         for row in answer["reachability"]["items"]:
             ends = [row[end].removeprefix(f"{self.shop.namespace}/") for end in
                     ("source", "destination")]  # fmt: skip

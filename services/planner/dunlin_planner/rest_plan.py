@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse
@@ -32,6 +32,9 @@ class PlanRequest(BaseModel):
     delete: bool = False
     connections: bool = Field(True, description="Ask the nodes for connections that would be cut.")
     limit: int = Field(200, ge=1, le=10_000, description="Rows of each list; totals count all.")
+    by: Literal["auto", "workload", "namespace"] = Field(
+        "auto", description=f"Rows of pairs; auto: namespaces beyond {WORKLOAD_ROWS_MAX} workloads."
+    )
 
 
 def router(shell: Shell, bus: Bus) -> APIRouter:
@@ -71,7 +74,7 @@ async def _plan(shell: Shell, bus: Bus, request: PlanRequest) -> Any:
         **at,
         "verdict": _verdict(seen, live, cut),
         "objects": [{"object": name, "action": action} for name, action in change.actions],
-        "reachability": _reachability(seen, request.limit),
+        "reachability": _reachability(seen, request),
         "flows": _flows(seen, request.limit),
         "connections": {
             "asked": asked,
@@ -103,9 +106,10 @@ def _verdict(seen: Preview, live: Live, cut: list[dict[str, Any]]) -> str:
     return "reachability" if seen.reach.rows else "none"
 
 
-def _reachability(seen: Preview, limit: int) -> dict[str, Any]:
-    reach = seen.reach
-    by = "workload" if len(reach.rows) <= WORKLOAD_ROWS_MAX else "namespace"
+def _reachability(seen: Preview, request: PlanRequest) -> dict[str, Any]:
+    reach, by, limit = seen.reach, request.by, request.limit
+    if by == "auto":
+        by = "workload" if len(reach.rows) <= WORKLOAD_ROWS_MAX else "namespace"
     counts = reach.rows if by == "workload" else reach.by_namespace()
     rows = sorted(counts.items(), key=_order)
     return {

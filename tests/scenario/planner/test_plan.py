@@ -23,7 +23,7 @@ from dunlin_planner import rest_plan
 from dunlin_planner.shell import Shell
 from tests.fixtures.worlds import World
 from tests.scenario.planner.test_shell import SYNC, running
-from tests.scenario.policy.oracle import Cluster
+from tests.scenario.policy.oracle import Cluster, Pod
 from tests.scenario.policy.test_changes import CLIENT, FRIEND, SERVER, shop
 from tests.scenario.policy.walk import facts
 from tests.scenario.worlds import tell, until
@@ -121,6 +121,32 @@ async def test_what_people_and_gates_see(world: World, bus: Bus, tmp_path: Any) 
         code, out, _ = await cli(url, tmp_path, manifest(shop("c")))
         assert "Live connections would be cut." in out
         assert "x/client -> x/server" in out
+
+
+async def test_many_workloads(world: World, bus: Bus, tmp_path: Any) -> None:
+    """Above 100 rows: namespaces, unless workloads are asked for; never a row lost unsaid."""
+    crowd = [Pod("x", f"p{n}", {"app": f"p{n}"}, "n1", 20 + n) for n in range(110)]
+    now = shop("b")
+    now.pods += crowd
+    opening = manifest(shop("b"))
+    opening["spec"]["ingress"] = [{"from": [{"podSelector": {}}]}]
+    async with running(world) as shell, serving(shell, bus) as url:
+        await tell(bus, *facts(now), switch("n1"), switch("n2", 2), SYNC)
+        await until(lambda: shell.not_ready() is None, "ready")
+
+        async def rows(*options: str) -> tuple[str, int, int]:
+            words = ("--no-connections", "-o", "json", *options)
+            code, out, _ = await cli(url, tmp_path, opening, options=words)
+            found = json.loads(out)["reachability"]
+            assert code == 3
+            return found["by"], len(found["items"]), found["more"]
+
+        by, shown, more = await rows()
+        assert (by, more) == ("namespace", 0)
+        by, shown, more = await rows("--by", "workload", "--limit", "50")
+        assert (by, shown, more > len(crowd) - 50) == ("workload", 50, True)
+        everything = ("--by", "workload", "--limit", "10000")
+        assert await rows(*everything) == ("workload", shown + more, 0)
 
 
 async def test_refusals(world: World, bus: Bus, tmp_path: Any) -> None:
