@@ -5,6 +5,8 @@ UV ?= $(shell command -v uv || echo .tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 NODES ?= 2
 LAB ?= dunlin
+# The order of the tests and the cases that Hypothesis makes: the same every time; SEED=$$RANDOM looks elsewhere.
+SEED ?= 1
 APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk iproute2 iputils-ping \
        ethtool procps curl openssl kubernetes-client:kubectl
 
@@ -34,8 +36,8 @@ check: sync ## Format, lint, types, import contracts, tidiness.
 	$(RUN) lint-imports
 	$(RUN) pytest -q tests/test_tidy.py
 
-test: setup ## Every test that this machine can run; a tier that is skipped says why.
-	$(RUN) pytest
+test: setup ## Every test that this machine can run; a tier that is skipped says why. SEED=N: another order, other cases.
+	$(RUN) pytest --randomly-seed=$(SEED) --hypothesis-seed=$(SEED)
 
 images: sync ## Container images: base images where there is no registry, then all of ours.
 	@tools/apt-install docker.io debootstrap
