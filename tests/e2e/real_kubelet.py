@@ -171,6 +171,7 @@ state = "{self.folder}/state"
             "localStorageCapacityIsolation": False,
             "evictionHard": {"memory.available": "1Mi"},
             "resolvConf": "",
+            "podLogsDir": str(self.folder / "logs"),
             "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
             "authorization": {"mode": "AlwaysAllow"},
         }

@@ -267,6 +267,7 @@ def make_certificate(directory: Path) -> None:
     subprocess.run(
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
         f" -subj /CN=dunlin -addext subjectAltName=IP:127.0.0.1"
+        f" -addext keyUsage=digitalSignature,keyCertSign"
         f" -keyout {directory}/key.pem -out {directory}/cert.pem".split(),
         check=True,
         capture_output=True,

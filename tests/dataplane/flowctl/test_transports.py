@@ -25,11 +25,12 @@ def authority(directory: Path, *names: str) -> None:
     """ca.pem, and for each name a key and a certificate that it signed."""
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     ca = ("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
-    openssl(directory, *ca)
+    openssl(directory, *ca, "-addext", "keyUsage=critical,keyCertSign")
+    (directory / "extensions").write_text("authorityKeyIdentifier=keyid\n", encoding="ascii")
     for name in names:
         request = ("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr")
         openssl(directory, *request, "-subj", f"/CN={name}")
-        signer = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
+        signer = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extensions")
         openssl(directory, "x509", "-req", "-in", f"{name}.csr", *signer, "-out", f"{name}.pem")
 
 

@@ -405,6 +405,13 @@ def test_unsupported(kind: str, path: str, value: Any, field: str) -> None:
     assert found.fact is not None
 
 
+def test_ports_on_host_network_are_supported() -> None:
+    """The API server gives every port there a hostPort: nobody asked for anything."""
+    asking = changed(pod("x"), "spec.containers.0.ports.0.hostPort", 80)
+    assert read("pod", asking).unsupported
+    assert not read("pod", changed(asking, "spec.hostNetwork", True)).unsupported
+
+
 def test_long_input_is_cut() -> None:
     """A value of any length gives an error of bounded length."""
     (text,) = said("service", changed(SERVICE, "spec.ports.0.protocol", "X" * 10_000))

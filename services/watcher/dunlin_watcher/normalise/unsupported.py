@@ -23,9 +23,11 @@ class Rule(NamedTuple):
 
 def _any_port(asks: Callable[[kube.ContainerPort], bool]) -> Callable[[kube.Pod], bool]:
     def test(obj: kube.Pod) -> bool:
-        return obj.spec is not None and any(
-            asks(port) for _at, container in listening(obj.spec) for port in container.ports or ()
-        )
+        # Not on host network: its ports are the node's, and the API server writes each hostPort.
+        if obj.spec is None or obj.spec.host_network:
+            return False
+        ports = (port for _at, container in listening(obj.spec) for port in container.ports or ())
+        return any(map(asks, ports))
 
     return test
 

@@ -1,0 +1,219 @@
+"""
+`kubectl apply -k k8s/` on an empty cluster: real control plane, kubelets, containerd, our images.
+
+Needs Kubernetes' executables in $KUBEBUILDER_ASSETS and the images of tools/images.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.lab_cluster import REPOSITORY, eventually
+from tests.e2e.real_cluster import RealCluster, why_no_cluster
+
+pytestmark = [
+    pytest.mark.docker, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)
+]  # fmt: skip
+PARTS = ("watcher", "ipam", "planner", "flowctl", "metrics", "agent", "ovs", "nats")
+ROLLOUT_TIMEOUT_S = 240.0
+ROLE = "node-role.kubernetes.io/control-plane"
+SHOP = (Path(__file__).parent / "cluster" / "shop.yaml").read_text(encoding="utf-8")
+# Asks until its standard input ends; then says who answered how often, and what failed.
+ASK = """
+import collections, json, sys, threading, urllib.request
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+found, failed = collections.Counter(), []
+while not ended.is_set() or sum(found.values()) < 60:
+    try:
+        answer = urllib.request.urlopen(sys.argv[1], timeout=20).read().decode().strip()
+        found[answer] += 1
+    except OSError as error:
+        failed.append(repr(error))
+print(json.dumps([found, failed]))
+"""
+
+
+@pytest.fixture(scope="module", params=[("k8s", 3), ("k8s/overlays/dev", 1)], ids=["k8s", "dev"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[RealCluster]:
+    """An empty cluster after docs/install.md, Secrets last: Dunlin's parts wait for them."""
+    if reason := why_no_cluster():
+        pytest.skip(reason)
+    overlay, size = request.param
+    with tempfile.TemporaryDirectory(
+        prefix="dl-rc",
+        dir="/var/tmp",
+        ignore_cleanup_errors=True,
+    ) as folder:
+        made = RealCluster(Path(folder), size)
+        with made.running():
+            assert not any(made.node_ready(machine) for machine in made.machines), "no network yet"
+            for machine in made.machines:
+                made.kubectl("label", "node", machine.name, f"{ROLE}=")
+                made.kubectl("taint", "node", machine.name, f"{ROLE}:NoSchedule")
+            made.kubectl("apply", "-k", overlay)
+            made.kubectl("apply", "-k", "k8s/crds")
+            addresses = [str(machine.address.ip) for machine in made.machines]
+            secrets = subprocess.run(
+                [REPOSITORY / "tools/cluster-secrets", *addresses],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            made.kubectl("apply", "-f", "-", stdin=secrets.stdout)
+            try:
+                eventually("all is rolled out", partial(rolled_out, made), ROLLOUT_TIMEOUT_S)
+                yield made
+            finally:
+                print(made.kubectl("get", "pods,nodes", "-A", "-o", "wide", check=False))
+                print(*(line for m in made.machines for line in tails(made, m.name)), sep="\n")
+
+
+def tails(cluster: RealCluster, node: str) -> list[str]:
+    """The last words of every container of Dunlin on a node; shown where a test fails."""
+    (machine,) = [machine for machine in cluster.machines if machine.name == node]
+    told = []
+    for path in sorted(cluster.inside(machine, "/var/log/pods").glob("dunlin-system_*/*/*.log")):
+        told += [f"--- {node} {path.parts[-3]}"]
+        told += path.read_text(errors="replace").splitlines()[-4:]
+    return told
+
+
+def rolled_out(cluster: RealCluster) -> bool:
+    """Every part of Dunlin has all its replicas: the newest, and ready."""
+    items = cluster.get("-n", "dunlin-system", "deployments,daemonsets,statefulsets")["items"]
+    assert {item["metadata"]["name"] for item in items} == set(PARTS)
+    return all(_complete(item) for item in items)
+
+
+def _complete(item: dict[str, Any]) -> bool:
+    status = item["status"]
+    if status.get("observedGeneration") != item["metadata"]["generation"]:
+        return False
+    if item["kind"] == "DaemonSet":
+        wanted = status["desiredNumberScheduled"]
+        found = [status.get("updatedNumberScheduled"), status.get("numberReady")]
+    else:
+        wanted = item["spec"]["replicas"]
+        found = [status.get("updatedReplicas"), status.get("readyReplicas"), status.get("replicas")]
+    return wanted > 0 and all(number == wanted for number in found)
+
+
+def shop(cluster: RealCluster) -> str:
+    """Two Pods that answer on each node, a Service, a client; the Service's address."""
+    replicas = 2 * len(cluster.machines)
+    cluster.kubectl("apply", "-f", "-", stdin=SHOP.replace("REPLICAS", str(replicas)))
+    wait = ("-n", "shop", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
+    cluster.kubectl("-n", "shop", "rollout", "status", "deployment/web", "--timeout=90s")
+    cluster.kubectl(*wait)
+    return str(cluster.get("-n", "shop", "service", "web")["spec"]["clusterIP"])
+
+
+def ask(cluster: RealCluster, pod: str, url: str) -> tuple[dict[str, int], list[str]]:
+    """Sixty requests from inside a Pod: who answered, what failed."""
+    words = ("-n", "shop", "exec", "-i", pod, "--", "python", "-c", ASK, url)
+    found, failed = json.loads(cluster.kubectl(*words))
+    return found, failed
+
+
+def test_apply_makes_a_network(cluster: RealCluster) -> None:
+    """Every part comes up, whatever was there first, and the nodes become ready."""
+    for machine in cluster.machines:
+        eventually(f"{machine.name} is ready", partial(cluster.node_ready, machine))
+    links = cluster.run(cluster.machines[0], ["ip", "-br", "link"]).stdout
+    assert "br-int" in links
+    assert "kube-ipvs0" not in links
+    rules = cluster.run(cluster.machines[0], ["iptables", "-t", "nat", "-S"]).stdout
+    assert "KUBE-SERVICES" not in rules, "a kube-proxy would hide what we do not do"
+
+
+def test_pods_and_services(cluster: RealCluster) -> None:
+    """A Service spreads over Pods of all nodes; the API's own Service and a policy work too."""
+    address = shop(cluster)
+    pods = cluster.get("-n", "shop", "pods", "-l", "app=web")["items"]
+    names = {pod["metadata"]["name"] for pod in pods}
+    assert {pod["spec"]["nodeName"] for pod in pods} == {m.name for m in cluster.machines}
+    found, failed = ask(cluster, "client", f"http://{address}/")
+    assert (set(found), failed) == (names, [])
+    for machine in cluster.machines:
+        done = cluster.run(machine, ["curl", "-fsm", "10", f"http://{address}/"])
+        assert done.stdout.strip() in names, f"from {machine.name}: {done}"
+    # The Service of the API server, whose endpoint is a node.
+    script = (
+        "import ssl, urllib.request as u;"
+        "c = ssl.create_default_context("
+        "cafile='/var/run/secrets/kubernetes.io/serviceaccount/ca.crt');"
+        "print(u.urlopen('https://10.96.0.1/version', context=c, timeout=10).status)"
+    )
+    told = cluster.kubectl("-n", "shop", "exec", "client", "--", "python", "-c", script)
+    assert told.strip() == "200"
+
+
+def test_a_policy_holds(cluster: RealCluster) -> None:
+    """What a NetworkPolicy does not allow gets no answer; what it allows does."""
+    address = shop(cluster)
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}],
+        },
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    script = f"import urllib.request as u; u.urlopen('http://{address}/', timeout=3)"
+    stranger = ("-n", "shop", "exec", "stranger", "--", "python", "-c", script)
+
+    def denied() -> bool:
+        done = cluster.kubectl_done(*stranger)
+        return done.returncode != 0 and "timed out" in done.stderr
+
+    try:
+        eventually("the stranger is kept out", denied)
+        found, failed = ask(cluster, "client", f"http://{address}/")
+        assert found
+        assert not failed
+    finally:
+        cluster.kubectl("-n", "shop", "delete", "networkpolicy", "web")
+    # The oracle can fail: without the policy the stranger is answered.
+    eventually("the stranger is let in", lambda: cluster.kubectl_done(*stranger).returncode == 0)
+
+
+def test_everything_restarts_under_load(cluster: RealCluster) -> None:
+    """`rollout restart` of all that makes the network, and not one request fails meanwhile."""
+    address = shop(cluster)
+    where = ("-n", "dunlin-system")
+    with cluster.kubectl_running(
+        *("-n", "shop", "exec", "-i", "client", "--", "python", "-c", ASK, f"http://{address}/")
+    ) as asking:
+        # All but Open vSwitch and NATS, whose restarts people choose.
+        cluster.kubectl(*where, "rollout", "restart", "daemonset/agent", "deployment")
+        eventually("all is rolled out", partial(rolled_out, cluster), ROLLOUT_TIMEOUT_S)
+        told, problems = asking.communicate(timeout=120)
+    found, failed = json.loads(told or "[{}, []]")
+    assert found, problems
+    assert not failed, f"{found} {failed}"
+
+
+def test_pods_go_and_leave_nothing(cluster: RealCluster) -> None:
+    """With the namespace go all Pods, and their ports leave the switches."""
+    shop(cluster)
+    cluster.kubectl("delete", "namespace", "shop", "--timeout=90s", timeout_s=100)
+
+    def no_port(node: str) -> bool:
+        name = cluster.get("-n", "dunlin-system", "pods", "-l", "app.kubernetes.io/name=ovs")
+        (pod,) = [p for p in name["items"] if p["spec"]["nodeName"] == node]
+        words = ("exec", pod["metadata"]["name"], "--", "ovs-vsctl", "--no-headings")
+        columns = ("--columns=external_ids", "list", "Interface")
+        told = cluster.kubectl("-n", "dunlin-system", *words, *columns)
+        return "shop" not in told
+
+    for machine in cluster.machines:
+        eventually(f"{machine.name} has no port of the shop", partial(no_port, machine.name))
