@@ -8,6 +8,8 @@ from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeSession
 from dunlin.openflow.messages import BundleReply
 
+RECONNECT_S = 1.0
+
 
 class LightSession(FakeSession):
     """As a fake switch, without decoding modifications: thousands fit one process."""
@@ -24,20 +26,30 @@ class LightSession(FakeSession):
 
 
 class LightSwitch:
-    """One switch of dpid `dpid`; `counts`: bytes received so far."""
+    """One switch of dpid `dpid`; `counts`: bytes received, sessions ended so far."""
 
     def __init__(self, dpid: int) -> None:
-        self.session = LightSession(FakeSwitch(dpid=dpid))
+        self.switch = FakeSwitch(dpid=dpid)
         self.counts: Counter[str] = Counter()
 
     async def run(self, host: str, port: int) -> None:
-        """Until the other side ends or the task is cancelled."""
+        """Connects again whenever the other side ends, as switches do, until cancelled."""
+        while True:
+            try:
+                await self._session(host, port)
+                self.counts["ended"] += 1
+            except OSError:
+                self.counts["ended"] += 1
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _session(self, host: str, port: int) -> None:
         reader, writer = await asyncio.open_connection(host, port, limit=1 << 18)
+        session = LightSession(self.switch)
         try:
-            writer.write(self.session.hello())
+            writer.write(session.hello())
             while data := await reader.read(1 << 18):
                 self.counts["bytes"] += len(data)
-                writer.write(b"".join(self.session.receive(data)))
+                writer.write(b"".join(session.receive(data)))
                 await writer.drain()
         finally:
             writer.close()

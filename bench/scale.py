@@ -123,6 +123,8 @@ async def measure(
                 await _cost(changes, kind, 15 if options.quick else 40, row)
             options.progress(f"{size}: {CHURN_RATE} Pod changes a second")
             await _churn(plane, tables.whole.row(str(size)))
+            if ended := sum(light.counts["ended"] for light in plane.switches):
+                tables.whole.notes.append(f"{size}: {ended} sessions of simulated switches ended")
             if plane.unserved:
                 note = f"{size}: {plane.unserved} barriers were not answered at first"
                 tables.whole.notes.append(note)

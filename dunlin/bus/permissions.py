@@ -98,6 +98,7 @@ def permissions() -> dict[str, Permissions]:
             leases,
             f"{rpc}.watcher.sync",
             f"{rpc}.flowctl.barrier.*",
+            f"{rpc}.flowctl.alive.*",
         ],
         "metrics": [],
     }

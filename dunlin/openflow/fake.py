@@ -5,7 +5,7 @@ Pure: no time, no I/O. `fake_session.py` gives it a connection. One contract sui
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -187,7 +187,7 @@ class FakeSwitch:
     def _modify(self, old: InstalledFlow, flow: Flow) -> None:
         """OpenFlow 1.1 and later: neither cookie nor time-outs change, and nothing is added."""
         changed = msgspec.structs.replace(old.flow, actions=flow.actions, goto=flow.goto)
-        self.flows[old.flow.key] = replace(old, flow=changed)
+        self.flows[old.flow.key] = msgspec.structs.replace(old, flow=changed)
 
     def _delete_flows(self, mod: FlowMod, flow: Flow) -> None:
         table = None if flow.table == 0xFF else flow.table

@@ -6,6 +6,8 @@ What OpenFlow sessions say, as values: what `codec.decode` returns, and what it 
 
 from dataclasses import dataclass
 
+import msgspec
+
 from dunlin.openflow.flow import Flow, Group, Match
 
 
@@ -108,8 +110,7 @@ class BundleReply:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledFlow:
+class InstalledFlow(msgspec.Struct, frozen=True, gc=False):
     """
     One flow of a dump with its counters.
 

@@ -21,6 +21,7 @@ XREG_CLASS = 0x8001
 ERIC_CLASS = 0x1000
 EXPERIMENTER_CLASS = 0xFFFF
 OFPMT_OXM = 1
+_MATCH_HEAD = struct.Struct("!HH")
 
 _OXM = {
     "in_port": 0, "eth_dst": 3, "eth_src": 4, "eth_type": 5, "nw_proto": 10, "nw_src": 11,
@@ -167,13 +168,20 @@ def decode_match(data: bytes, offset: int, end: int) -> tuple[Match, int]:
     Raises:
         OpenFlowError: it is not an OXM match, or ends beyond `end`.
     """
+    after = match_end(data, offset, end)
+    length = data[offset + 2] << 8 | data[offset + 3]
+    return decode_oxms(data[offset + 4 : offset + length]), after
+
+
+def match_end(data: bytes, offset: int, end: int) -> int:
+    """Where what follows the match at `offset` and its padding starts. Raises as `decode_match`."""
     if end - offset < 8:
         raise OpenFlowError(f"a match of {end - offset} bytes")
-    kind, length = struct.unpack_from("!HH", data, offset)
-    after = offset + (length + 7) // 8 * 8
+    kind, length = _MATCH_HEAD.unpack_from(data, offset)
+    after: int = offset + (length + 7) // 8 * 8
     if kind != OFPMT_OXM or length < 4 or after > end:
         raise OpenFlowError(f"match of type {kind} and length {length}, {end - offset} bytes left")
-    return decode_oxms(data[offset + 4 : offset + length]), after
+    return after
 
 
 def decode_oxms(data: bytes) -> Match:

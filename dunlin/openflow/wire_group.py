@@ -19,6 +19,8 @@ ONF_NETRONOME = 0x0000154D
 """Experimenter of the group property that holds `selection_method`."""
 BUNDLE_FLAGS = 3
 """OFPBF_ATOMIC | OFPBF_ORDERED."""
+REMEMBERED = 1 << 14
+"""Decoded groups that are kept: one for each Service."""
 BUNDLE_ADD_LEN = 16
 """What a bundle adds to each message."""
 
@@ -152,16 +154,23 @@ def decode_group_descs(data: bytes, offset: int) -> tuple[Group, ...]:
     while offset < len(data):
         if len(data) - offset < _GROUP_DESC.size:
             raise OpenFlowError(f"a group of {len(data) - offset} bytes")
-        length, kind, group_id, array_length = _GROUP_DESC.unpack_from(data, offset)
+        length, _, group_id, array_length = _GROUP_DESC.unpack_from(data, offset)
         end = offset + length
-        after = offset + _GROUP_DESC.size + array_length
-        if after > end or end > len(data):
+        if _GROUP_DESC.size + array_length > length or end > len(data):
             raise OpenFlowError(f"group {group_id:#x} of length {length}, buckets {array_length}")
-        name = _type_name(kind)
-        buckets = _decode_buckets(data[offset + _GROUP_DESC.size : after], name)
-        groups.append(Group(group_id, name, buckets, *_decode_method(data[after:end])))
+        groups.append(_described(data[offset:end]))
         offset = end
     return tuple(groups)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _described(data: bytes) -> Group:
+    """One whole entry; remembered as flows are (`wire_flow`)."""
+    _, kind, group_id, array_length = _GROUP_DESC.unpack_from(data)
+    after = _GROUP_DESC.size + array_length
+    name = _type_name(kind)
+    buckets = _decode_buckets(data[_GROUP_DESC.size : after], name)
+    return Group(group_id, name, buckets, *_decode_method(data[after:]))
 
 
 def decode_group_mod(data: bytes) -> tuple[str, Group]:

@@ -29,11 +29,11 @@ class Family:
 
     def to(self, destination: IPAddress | IPNetwork) -> Match:
         """Packets to an address or network of this family."""
-        return match(eth_type=self.eth_type, **{self.dst: destination})
+        return _one(self.eth_type, self.dst, destination)
 
     def from_(self, source: IPAddress | IPNetwork) -> Match:
         """Packets from an address or network of this family."""
-        return match(eth_type=self.eth_type, **{self.src: source})
+        return _one(self.eth_type, self.src, source)
 
     def to_port(self, destination: IPAddress, protocol: Protocol, port: int) -> Match:
         """Packets to one transport port of an address; of fragments the first alone."""
@@ -49,6 +49,12 @@ class Family:
 V4 = Family(4, ETH_IPV4, "nw_src", "nw_dst", HAIRPIN_V4)
 V6 = Family(6, ETH_IPV6, "ipv6_src", "ipv6_dst", HAIRPIN_V6)
 FAMILIES = (V4, V6)
+
+
+@lru_cache(maxsize=1 << 15)
+def _one(eth_type: int, field: str, value: IPAddress | IPNetwork) -> Match:
+    """One and the same value for all switches: each has a route to every node."""
+    return match(eth_type=eth_type, **{field: value})
 
 
 def family_of(value: IPAddress | IPNetwork) -> Family:

@@ -64,6 +64,8 @@ class Role:
 
     `may_withdraw(subject)`: enough is known to say that this one is not wanted any more.
     `may_begin(subject)`: what must stand before an intent that does not stand yet does.
+    `owned`: shards that may be written now; `held` (None: the same): also those whose lease was not
+    renewed in time and that nobody else is known to have.
     """
 
     service: Literal["ipam", "planner"]
@@ -73,6 +75,11 @@ class Role:
     owned: Callable[[], frozenset[int]]
     may_withdraw: Callable[[str], bool] = lambda _subject: True
     may_begin: Callable[[str], bool] = lambda _subject: True
+    held: Callable[[], frozenset[int]] | None = None
+
+    def ours(self) -> frozenset[int]:
+        """The shards whose differences are to be remembered."""
+        return (self.held or self.owned)()
 
 
 def digest_of(intent: AnyIntent) -> bytes:
@@ -143,7 +150,7 @@ class IntentWriter:
                     await asyncio.sleep(0)
                 if batch.caught_up and not self._known.is_set():
                     self._known.set()
-                    self.review(self._role.owned())
+                    self.review(self._role.ours())
                     self._on_foreign()
 
     def _note_all(self, records: Iterable[Record]) -> None:
@@ -165,7 +172,7 @@ class IntentWriter:
 
     def _differs(self, subject: str) -> bool:
         """Ours to write, and not as desired; then it is pending."""
-        if self._role.shard_of(subject) not in self._role.owned():
+        if self._role.shard_of(subject) not in self._role.ours():
             return False
         intent = self.desired.get(subject)
         standing = self.standing.get(subject)
@@ -201,7 +208,7 @@ class IntentWriter:
         """The fact stream is new: nothing is known of what is desired."""
         self.desired.clear()
         self.pending.clear()
-        self.review(self._role.owned())
+        self.review(self._role.ours())
 
     def differs_any(self, some: Iterable[str]) -> bool:
         """One of these subjects is ours and stands otherwise than desired."""

@@ -48,6 +48,16 @@ class ShardLeases:
         limit = self._clock() + self._ttl_s / 6
         return frozenset(shard for shard, lease in self._held.items() if lease.expires_at > limit)
 
+    def held(self) -> frozenset[int]:
+        """
+        What is ours unless it turns out that somebody else has taken it: what to plan for.
+
+        A lease that was not renewed in time, because the bus or this process was busy, is mostly
+        still ours: nothing of it is written until it is renewed (`owned`), but nothing of what was
+        computed is thrown away either.
+        """
+        return frozenset(self._held)
+
     def fencing(self) -> dict[int, int]:
         """The fencing number of each shard that is ours."""
         return {shard: lease.fencing for shard, lease in sorted(self._held.items())}
@@ -61,7 +71,6 @@ class ShardLeases:
                         await self.turn()
                 except (BusError, TimeoutError) as error:
                     log.warning("leases not renewed", service=self._service, error=str(error))
-                self._drop(set(self._held) - self.owned(), "not renewed in time")
                 await asyncio.sleep(self._ttl_s / 4)
         finally:
             await self._give_back()

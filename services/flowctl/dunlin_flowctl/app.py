@@ -1,5 +1,7 @@
 """Puts the parts together."""
 
+import sys
+
 from dunlin.service.app import ServiceApp
 from dunlin_flowctl import rest
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
@@ -12,10 +14,18 @@ from dunlin_flowctl.ownership import Ownership
 from dunlin_flowctl.shell import Shell
 from dunlin_flowctl.wait import Waiter
 
+GIL_S = 0.0005
+"""
+How long a worker thread that compares or encodes keeps the interpreter from the loop.
+
+Python's own 5 ms are for each system call of the loop: with 100 switches, half a second.
+"""
+
 
 async def setup(app: ServiceApp[FlowctlSettings], compiler: Compiler | None = None) -> Shell:
     """Connect, listen, follow. `compiler`: another one than the pipeline (tests)."""
     settings = app.settings
+    sys.setswitchinterval(GIL_S)
     bus = await app.connect_bus()
     metrics = FlowctlMetrics(app.metrics.registry)
     ownership = Ownership(bus, settings.replica, settings.lease_ttl_s)
@@ -33,7 +43,9 @@ async def setup(app: ServiceApp[FlowctlSettings], compiler: Compiler | None = No
     app.task("state", shell.read_state())
     app.task("owners", ownership.follow())
     app.task("heartbeat", ownership.beat())
+    app.task("members", ownership.watch())
     app.task("publisher", shell.publisher.run())
+    app.task("audits", shell.auditor.run())
     app.task("wait", waiter.serve(), may_end=True)
     for address in settings.openflow_connect:
         app.task(f"connect {address}", shell.listener.connect(address))

@@ -41,6 +41,7 @@ class Changes:
     One switch while this replica owns it; one piece of work at a time.
 
     `swept`: the last comparison might delete. `not_before`, `next_audit`: monotonic seconds.
+    `audit_due`: it is this switch's turn to be audited (`audits.Auditor`).
     `expected`: flows whose removal the switch will announce because it was asked for.
     """
 
@@ -64,6 +65,7 @@ class Changes:
         self.swept = False
         self.not_before = 0.0
         self.next_audit = 0.0
+        self.audit_due = False
         self.expected: set[FlowKey] = set()
         self.programming_ms: float | None = None
         self.sync_ms: float | None = None
@@ -101,13 +103,37 @@ class Changes:
         switch = self.switch
         self.expected.clear()
         await self._set_meter()
+        try:
+            async with self._handles.dumps.one():
+                found = await self._look(cause)
+            if found is None:
+                return
+            work, plan, swept = found
+            if await self._write(work, plan):
+                switch.leftovers = plan.deferred > 0
+                switch.stray_groups = plan.stray_groups
+                self.swept = swept
+                switch.synced = True
+                self.next_audit = time.monotonic() + self._jittered_interval()
+                self._done(work)
+                switch.flows, switch.groups = plan.holds
+                self._handles.changed(self.switch.node)
+            else:
+                switch.suspect = True
+        finally:
+            self.audit_due = False
+            self._reached.notify()
+
+    async def _look(self, cause: str) -> tuple[Work, Plan, bool] | None:
+        """What differs from a dump; whether that includes deletes. None: not the time for it."""
+        switch = self.switch
         held = await dump(self._session, self._handles.settings.dump_max)
         if self._handles.desired.switches.get(switch.node) is not switch:
-            return
+            return None
         if self._handles.desired.releasing:
             # Half of a change: look again when all of it is there.
             switch.suspect = True
-            return
+            return None
         switch.partial = self._handles.desired.held.incomplete
         switch.suspect = False
         work = self._take(retry=True)
@@ -115,20 +141,8 @@ class Changes:
         may_delete = self._handles.may_delete
         empty = not (held.flows or held.groups or work.refused)
         if cause == "connect" and empty and not switch.partial:
-            plan = self._fresh(cause)
-        else:
-            plan = await self._compared(work, held, cause, may_delete=may_delete)
-        if await self._write(work, plan):
-            switch.leftovers = plan.deferred > 0
-            switch.stray_groups = plan.stray_groups
-            self.swept = may_delete
-            switch.synced = True
-            self.next_audit = time.monotonic() + self._jittered_interval()
-            self._done(work)
-            switch.flows, switch.groups = plan.holds
-            self._handles.changed(self.switch.node)
-        else:
-            switch.suspect = True
+            return work, self._fresh(cause), may_delete
+        return work, await self._compared(work, held, cause, may_delete=may_delete), may_delete
 
     def _fresh(self, cause: str) -> Plan:
         """Nothing stands there: everything, without a comparison."""

@@ -42,7 +42,16 @@ class FlowctlSettings(CommonSettings):
     )
     dump_max: int = setting(4_000_000, "Flows or groups of one dump; more closes the session.")
     audit_interval_s: float = setting(
-        60.0, "How often a switch is compared with its intents (jittered).", unit="seconds", low=0.1
+        60.0,
+        "How often a switch is compared with its intents (jittered), if the next one allows it.",
+        unit="seconds",
+        low=0.1,
+    )
+    audit_share: float = setting(
+        0.1,
+        "The part of the time that these comparisons may take, all together.",
+        low=0.001,
+        high=1,
     )
     remove_foreign: bool = setting(
         default=True, doc="Delete flows that are not Dunlin's from the integration bridges."

@@ -26,6 +26,11 @@ class SwitchCollector(Collector):
         for state, number in self._shell.count_switches().items():
             switches.add_metric([state], number)
         yield switches
+        yield GaugeMetricFamily(
+            "dunlin_flowctl_audit_overdue_seconds",
+            "How late the audit of the most overdue switch is: audits have a part of the time.",
+            self._shell.auditor.overdue_s(),
+        )
         yield from self._by_node()
 
     def _by_node(self) -> Iterator[Metric]:

@@ -1,5 +1,6 @@
 """What all parts of flowctl share."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.denials import Denials
 from dunlin_flowctl.encode import ProgramCache
-from dunlin_flowctl.level import Signal
+from dunlin_flowctl.level import Signal, Slots
 from dunlin_flowctl.metrics import FlowctlMetrics
 from dunlin_flowctl.ownership import Ownership
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from dunlin_flowctl.adapters.session import Session
     from dunlin_flowctl.publish import Publisher
     from dunlin_flowctl.runner import SwitchRunner
+
+DUMPS = 8
+"""
+Dumps at one time.
+
+A hundred switches that connect at once would each wait for all others' dumps to be read: in that
+time they hear nothing from here, take this replica for dead, and begin anew.
+"""
+DUMP_S = 10.0
+"""A switch that is slower lets the next one begin."""
 
 
 @dataclass
@@ -29,7 +40,8 @@ class Handles:
 
     `sessions` by dpid, `runners` by node (switches that this replica owns now), `applied` by node
     (of all replicas), `facts`: switch facts by node. `moved` is notified when anything but
-    a switch's own progress changes.
+    a switch's own progress changes. `dumps`: turns to read all that a switch holds;
+    `compiling`: to make all that one should hold.
     """
 
     settings: FlowctlSettings
@@ -47,6 +59,8 @@ class Handles:
     applied: dict[str, Applied] = field(default_factory=dict)
     facts: dict[str, SwitchFact] = field(default_factory=dict)
     moved: Signal = field(default_factory=Signal)
+    compiling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    dumps: Slots = field(default_factory=lambda: Slots(DUMPS, DUMP_S))
     publisher: "Publisher | None" = None
     _state: tuple[bool, bool] = (False, False)
 

@@ -1,7 +1,8 @@
-"""Waiting for a level, never for an edge."""
+"""Waiting for a level, never for an edge; and for one's turn."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 
 class Signal:
@@ -30,3 +31,30 @@ class Signal:
         except TimeoutError:
             return condition()
         return True
+
+
+class Slots:
+    """At most `size` at a time; who takes longer than `limit_s` keeps nobody else waiting."""
+
+    def __init__(self, size: int, limit_s: float) -> None:
+        self._free = asyncio.Semaphore(size)
+        self._limit_s = limit_s
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Wait for a slot, in the order of asking, and have it meanwhile."""
+        await self._free.acquire()
+        held = True
+
+        def release() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._free.release()
+
+        late = asyncio.get_running_loop().call_later(self._limit_s, release)
+        try:
+            yield
+        finally:
+            late.cancel()
+            release()

@@ -15,7 +15,17 @@ import msgspec
 import structlog
 
 from dunlin import subjects, wire
-from dunlin.bus.base import TOMBSTONE, Batch, Bus, BusError, Message, Record, WrongLastSequence
+from dunlin.bus.base import (
+    TOMBSTONE,
+    Batch,
+    Bus,
+    BusError,
+    Message,
+    NoResponder,
+    Record,
+    Subscription,
+    WrongLastSequence,
+)
 from dunlin_flowctl.core.owners import Claim, Owners
 from dunlin_flowctl.level import Signal
 
@@ -138,6 +148,52 @@ class Ownership:
                     self._look_at_members()
         finally:
             await self._say(Message(subject, TOMBSTONE))
+
+    async def watch(self) -> None:
+        """
+        Ask for who is silent, and answer who asks for us; for ever.
+
+        The bus knows at once when a process has ended: nobody serves its subject any more. So its
+        switches need not wait for the rest of its time to live.
+        """
+        subscription = await self._answer()
+        try:
+            while True:
+                await asyncio.sleep(self._ttl_s / 16)
+                await self.look_for_silent()
+        finally:
+            await subscription.stop()
+
+    async def look_for_silent(self) -> None:
+        """Ask once for each replica that is silent; who is gone is not counted any more."""
+        for name, heard_at in self.owners.suspects(time.monotonic()).items():
+            if await self._is_gone(name) and self.owners.heard_last(name) == heard_at:
+                log.info("nobody answers for a silent replica", replica=name)
+                self.owners.left(name)
+                self._look_at_members()
+
+    async def _answer(self) -> Subscription:
+        async def here(_subject: str, _data: bytes) -> bytes:
+            return b""
+
+        subject = subjects.rpc("flowctl", "alive", self.owners.replica)
+        while True:
+            try:
+                return await self._bus.serve(subject, here)
+            except BusError as error:
+                log.info("not served yet", subject=subject, error=str(error))
+                await asyncio.sleep(self._ttl_s / 4)
+
+    async def _is_gone(self, name: str) -> bool:
+        """No process serves this replica's subject; False also where nobody can tell."""
+        subject = subjects.rpc("flowctl", "alive", name)
+        try:
+            await self._bus.request(subject, b"", timeout_s=self._ttl_s / 4)
+        except NoResponder:
+            return True
+        except BusError as error:
+            log.debug("a silent replica did not answer", replica=name, error=str(error))
+        return False
 
     async def _say(self, message: Message) -> bool:
         """Publish, or log why not: who reads it can do without."""

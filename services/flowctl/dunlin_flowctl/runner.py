@@ -1,5 +1,6 @@
 """One switch that this replica owns: compare with its dump, write what changes, audit."""
 
+import asyncio
 import time
 
 import structlog
@@ -27,6 +28,9 @@ PAUSE_S = 1.0
 
 CLAIM_DELAY_S = 0.3
 """A claim that made a switch refuse ours has been read by then."""
+
+SLICE_S = 0.01
+"""After so long at compiling the loop turns."""
 
 LOOK_S = 5.0
 """The longest sleep of a runner that has nothing to do."""
@@ -111,7 +115,7 @@ class SwitchRunner:
             raise NotMaster(str(refusal)) from refusal
 
     async def _own(self, held: Held) -> None:
-        switch = self.handles.desired.manage(self.node)
+        switch = await self._compiled(held)
         if switch is None:
             return
         self.changes = Changes(self.handles, self.session, switch, held, self.signal, self.reached)
@@ -127,6 +131,27 @@ class SwitchRunner:
         finally:
             self.session.unasked = lambda _message: None
             await self._give_up(held)
+
+    async def _compiled(self, held: Held) -> Switch | None:
+        """The switch with all that it should hold; None: it is not ours or not there any more."""
+        desired = self.handles.desired
+        async with self.handles.compiling:
+            switch = desired.begin(self.node)
+            if switch is None:
+                return None
+            done, started = False, time.monotonic()
+            try:
+                for _ in desired.compiling(switch):
+                    if time.monotonic() - started > SLICE_S:
+                        await asyncio.sleep(0)
+                        if not (held.valid and self.wanted()):
+                            return None
+                        started = time.monotonic()
+                done = desired.switches.get(self.node) is switch
+            finally:
+                if not done and desired.switches.get(self.node) is switch:
+                    desired.unmanage(self.node)
+        return switch if done else None
 
     async def _give_up(self, held: Held) -> None:
         last = self.applied(connected=False)
@@ -158,15 +183,15 @@ class SwitchRunner:
     async def _turn(self, changes: Changes, held: Held) -> None:
         """The next thing to do, or wait for one."""
         now = time.monotonic()
-        writing = self._may_write(changes)
-        if writing and (cause := self._cause_of_sync(changes, now)):
+        writing = self.may_write(changes)
+        if writing and (cause := self._cause_of_sync(changes)):
             self._removed_by_others = False
             await changes.sync(cause)
         elif writing and changes.switch.pending:
             await changes.apply()
         else:
-            due = changes.next_audit if changes.not_before <= now else changes.not_before
-            wait_s = max(0.01, min(due - now, LOOK_S))
+            pause_s = changes.not_before - now
+            wait_s = min(max(0.01, pause_s), LOOK_S) if pause_s > 0 else LOOK_S
             await self.signal.wait_for(lambda: self._has_work(changes, held), wait_s)
 
     def _has_work(self, changes: Changes, held: Held) -> bool:
@@ -174,15 +199,16 @@ class SwitchRunner:
             raise SessionClosed("done", "the session ended")
         if not (held.valid and self._current() and self.wanted()):
             return True
-        pending = changes.switch.pending or self._cause_of_sync(changes, time.monotonic())
-        return bool(pending) and self._may_write(changes)
+        pending = changes.switch.pending or self._cause_of_sync(changes)
+        return bool(pending) and self.may_write(changes)
 
-    def _may_write(self, changes: Changes) -> bool:
+    def may_write(self, changes: Changes) -> bool:
+        """Everything is known that this needs, and no pause after a failure."""
         if self.handles.desired.releasing:
             return False
         return self.handles.caught_up and time.monotonic() >= changes.not_before
 
-    def _cause_of_sync(self, changes: Changes, now: float) -> str:
+    def _cause_of_sync(self, changes: Changes) -> str:
         """Why a dump is needed; "" if it is not."""
         switch = changes.switch
         if not switch.synced:
@@ -193,7 +219,7 @@ class SwitchRunner:
             return "complete"
         if self._removed_by_others:
             return "flow_removed"
-        return "audit" if now >= changes.next_audit else ""
+        return "audit" if changes.audit_due else ""
 
     def _unasked(self, message: messages.Message) -> None:
         """Packets to refuse or to log; a flow of ours that somebody else removed: look at once."""

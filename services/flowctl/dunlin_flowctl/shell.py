@@ -17,6 +17,7 @@ from dunlin.model.ids import IntentId, format_dpid
 from dunlin.service.metrics import Metrics
 from dunlin_flowctl.adapters.listener import Listener
 from dunlin_flowctl.adapters.session import Session, SessionClosed
+from dunlin_flowctl.audits import Auditor
 from dunlin_flowctl.conntrack import service_key
 from dunlin_flowctl.core.desired import IntentVersion
 from dunlin_flowctl.core.switch import Moment
@@ -42,6 +43,7 @@ class Shell:
         self._handles = handles
         self._common = common
         self.publisher = Publisher(handles)
+        self.auditor = Auditor(handles)
         self.listener = Listener(handles.settings, handles.metrics, self.serve)
 
     # --- streams ----------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class Shell:
             lambda subject: shard_of_node(_node_of(subject)),
             shards.owned,
             self._may_withdraw,
+            held=shards.held,
         )
         self.writer = IntentWriter(bus, FILTERS, role, self.nudge.set)
         self.locks = NodeLocks()
@@ -169,7 +170,7 @@ class Shell:
                 asyncio.get_running_loop().call_later(RETRY_S, self.nudge.set)
 
     def _own(self) -> None:
-        owned = self.shards.owned()
+        owned = self.shards.held()
         if owned == self.working:
             return
         lost, gained = self.working - owned, owned - self.working

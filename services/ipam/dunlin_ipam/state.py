@@ -1,6 +1,6 @@
 """What ipam knows: its ledger, the evidence of Kubernetes and the nodes, and indexes over both."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
@@ -207,6 +207,22 @@ class State:
             if use is not None:
                 return use
         return None
+
+    def overlaps_block(self, cidr: IPNetwork) -> bool:
+        """A block of the ledger, another than this one, shares addresses with it."""
+        number, bits = int(cidr.network_address), cidr.max_prefixlen
+        for prefixlen in self.prefixes.get(cidr.version, ()):
+            if prefixlen > cidr.prefixlen:
+                # Blocks of one length are the rule: only where there are smaller ones, all of them.
+                return any(known != cidr and known.overlaps(cidr) for known in self._like(cidr))
+            wide = (cidr.version, prefixlen, number >> (bits - prefixlen))
+            if prefixlen < cidr.prefixlen and wide in self.use_at:
+                return True
+        return False
+
+    def _like(self, cidr: IPNetwork) -> Iterator[Any]:
+        """The blocks of the same family."""
+        return (known for known in self.uses if known.version == cidr.version)
 
     def owned(self, owner: Owner) -> list[Line]:
         """The lines that an owner holds now."""

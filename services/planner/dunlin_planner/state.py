@@ -229,6 +229,7 @@ class State:
     planned: dict[Unit, Plan] = field(default_factory=dict)
     groups_of: dict[Name, frozenset[GroupKey]] = field(default_factory=dict)
     without_sctp: set[str] = field(default_factory=set)
+    sctp_services: set[Name] = field(default_factory=set)
     slices_of: dict[Name, dict[str, EndpointSliceFact]] = field(default_factory=dict)
     blocks_of: dict[str, dict[str, BlockFact]] = field(default_factory=dict)
     frontends: Claims[Frontend, ServicePortKey] = field(default_factory=Claims)
@@ -324,7 +325,7 @@ class State:
         old_fashioned = new is not None and not tracks_sctp(new.ovs_version)
         if old_fashioned != (name.name in self.without_sctp):
             self.without_sctp ^= {name.name}
-            touched |= {_service(*key) for key, s in self.facts["service"].items() if has_sctp(s)}
+            touched |= {_service(*key) for key in self.sctp_services}
         return touched
 
     def _index_block(self, name: Name, old: BlockFact | None, new: BlockFact | None) -> set[Unit]:
@@ -402,6 +403,10 @@ class State:
     def _index_service(
         self, name: Name, old: ServiceFact | None, new: ServiceFact | None
     ) -> set[Unit]:
+        if new is not None and has_sctp(new):
+            self.sctp_services.add(name)
+        else:
+            self.sctp_services.discard(name)
         before = _claims(old)
         after = _claims(new)
         touched = {_service(name.namespace, name.name)}

@@ -5,13 +5,18 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+from dunlin import subjects
+from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.events.intents import SwitchIntent
 from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
 from dunlin_flowctl.core.owners import ranked
+from dunlin_flowctl.ownership import Ownership
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 from tests.unit.flowctl.programs import MAC, endpoint_intent
 
+HOUR_S = 3600.0
+ALIVE = subjects.rpc("flowctl", "alive", "b")
 DPIDS = {f"n{number}": number for number in range(1, 13)}
 
 
@@ -152,3 +157,29 @@ class _Silent:
     async def publish(self, _message: object) -> int:
         await asyncio.Event().wait()
         return 0
+
+
+async def test_a_replica_that_has_ended_is_dead_before_its_time_is_over() -> None:
+    """Nobody serves its subject any more: the others need not wait. One that is slow lives on."""
+    server = MemoryServer()
+    buses = {name: MemoryBus(server) for name in "ab"}
+    await buses["a"].ensure_streams()
+    one, other = (Ownership(bus, name, ttl_s=HOUR_S) for name, bus in buses.items())
+    tasks = [asyncio.create_task(work) for work in (one.follow(), one.beat())]
+    alive = asyncio.create_task(other.watch())
+    await until(lambda: one.owners.hearing(time.monotonic()), "it hears itself")
+    try:
+        heard_at = time.monotonic() - 0.6 * HOUR_S
+        one.owners.heard("b", HOUR_S, heard_at)
+        one.owners._hearing_since = heard_at - HOUR_S
+        await until(lambda: ALIVE in {served.pattern for served in server.served}, "it serves")
+        await one.look_for_silent()
+        assert one.owners.live(time.monotonic()) == {"a", "b"}, "silent, but it answers"
+        alive.cancel()
+        await asyncio.wait({alive})
+        await one.look_for_silent()
+        assert one.owners.live(time.monotonic()) == {"a"}
+    finally:
+        for task in (*tasks, alive):
+            task.cancel()
+        await asyncio.wait({*tasks, alive})

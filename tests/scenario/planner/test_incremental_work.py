@@ -165,6 +165,15 @@ def test_work_does_not_depend_on_the_number_of_services(
     assert counts[1] <= counts[0] * 1.1, counts
 
 
+def test_a_switch_is_not_asked_about_every_service(few: Pipeline, many: Pipeline) -> None:
+    """An Open vSwitch that cannot track SCTP concerns Services of SCTP, and no others."""
+    counts = []
+    for world in (few, many):
+        fact = Upserted(switch("n7", 7, ovs_version="3.1.0"))
+        counts.append(calls_of(lambda world=world, fact=fact: step(world.state, [fact])))  # type: ignore[misc]
+    assert counts[1] <= counts[0] * 1.1, counts
+
+
 def test_nothing_changes_nothing(many: Pipeline) -> None:
     """The same fact again, or one that differs in what no switch needs, is not published."""
     again = slice_fact(11)

@@ -1,7 +1,7 @@
 """The whole planner on a bus: what it publishes, and when; restarts, replicas, lost streams."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
@@ -12,15 +12,18 @@ import pytest
 from dunlin import subjects, wire
 from dunlin.bus import leases
 from dunlin.bus.base import Bus, Message
-from dunlin.events.facts import Fact, SyncFact
+from dunlin.events.facts import Fact, PodFact, SyncFact
 from dunlin.events.intents import AnyIntent, ServicePortIntent
 from dunlin.events.state import Progress
 from dunlin.service.metrics import Metrics
 from dunlin.service.shards import ShardLeases
+from dunlin_planner import shell as shell_module
 from dunlin_planner.config import PlannerSettings
+from dunlin_planner.core.events import Event, Owned
+from dunlin_planner.core.step import Changes, step
 from dunlin_planner.observer import Observer
 from dunlin_planner.shell import Shell
-from dunlin_planner.state import SHARD_COUNT
+from dunlin_planner.state import SHARD_COUNT, State
 from tests.fixtures.worlds import World
 from tests.scenario import worlds
 from tests.scenario.worlds import forget, meanwhile, tell, until
@@ -229,6 +232,28 @@ async def test_bad_facts_do_no_harm(world: World, bus: Bus, reader: Reader) -> N
         assert reader.writes == before
         seq = await tell(bus, service("a", "10.96.0.9"))
         await until(lambda: reader.claims(seq) and FACTS[2].subject not in shell.reader.bad)
+
+
+async def test_a_shard_is_planned_in_slices(
+    world: World, bus: Bus, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many Pods: between two slices the loop turns, so leases are renewed meanwhile."""
+    sizes: list[int] = []
+    real = step
+
+    def seen(state: State, events: Iterable[Event]) -> Changes:
+        known = list(events)
+        sizes.extend(len(e.units) for e in known if isinstance(e, Owned) and e.units is not None)
+        return real(state, known)
+
+    monkeypatch.setattr("dunlin_planner.shell.step", seen)
+    count = 3 * shell_module.SLICE
+    pods: list[Fact] = [PodFact(namespace="d", name=f"p{n}", node="n1") for n in range(count)]
+    await tell(bus, *FACTS, *pods, SYNC)
+    async with running(world):
+        # Every Pod is a unit as a peer and as a subject.
+        await until(lambda: sum(sizes) >= 2 * count)
+    assert max(sizes) <= shell_module.SLICE
 
 
 async def test_the_fact_stream_is_lost(world: World, bus: Bus, reader: Reader) -> None:

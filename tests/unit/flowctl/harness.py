@@ -142,8 +142,10 @@ class Flowctl:
             self.shell.read_facts(),
             self.shell.read_state(),
             self.shell.publisher.run(),
+            self.shell.auditor.run(),
             self.handles.ownership.follow(),
             self.handles.ownership.beat(),
+            self.handles.ownership.watch(),
             self.waiter.serve(),
         )
         self._tasks = [asyncio.create_task(item) for item in work]

@@ -74,3 +74,20 @@ def test_the_newest_claim_counts() -> None:
     assert owners.ours(7) == Claim("a", 5)
     assert owners.note(7, Claim("", 6))
     assert owners.ours(7) is None
+
+
+def test_who_is_silent_for_half_its_time_is_worth_asking_for() -> None:
+    """Not before, not while we may be the deaf ones, never ourselves; goodbye ends it."""
+    owners = Owners("a", 1.0)
+    beats(owners, "ab", 0.0, 5.0)
+    assert not owners.suspects(5.4)
+    beats(owners, "a", 5.25, 5.5)
+    assert owners.suspects(5.6) == {"b": 5.0}
+    assert owners.live(5.6) == {"a", "b"}
+    owners.left("b")
+    assert owners.live(5.6) == {"a"}
+    assert not owners.suspects(5.6)
+    beats(owners, "ab", 5.75, 6.0)
+    assert not owners.suspects(8.0), "we heard nothing of anybody"
+    beats(owners, "a", 8.0, 8.5)
+    assert not owners.suspects(8.6), "after an outage everybody gets the whole time"

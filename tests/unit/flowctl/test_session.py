@@ -124,6 +124,29 @@ async def test_a_switch_that_does_not_answer_echoes_is_dead() -> None:
         assert not replica.handles.sessions
 
 
+async def test_a_switch_that_talks_all_the_time_is_spoken_to() -> None:
+    """Who sends a long dump hears nothing else from us, and would take us for dead."""
+    async with flowctl(echo_interval_s=0.1) as replica:
+        peer = await (await Peer.connect(replica)).hello(7)
+        talking = asyncio.create_task(_talk(peer))
+        try:
+            async with asyncio.timeout(10):
+                while not isinstance(codec.decode(await peer.read()), messages.EchoRequest):
+                    pass
+        finally:
+            talking.cancel()
+            await asyncio.wait({talking})
+        peer.writer.close()
+
+
+async def _talk(peer: Peer) -> None:
+    """Something that needs no answer, and no silence between: as parts of a dump would be."""
+    while True:
+        peer.writer.write(codec.encode_echo_reply(0xFFFF, b""))
+        await peer.writer.drain()
+        await asyncio.sleep(0.005)
+
+
 async def test_echoes_are_answered() -> None:
     """An echo request comes back with its xid and payload."""
     async with flowctl() as replica:

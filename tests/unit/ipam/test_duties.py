@@ -1,6 +1,12 @@
 """What ipam does to its ledger unasked."""
 
+from ipaddress import ip_network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dunlin_ipam.core.violations import violations
+from dunlin_ipam.state import State
 from tests.unit.ipam.build import (
     attachment,
     block,
@@ -22,6 +28,18 @@ def test_pod_cidrs_are_claimed() -> None:
     book = ledger(node("n1", CIDR))
     book.work()
     assert [str(cidr) for cidr in book.state.blocks("n1")] == [CIDR]
+
+
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(16, 28)), max_size=8))
+def test_overlapping_blocks_are_found_by_index(drawn: list[tuple[int, int]]) -> None:
+    """As by looking at every block of the ledger, whatever lengths their prefixes have."""
+    state = State()
+    cidrs = [ip_network(f"10.0.{third}.0/{length}", strict=False) for third, length in drawn]
+    for number, cidr in enumerate(cidrs[1:], 1):
+        state.put(block(str(cidr)), number)
+    for cidr in cidrs:
+        naive = any(known != cidr and known.overlaps(cidr) for known in state.uses)
+        assert state.overlaps_block(cidr) == naive
 
 
 def test_adoption_after_the_log_was_lost() -> None:

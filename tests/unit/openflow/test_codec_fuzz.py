@@ -3,11 +3,12 @@
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dunlin.openflow import codec
+from dunlin.openflow import codec, wire_switch
 from dunlin.openflow.fields import FIELDS
 from dunlin.openflow.flow import (
     Bucket,
@@ -25,7 +26,16 @@ from dunlin.openflow.flow import (
     ToGroup,
     Unknown,
 )
-from dunlin.openflow.messages import CannotEncode, GroupTooLarge, Message, OpenFlowError, Other
+from dunlin.openflow.messages import (
+    CannotEncode,
+    FlowDump,
+    GroupDump,
+    GroupTooLarge,
+    InstalledFlow,
+    Message,
+    OpenFlowError,
+    Other,
+)
 from dunlin.openflow.wire_flow import decode_flow_mod
 from dunlin.openflow.wire_group import decode_bundle_add, decode_group_mod
 from tests.fixtures.openflow_samples import GROUPS, sample_flows
@@ -275,3 +285,24 @@ def test_nat_with_both_families_is_unknown() -> None:
     assert bad != good
     (action,) = decode_flow_mod(bad)[1].actions
     assert isinstance(action, Unknown)
+
+
+def test_what_was_decoded_once_is_not_decoded_again() -> None:
+    """A hundred switches hold the same flows: one value for all, with counters of each."""
+    flow = Flow(3, 7, (), (Output(1),), cookie=9, idle_timeout_s=5)
+    group = Group(4, buckets=(Bucket(1, (Output(2),)),))
+    entries = [InstalledFlow(flow, packets, packets * 100, 1.0, flags=1) for packets in (1, 2)]
+    parts = [wire_switch.multipart(1, 1, [wire_switch.flow_desc(one)]) for one in entries]
+    first, second = (codec.decode(part[0]) for part in parts)
+    assert isinstance(first, FlowDump)
+    assert isinstance(second, FlowDump)
+    assert [*first.entries, *second.entries] == entries
+    assert first.entries[0].flow is second.entries[0].flow
+    (data,) = wire_switch.multipart(1, 7, [wire_switch.group_desc(group)])
+    dumps = [codec.decode(data) for _ in range(2)]
+    assert all(isinstance(one, GroupDump) for one in dumps)
+    assert dumps[0].groups[0] is dumps[1].groups[0]  # type: ignore[union-attr]
+    other = wire_switch.flow_desc(InstalledFlow(msgspec.structs.replace(flow, cookie=10)))
+    changed = codec.decode(wire_switch.multipart(1, 1, [other])[0])
+    assert isinstance(changed, FlowDump)
+    assert changed.entries[0].flow.cookie == 10

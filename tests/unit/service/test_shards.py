@@ -60,6 +60,37 @@ async def test_the_dead_are_replaced() -> None:
     assert len(two.owned()) == 16
 
 
+async def test_a_lease_that_lapsed_and_nobody_took_is_still_held() -> None:
+    """Nothing may be written meanwhile, but nothing is given up either: the next turn renews it."""
+    clock = Clock()
+    one = member(MemoryServer(clock), "a")
+    await one.turn()
+    told: list[int] = []
+    one.on_change = lambda: told.append(len(one.held()))
+    clock.now += 100.0
+    assert one.owned() == frozenset()
+    assert one.held() == frozenset(range(16))
+    before = one.fencing()
+    await one.turn()
+    assert one.owned() == frozenset(range(16))
+    assert (told, one.fencing()) == ([], before), "it is one and the same holding"
+
+
+async def test_a_lease_that_lapsed_and_that_somebody_took_is_lost() -> None:
+    """Who was stopped longer than its leases last finds out with its next turn."""
+    clock = Clock()
+    server = MemoryServer(clock)
+    one, two = member(server, "a"), member(server, "b")
+    await one.turn()
+    clock.now += 100.0
+    await two.turn()
+    assert len(two.owned()) == 16
+    assert one.held() == frozenset(range(16)), "it cannot know yet"
+    assert one.owned() == frozenset()
+    await one.turn()
+    assert not one.held() & two.held()
+
+
 async def test_changes_are_told() -> None:
     """Gained and lost shards call `on_change`; a quiet turn does not."""
     clock = Clock()

@@ -98,7 +98,7 @@ class Session:
         self._owed: set[asyncio.Future[Any]] = set()
         self._commit: _Commit | None = None
         self._turn = asyncio.Lock()
-        self._heard = time.monotonic()
+        self._heard = self._said = time.monotonic()
         self._closed: asyncio.Future[SessionClosed] = asyncio.get_running_loop().create_future()
         self.unasked: Unasked = lambda _message: None
         self.dpid = 0
@@ -229,15 +229,26 @@ class Session:
             commit.done.set_result(False)
 
     async def _keep_alive(self) -> None:
-        """Ask after silence; three intervals without a byte end the session."""
+        """
+        Ask after silence; three intervals without a byte end the session.
+
+        Also when we are silent: a switch that sends a long dump hears nothing from us meanwhile,
+        its own question waits behind the dump, and it would take us for dead.
+        """
         interval = self._settings.echo_interval_s
         while not self.closed:
             await asyncio.sleep(interval / 2)
-            silence = time.monotonic() - self._heard
+            now = time.monotonic()
+            silence = now - self._heard
             if silence > ECHOES_MISSED_MAX * interval + interval / 2:
                 self.close("dead", f"nothing heard for {silence:.1f} s")
-            elif silence > interval and not self._writer.transport.get_write_buffer_size():
+            elif max(silence, now - self._said) > interval and not self._unsent():
+                self._said = now
                 self._writer.write(codec.encode_echo_request(next(self._xids)))
+
+    def _unsent(self) -> int:
+        """Bytes that wait for the switch to read."""
+        return self._writer.transport.get_write_buffer_size()
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -252,8 +263,9 @@ class Session:
             if self.closed:
                 raise self._closed.result()
             self._writer.write(part)
+            self._said = time.monotonic()
             self._metrics.written.inc(len(part))
-            if not self._writer.transport.get_write_buffer_size():
+            if not self._unsent():
                 continue
             try:
                 async with asyncio.timeout(self._settings.write_timeout_s):
@@ -267,8 +279,7 @@ class Session:
 
     def try_write(self, data: bytes) -> bool:
         """Write without waiting; False: nothing was written, for the switch is slow or gone."""
-        transport = self._writer.transport
-        if self.closed or transport.get_write_buffer_size() > WRITE_BUFFER_MAX // 4:
+        if self.closed or self._unsent() > WRITE_BUFFER_MAX // 4:
             return False
         self._writer.write(data)
         self._metrics.written.inc(len(data))

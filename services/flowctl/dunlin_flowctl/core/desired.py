@@ -180,14 +180,38 @@ class Desired:
 
     def manage(self, node: str) -> Switch | None:
         """Compile for the switch of `node`; None: it has no switch intent."""
+        switch = self.begin(node)
+        if switch is not None:
+            for _ in self.compiling(switch):
+                pass
+        return switch
+
+    def begin(self, node: str) -> Switch | None:
+        """The switch of `node`, as yet without what stands already; None: no switch intent."""
         intent = self.switch_intent(node)
         if intent is None:
             return None
-        switch = Switch(node, intent.dpid, Layer(self._workshop, self.shared.owner))
+        # No two switches have the same program of a route or of a Pod: nothing to look for.
+        switch = Switch(node, intent.dpid, Layer(self._workshop, self.shared.owner, reuse=False))
         self.switches[node] = switch
-        self._new_context(node, Moment(0))
-        switch.pending = {}
+        self._contexts[node] = self._compiler.context(intent)
         return switch
+
+    def compiling(self, switch: Switch) -> Iterator[None]:
+        """
+        Compile everything for a switch that has just begun, one intent a step.
+
+        5,000 routes are a quarter of a second: the caller lets others have their turn, and
+        intents may change between two steps. Ends early when the switch is not managed any more.
+        """
+        node = switch.node
+        for intent_id in (*sorted(self._scoped.get(node, ())), *sorted(self._everywhere)):
+            if self.switches.get(node) is not switch:
+                return
+            self._put_own(intent_id, (node,), Moment(0))
+            yield
+        # All of it will be compared with what the switch holds.
+        switch.pending = {}
 
     def unmanage(self, node: str) -> None:
         """Forget what was compiled for this switch."""

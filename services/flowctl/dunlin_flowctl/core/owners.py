@@ -68,9 +68,28 @@ class Owners:
         self._members[replica] = _Member(now, ttl_s)
 
     def left(self, replica: str) -> None:
-        """A replica has said goodbye."""
+        """A replica has said goodbye, or is known to be gone."""
         if replica != self.replica:
             self._members.pop(replica, None)
+
+    def heard_last(self, replica: str) -> float | None:
+        """When a replica was heard last; None: it is not known."""
+        member = self._members.get(replica)
+        return member.heard_at if member is not None else None
+
+    def suspects(self, now: float) -> dict[str, float]:
+        """
+        Replicas that have been silent for half of their time to live: name -> when heard last.
+
+        Worth asking the bus about (`left`). None while we might be the ones who hear nothing.
+        """
+        return {
+            name: member.heard_at
+            for name, member in self._members.items()
+            if name != self.replica
+            and self._judging(member, now)
+            and now - member.heard_at > member.ttl_s / 2
+        }
 
     def hearing(self, now: float) -> bool:
         """The bus carries what we say: what we know of claims is what there is."""
@@ -83,8 +102,12 @@ class Owners:
         ) | {self.replica}
 
     def _dead(self, name: str, member: _Member, now: float) -> bool:
-        judging = self.hearing(now) and now - self._hearing_since >= member.ttl_s
-        return name != self.replica and judging and now - member.heard_at > member.ttl_s
+        silent = now - member.heard_at > member.ttl_s
+        return name != self.replica and silent and self._judging(member, now)
+
+    def _judging(self, member: _Member, now: float) -> bool:
+        """We would have heard this one."""
+        return self.hearing(now) and now - self._hearing_since >= member.ttl_s
 
     def note(self, dpid: int, claim: Claim) -> bool:
         """A claim was read or written; returns whether it is news."""

@@ -34,7 +34,7 @@ def pod_cidr_claims(state: State, node: NodeFact) -> list[Write]:
             continue
         if use is not None and not _has_lost(state, use.fact):
             continue
-        if use is None and (usable_count(cidr) == 0 or _overlapping(state, cidr)):
+        if use is None and (usable_count(cidr) == 0 or state.overlaps_block(cidr)):
             continue
         writes.append(block_write(state, cidr, node.name, own=False))
     return writes
@@ -44,10 +44,6 @@ def _has_lost(state: State, block: BlockFact) -> bool:
     """Its node is gone, or has other podCIDRs now."""
     node = state.node(block.node)
     return node is None or block.cidr not in node.pod_cidrs
-
-
-def _overlapping(state: State, cidr: IPNetwork) -> IPNetwork | None:
-    return next((known for known in state.uses if known != cidr and overlaps(known, cidr)), None)
 
 
 def reclaims(state: State, node: str) -> list[Write]:
@@ -66,7 +62,7 @@ def reclaims(state: State, node: str) -> list[Write]:
             continue
         prefixlen = max(state.rules.block_prefix(ip.version), pool.prefixlen)
         cidr = block_around(ip, prefixlen)
-        if _overlapping(state, cidr) is None and not _is_pod_cidr(state, cidr):
+        if not state.overlaps_block(cidr) and not _is_pod_cidr(state, cidr):
             found[cidr] = block_write(state, cidr, node, own=True)
     return [found[cidr] for cidr in sorted(found, key=network_order)]
 

@@ -31,8 +31,9 @@ class Owned:
     """
     From now on plan for these shards only (all facts are still to be told).
 
-    `units`: those of the shards that are gained, where the caller knows them (`units_by_shard`): to
-    look for them anew in 150,000 Pods for each of 16 shards takes longer than to plan them.
+    `units`: those to plan now, where the caller knows them (`units_by_shard`): to look for them
+    anew in 150,000 Pods for each of 16 shards takes longer than to plan them. A shard's may come
+    in several events, all of the same `shards`.
     """
 
     shards: frozenset[int]

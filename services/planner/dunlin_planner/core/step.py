@@ -119,10 +119,10 @@ def _own(state: State, shards: frozenset[int], known: frozenset[Unit] | None) ->
     if lost:
         for unit in [unit for unit in state.planned if shard_of(unit) in lost]:
             del state.planned[unit]
-    if not gained:
-        return set()
     if known is not None:
         return set(known)
+    if not gained:
+        return set()
     return {unit for unit in state.units() if shard_of(unit) in gained}
 
 

@@ -204,8 +204,7 @@ def port_key(text: str) -> PortKey:
 
 def _peer(index: PolicyIndex, pod: PodName) -> Iterator[PolicyPeerIntent]:
     class_id = index.classes.of("peer", pod)
-    ips = index.addresses(pod)
-    if class_id and ips:
+    if class_id and (ips := index.addresses(pod)):
         yield PolicyPeerIntent(
             scope=ALL_SCOPE,
             key=f"{pod.namespace}/{pod.name}",
