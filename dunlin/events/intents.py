@@ -339,10 +339,13 @@ class PolicyCommitIntent(Intent, frozen=True, kw_only=True, tag="policycommit"):
     Every change of policy up to `committed` is complete in the stream; scope "all", key "all".
 
     The last message of a change (ADR 0020): a switch gets all of it in one atomic bundle. `gone`:
-    ids of intents that this change withdraws; their tombstones follow. It makes no flows.
+    ids of intents that this change withdraws; their tombstones follow. `prepared`, where larger
+    than `committed`: changes up to it are complete too, and switches let through only what policy
+    allows both without and with them, until they are committed (ADR 0030).
     """
 
-    committed: Annotated[int, msgspec.Meta(ge=1)]
+    committed: Annotated[int, msgspec.Meta(ge=0)]
+    prepared: Annotated[int, msgspec.Meta(ge=0)] = 0
     gone: tuple[str, ...] = ()
 
 

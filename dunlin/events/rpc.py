@@ -71,7 +71,8 @@ class BarrierRequest(Event, frozen=True, kw_only=True):
     rpc.flowctl.barrier.<node>: answered once that switch holds intents up to `revision` of `epoch`.
 
     `swept`: and nothing stands there any more that no intent explains (CNI ADD need not wait for
-    that).
+    that). `prepared` will do: of a change of policy that is prepared the switch lets through only
+    what both versions allow (ADR 0030).
     """
 
     node: str
@@ -79,6 +80,7 @@ class BarrierRequest(Event, frozen=True, kw_only=True):
     epoch: str
     timeout_ms: int = 10_000
     swept: bool = False
+    prepared: bool = False
 
 
 class BarrierReply(Event, frozen=True, kw_only=True, tag_field="result", tag="barrier"):

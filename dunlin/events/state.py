@@ -20,7 +20,8 @@ class Applied(Event, frozen=True, kw_only=True):
 
     Its intents: of scope "all" or `node`. `epoch`: of the intent stream. `programming_ms`: from
     trigger (or publication) of the newest change to its barrier; `sync_ms`: from its first byte to
-    that. `master_since_ms`: when `owner` became the switch's master in this session; `at_ms`: now.
+    that. `prepared`: the change of policy that it has prepared (ADR 0030), 0: none is, or it is in
+    force. `master_since_ms`: when `owner` became the switch's master in this session; `at_ms`: now.
     Both in Unix milliseconds.
     """
 
@@ -35,6 +36,7 @@ class Applied(Event, frozen=True, kw_only=True):
     errors: tuple[AppliedError, ...] = ()
     programming_ms: float | None = None
     sync_ms: float | None = None
+    prepared: int = 0
     owner: str = ""
     master_since_ms: int = 0
     at_ms: int = 0

@@ -32,12 +32,13 @@ from dunlin.pipeline.policy import (
     compile_policy,
     compile_port,
 )
+from dunlin.pipeline.policy_phase import both, compile_commit, is_new_only
 from dunlin.pipeline.policy_state import compile_generation, compile_subject
 from dunlin.pipeline.route import compile_route
 from dunlin.pipeline.service import compile_local_service, compile_service
 from dunlin.pipeline.switch import compile_switch
 
-__all__ = ["SwitchContext", "compile_intent", "is_shared", "switch_context"]
+__all__ = ["SwitchContext", "compile_both", "compile_intent", "is_shared", "switch_context"]
 
 
 def switch_context(intent: SwitchIntent) -> SwitchContext:
@@ -95,6 +96,16 @@ def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
         case PolicyGenerationIntent():
             return compile_generation(intent)
         case PolicyCommitIntent():
-            return Program()
+            return compile_commit(intent)
         case _:
             assert_never(intent)
+
+
+def compile_both(
+    old: AnyIntent | None, new: AnyIntent | None, context: SwitchContext | None
+) -> Program:
+    """What a switch holds of an intent of policy while a change of it is prepared (ADR 0030)."""
+    after = compile_intent(new, context) if new is not None else Program()
+    if is_new_only(old, new):
+        return after
+    return both(compile_intent(old, context) if old is not None else Program(), after)

@@ -215,6 +215,7 @@ FLAGS = "reg10"
 TO_NODE = Mark(0x1, 0x1)
 HAS_SCTP = Mark(0x2, 0x2)
 AS_IS = Mark(0x4, 0x4)
+AGAIN = Mark(0x8, 0x8)
 ZONE_REG = "reg11"
 WANTED_REG = "reg12"
 ENDPOINT_REG = "reg13"
@@ -225,6 +226,7 @@ REGISTERS = {
     f"{FLAGS} {TO_NODE.value:#x}": "to an address where this node serves NodePorts",
     f"{FLAGS} {HAS_SCTP.value:#x}": "this Open vSwitch tracks SCTP ports (3.2 and later)",
     f"{FLAGS} {AS_IS.value:#x}": "leaves for the world outside without source NAT",
+    f"{FLAGS} {AGAIN.value:#x}": "the second walk, by policy as it will be (ADR 0030)",
     ZONE_REG: "the node's zone: 32 bits of SHA-256 of its name, 0 for none",
     WANTED_REG: "the set of endpoints wanted: a group id",
     ENDPOINT_REG: "a client with affinity: its bucket id of that group; else bits of dp_hash",

@@ -228,7 +228,11 @@ class Facts:
         """Whether the owner of our switch says that it holds `revision`; waits a little if not."""
         subject = subjects.rpc("flowctl", "barrier", self.node)
         request = BarrierRequest(
-            node=self.node, revision=revision, epoch=epoch, timeout_ms=BARRIER_MS
+            node=self.node,
+            revision=revision,
+            epoch=epoch,
+            timeout_ms=BARRIER_MS,
+            prepared=True,
         )
         try:
             data = await self.bus.request(

@@ -71,9 +71,10 @@ async def barrier(
     """
 
     def reached() -> bool:
+        held = runner.prepared_revision if request.prepared else runner.revision
         return (
             handles.intents_epoch == request.epoch
-            and runner.revision >= request.revision
+            and held >= request.revision
             and (runner.swept or not request.swept)
         )
 
@@ -119,6 +120,8 @@ def _why(handles: Handles, runner: "SwitchRunner", request: BarrierRequest) -> s
         return f"flowctl reads epoch {handles.intents_epoch!r} of the intents"
     if handles.desired.read < request.revision:
         return f"flowctl has read the intents up to {handles.desired.read}"
+    if handles.desired.revision < request.revision and handles.desired.held.prepared:
+        return "a change of policy is prepared: not every switch has said that it holds it"
     if handles.desired.revision < request.revision:
         return f"a change of policy is not complete: {len(handles.desired.held)} intents wait"
     if not switch.synced:

@@ -255,6 +255,14 @@ class SwitchRunner:
         return switch.revision(self.handles.desired.revision) if switch is not None else 0
 
     @property
+    def prepared_revision(self) -> int:
+        """The same, but what is prepared counts as held; what waits for its change does not."""
+        switch, desired = self.switch, self.handles.desired
+        if switch is None:
+            return 0
+        return switch.revision(desired.read if desired.held.prepared else desired.revision)
+
+    @property
     def swept(self) -> bool:
         """Nothing stands on the switch that no intent explains."""
         changes = self.changes
@@ -279,6 +287,7 @@ class SwitchRunner:
             ),
             programming_ms=self.changes.programming_ms if self.changes else None,
             sync_ms=self.changes.sync_ms if self.changes else None,
+            prepared=desired.prepared(switch) if switch else 0,
             owner=self.handles.settings.replica,
             master_since_ms=self._master_since_ms,
             at_ms=now_ms(),

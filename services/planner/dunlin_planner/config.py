@@ -37,6 +37,18 @@ class PlannerSettings(CommonSettings):
         unit="seconds",
         low=0,
     )
+    policy_wait_s: float = setting(
+        30.0,
+        "How long a change of policy in both directions stays half closed for a silent switch.",
+        unit="seconds",
+        low=0,
+    )
+    policy_settle_s: float = setting(
+        0.1,
+        "Between its halves: what was sent before the first has arrived, megaflows are renewed.",
+        unit="seconds",
+        low=0,
+    )
 
     @property
     def cluster(self) -> Cluster:

@@ -18,12 +18,13 @@ import structlog
 from dunlin import subjects, wire
 from dunlin.bus.base import Bus, BusError
 from dunlin.events.findings import Finding
-from dunlin.events.intents import PolicyGenerationIntent
+from dunlin.events.intents import AnyIntent, PolicyGenerationIntent
 from dunlin.service.claim_reader import ClaimReader
 from dunlin.service.fact_reader import Chunk, FactReader, Read
 from dunlin.service.intent_writer import IntentWriter, Role, Watermark
 from dunlin.service.metrics import Metrics
 from dunlin.service.shards import ShardLeases
+from dunlin_planner.acknowledgements import Acknowledgements
 from dunlin_planner.config import PlannerSettings
 from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
 from dunlin_planner.core.step import (
@@ -35,7 +36,13 @@ from dunlin_planner.core.step import (
     waiting_nodes,
 )
 from dunlin_planner.observer import Observer
-from dunlin_planner.policy_writer import COMMIT_SUBJECT, POLICY_KINDS, PolicyWriter, is_policy
+from dunlin_planner.policy_writer import (
+    COMMIT_SUBJECT,
+    GENERATION_SUBJECT,
+    POLICY_KINDS,
+    PolicyWriter,
+    is_policy,
+)
 from dunlin_planner.state import (
     KINDS,
     POLICY_SHARD,
@@ -51,7 +58,6 @@ FILTERS = tuple(
     f"{subjects.PREFIX}.intent.*.{kind}.*"
     for kind in ("switch", "route", *SERVICE_KINDS, *POLICY_KINDS)
 )
-GENERATION_SUBJECT = subjects.intent("all", "policygeneration", "all")
 TICK_S = 0.5
 SLICE = 200
 """Units that are planned without a turn of the loop; each takes 20 to 100 us."""
@@ -92,20 +98,29 @@ class Shell:
     ) -> None:
         self.settings = settings
         self.shards = shards
+        self.nudge = asyncio.Event()
         self.reader = FactReader(bus, KINDS, metrics.bad_input)
+        self.acknowledged = Acknowledgements(
+            bus,
+            lambda: {name for _, name in self.state.facts["switch"]},
+            self.nudge.set,
+            metrics.registry,
+            wait_s=settings.policy_wait_s,
+            settle_s=settings.policy_settle_s,
+        )
         role = Role(
             "planner",
             settings.replica,
             SHARD_COUNT,
             lambda subject: shard_of(unit_of(subject)),
             shards.owned,
+            may_withdraw=lambda subject: self.policy.may_withdraw(subject),
             may_begin=self._may_begin,
             held=shards.held,
         )
-        self.nudge = asyncio.Event()
         self.claims = ClaimReader(bus, settings.replica, self.nudge.set)
         self.writer = IntentWriter(bus, FILTERS, role, self.nudge.set)
-        self.policy = PolicyWriter(bus, self.writer)
+        self.policy = PolicyWriter(bus, self.writer, self.acknowledged, self._next_generation)
         self.state = State(settings.cluster, shards=frozenset())
         self.epoch = ""
         self.seq = 0
@@ -156,17 +171,23 @@ class Shell:
 
     async def attend(self) -> None:
         """Write again when shards or somebody else's intents changed, and when a grace is over."""
-        while True:
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self.nudge.wait()
-            except TimeoutError:
-                if (self._complete and self._claimed) or self.not_ready():
-                    continue
-            self.nudge.clear()
-            async with self._lock:
-                await self._own()
-                await self._write()
+        try:
+            while True:
+                await self._attend()
+        finally:
+            self.acknowledged.stop()
+
+    async def _attend(self) -> None:
+        try:
+            async with asyncio.timeout(TICK_S):
+                await self.nudge.wait()
+        except TimeoutError:
+            if (self._complete and self._claimed) or self.not_ready():
+                return
+        self.nudge.clear()
+        async with self._lock:
+            await self._own()
+            await self._write()
 
     async def _take(self, chunk: Chunk) -> None:
         if chunk.reset:
@@ -238,13 +259,16 @@ class Shell:
     def _renew_generation(self) -> None:
         """Policy changed while nobody planned it: connections must be judged again."""
         if self.writer.differs(lambda subject: is_policy(subject) and subject != COMMIT_SUBJECT):
-            self.state.generation = self.state.generation % GENERATION_MAX + 1
-            self._step([Renewed()])
+            self.policy.want(self._next_generation())
+
+    def _next_generation(self) -> dict[str, AnyIntent | None]:
+        self.state.generation = self.state.generation % GENERATION_MAX + 1
+        return step(self.state, [Renewed()]).intents
 
     def _step(self, events: Iterable[Event]) -> None:
         changes = step(self.state, events)
         policy = {subject: i for subject, i in changes.intents.items() if is_policy(subject)}
-        self.policy.want(policy)
+        self.policy.want(policy, changes.turned)
         self.writer.want({s: i for s, i in changes.intents.items() if s not in policy})
         self._tell(changes)
 
@@ -270,6 +294,11 @@ class Shell:
         self._complete = self._complete or self._is_complete()
         mark = Watermark(self.epoch, self.seq, self._complete)
         await self.policy.write(complete=self._complete)
+        if self.policy.waiting:
+            # Nothing of a fact may be claimed before all that it leads to is written.
+            await self.writer.write()
+            self._claimed = ()
+            return
         claim = (mark, self.state.shards, self.writer.epoch, self.claims.life)
         if self.writer.pending or self._claimed != claim:
             claimed = await self.writer.flush(mark, self.state.shards)

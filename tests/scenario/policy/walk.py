@@ -23,7 +23,7 @@ from dunlin.events.facts import (
 from dunlin.events.intents import AnyIntent, EndpointIntent, PolicyGenerationIntent
 from dunlin.model.addresses import MacAddress
 from dunlin.openflow.conntrack import Conntrack
-from dunlin.openflow.flow import Program
+from dunlin.openflow.flow import Flow, Program
 from dunlin.openflow.packet import packet
 from dunlin.openflow.trace import Trace, Tracer
 from dunlin.pipeline import compile_intent, switch_context
@@ -129,6 +129,15 @@ class Walker:
             wanted.append(PolicyGenerationIntent(scope="all", key="all", generation=generation))
         self.tracers = {f"n{number}": self._tracer(number, wanted) for number in NODES}
         self.conntracks: dict[str, Conntrack] = {}
+
+    @classmethod
+    def of_flows(cls, cluster: Cluster, flows: dict[int, Iterable[Flow]]) -> Walker:
+        """Switches that hold just this, by the number of their node."""
+        walker = cls(cluster, (), generation=0)
+        walker.tracers = {
+            f"n{number}": Tracer.of(Program(tuple(some))) for number, some in flows.items()
+        }
+        return walker
 
     def _tracer(self, number: int, wanted: list[AnyIntent]) -> Tracer:
         switch = nodes.switch(number)

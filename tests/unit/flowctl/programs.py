@@ -97,6 +97,10 @@ class FakeCompiler:
         """The switch intent itself."""
         return intent
 
+    def both(self, old: AnyIntent | None, new: AnyIntent | None, context: Any) -> Program:
+        """There are no policies here."""
+        raise NotImplementedError(old, new, context)
+
     def compile(self, intent: AnyIntent, context: Any) -> Program:
         """A few flows of each kind."""
         cookie = cookie_of(intent.id)

@@ -1,24 +1,34 @@
 """How a change of policy reaches the stream: numbered, committed, then withdrawn."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
 
 from dunlin import subjects, wire
-from dunlin.bus.base import Record
+from dunlin.bus.base import Message, Record
 from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.events.intents import (
     AnyIntent,
     PolicyCommitIntent,
+    PolicyDirection,
     PolicyGenerationIntent,
     PolicyPeerIntent,
 )
+from dunlin.events.state import Applied
 from dunlin.service.intent_writer import IntentWriter, Role, Watermark
+from dunlin_planner.acknowledgements import Acknowledgements
 from dunlin_planner.policy_writer import COMMIT_SUBJECT, PolicyWriter
 from tests.scenario.policy.test_changes import stream
 
 MARK = Watermark("facts", 7, complete=True)
 SHARDS = frozenset({0})
+NODES = ("n1", "n2")
 
 
 def peer(name: str, class_id: int = 1) -> PolicyPeerIntent:
@@ -34,25 +44,69 @@ def generation(number: int) -> PolicyGenerationIntent:
 class Writer:
     """A planner's writers, and all that was ever published."""
 
-    def __init__(self, bus: MemoryBus) -> None:
+    def __init__(self, bus: MemoryBus, wait_s: float) -> None:
         self.bus = bus
-        role = Role("planner", "me", 1, lambda _subject: 0, lambda: SHARDS)
+        role = Role(
+            "planner",
+            "me",
+            1,
+            lambda _subject: 0,
+            lambda: SHARDS,
+            may_withdraw=lambda subject: self.policy.may_withdraw(subject),
+        )
+        self.nudge = asyncio.Event()
+        self.generation = 100
+        self.now = 1000.0
+        self.registry = CollectorRegistry()
         filters = (f"{subjects.PREFIX}.intent.>",)
         self.intents = IntentWriter(bus, filters, role, lambda: None)
-        self.policy = PolicyWriter(bus, self.intents)
+        self.acknowledged = Acknowledgements(
+            bus, lambda: set(NODES), self.nudge.set, self.registry, wait_s=wait_s, settle_s=0.0
+        )
+        self.policy = PolicyWriter(
+            bus, self.intents, self.acknowledged, self._renew, clock=lambda: self.now
+        )
         self.log: list[Record] = []
+
+    def _renew(self) -> dict[str, AnyIntent | None]:
+        self.generation += 1
+        wanted = generation(self.generation)
+        return {wanted.subject: wanted}
 
     async def follow(self) -> None:
         """For ever."""
         async for batch in self.bus.follow(subjects.INTENTS_STREAM):
             self.log += batch.records
 
-    async def write(self, *wanted: AnyIntent, gone: tuple[AnyIntent, ...] = ()) -> None:
-        """One change."""
+    async def write(
+        self,
+        *wanted: AnyIntent,
+        gone: tuple[AnyIntent, ...] = (),
+        turned: tuple[PolicyDirection, ...] = (),
+    ) -> None:
+        """One change, or as much of it as may be written now."""
         changes: dict[str, AnyIntent | None] = {i.subject: i for i in wanted}
-        self.policy.want({**changes, **{i.subject: None for i in gone}})
+        self.policy.want({**changes, **{i.subject: None for i in gone}}, turned)
+        await self.go_on()
+
+    async def go_on(self) -> None:
+        """As the shell, whenever it is nudged."""
+        self.nudge.clear()
         await self.policy.write(complete=True)
         await self.intents.flush(MARK, SHARDS)
+
+    async def nudged(self) -> None:
+        """The acknowledgements are there: go on."""
+        async with asyncio.timeout(10.0):
+            await self.nudge.wait()
+        await self.go_on()
+
+    async def acknowledge(self, node: str, prepared: int, **changes: Any) -> None:
+        """Say for the switch of a node what it has prepared."""
+        said = Applied(node=node, dpid=1, revision=1, epoch=self.intents.epoch, connected=True,
+            prepared=prepared, at_ms=time.time_ns() // 1_000_000)  # fmt: skip
+        said = msgspec.structs.replace(said, **changes)
+        await self.bus.publish(Message(said.subject, wire.encode(said)))
 
     async def said(self, count: int) -> list[tuple[str, AnyIntent | None]]:
         """The first `count` messages, as subject and intent."""
@@ -69,11 +123,11 @@ def read(record: Record) -> AnyIntent:
 
 
 @asynccontextmanager
-async def writing(server: MemoryServer) -> AsyncIterator[Writer]:
+async def writing(server: MemoryServer, wait_s: float = 20.0) -> AsyncIterator[Writer]:
     """One that knows what stands and has adopted it."""
     bus = MemoryBus(server)
     await bus.ensure_streams()
-    writer = Writer(bus)
+    writer = Writer(bus, wait_s)
     tasks = [asyncio.create_task(w) for w in (writer.intents.follow(), writer.follow())]
     try:
         while not writer.intents.caught_up:
@@ -83,6 +137,7 @@ async def writing(server: MemoryServer) -> AsyncIterator[Writer]:
     finally:
         for task in tasks:
             task.cancel()
+        writer.acknowledged.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await bus.close()
 
@@ -113,13 +168,147 @@ async def test_who_takes_over_completes_the_change() -> None:
         await writer.intents.write()
     async with writing(server) as successor:
         await successor.write(peer("a"), peer("b"), peer("c"), peer("d"))
-        *_, d, commit, stale = await successor.said(8)
+        await successor.nudged()
+        *_, d, prepared, renewed, commit, stale = await successor.said(10)
         assert d == (peer("d").subject, PolicyPeerIntent(
             scope="all", key="x/d", ips=(), class_id=1, change=2))  # fmt: skip
-        assert commit[0] == COMMIT_SUBJECT
-        assert isinstance(commit[1], PolicyCommitIntent)
-        assert (commit[1].committed, commit[1].gone) == (2, ("all/policypeer/x/stale",))
+        # What the dead one meant is not known: it may open here and close there.
+        assert said_by(prepared) == (1, 2, ("all/policypeer/x/stale",))
+        assert renewed[1] == msgspec.structs.replace(generation(101), change=3)
+        assert said_by(commit) == (3, 0, ("all/policypeer/x/stale",))
         assert stale == (peer("stale").subject, None)
+
+
+async def test_a_change_that_was_written_but_not_committed_is_committed() -> None:
+    """The planner died between the last intent and the commit: its successor has nothing to add."""
+    server = MemoryServer()
+    async with writing(server) as writer:
+        await writer.write(peer("a"))
+        writer.policy.want({peer("b").subject: peer("b")})
+        await writer.intents.write()
+    async with writing(server) as successor:
+        await successor.write(peer("a"), peer("b"))
+        await successor.nudged()
+        *_, prepared, _renewed, commit = await successor.said(6)
+        assert (said_by(prepared), said_by(commit)) == ((1, 2, ()), (3, 0, ()))
+    async with writing(server) as third:
+        await third.write(peer("a"), peer("b"), generation(101))
+        assert len(await third.said(4)) == 4
+
+
+BOTH: tuple[PolicyDirection, ...] = ("ingress", "egress")
+
+
+async def test_both_directions_go_in_two_steps() -> None:
+    """Nothing is committed before every switch that is there holds both versions."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"), peer("b"))
+        for node in NODES:
+            await writer.acknowledge(node, 0)
+        await writer.write(peer("c"), gone=(peer("b"),), turned=BOTH)
+        await writer.acknowledge("n1", 2)
+        # Nobody knows this node: it is not waited for.
+        await writer.acknowledge("n9", 0)
+        await writer.go_on()
+        *_, prepared = await writer.said(5)
+        assert said_by(prepared) == (1, 2, ("all/policypeer/x/b",))
+        await writer.acknowledge("n2", 2)
+        await writer.nudged()
+        *_, renewed, commit, gone = await writer.said(8)
+        assert renewed[1] == msgspec.structs.replace(generation(101), change=3)
+        assert said_by(commit) == (3, 0, ("all/policypeer/x/b",))
+        assert gone == (peer("b").subject, None)
+
+
+@pytest.mark.parametrize("turned", [(), ("ingress",), ("egress",)])
+async def test_one_direction_goes_at_once(turned: tuple[PolicyDirection, ...]) -> None:
+    """Two switches cannot contradict each other about it."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"))
+        await writer.acknowledge("n1", 0)
+        await writer.write(peer("b"), turned=turned)
+        *_, commit = await writer.said(4)
+        assert said_by(commit) == (2, 0, ())
+
+
+async def test_the_other_direction_soon_after_is_no_single_step() -> None:
+    """A switch may be two changes behind: it would hold the first while another holds the third."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"))
+        await writer.acknowledge("n1", 0)
+        await writer.write(peer("b"), turned=("ingress",))
+        await writer.write(peer("c"), turned=("egress",))
+        *_, prepared = await writer.said(6)
+        assert said_by(prepared) == (2, 3, ())
+
+
+async def test_what_comes_meanwhile_waits_then_joins() -> None:
+    """It is not claimed while it waits; what a later change takes back is not named any more."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"), peer("b"))
+        await writer.acknowledge("n1", 0)
+        await writer.write(peer("c"), gone=(peer("b"),), turned=BOTH)
+        await writer.write(peer("b"), peer("d"))
+        assert writer.policy.waiting
+        writer.now += 1.0
+        await writer.go_on()
+        assert not writer.policy.waiting
+        *_, d, prepared = await writer.said(7)
+        assert d[0] == peer("d").subject
+        assert said_by(prepared) == (1, 3, ())
+        # It opens nothing that the first did not: the first one's answers will do.
+        await writer.acknowledge("n1", 2)
+        await writer.nudged()
+        *_, commit = await writer.said(9)
+        assert said_by(commit) == (4, 0, ())
+
+
+async def test_a_successor_goes_on_with_what_is_prepared() -> None:
+    """It waits for the same switches, and commits; nothing is withdrawn meanwhile."""
+    server = MemoryServer()
+    async with writing(server) as writer:
+        await writer.write(peer("a"), peer("b"))
+        await writer.acknowledge("n1", 0)
+        await writer.write(peer("c"), gone=(peer("b"),), turned=BOTH)
+    async with writing(server) as successor:
+        await successor.write(peer("a"), peer("c"))
+        # Of each subject the last message.
+        assert len(await successor.said(4)) == 4
+        await successor.acknowledge("n1", 2)
+        await successor.nudged()
+        *_, commit, gone = await successor.said(7)
+        assert said_by(commit) == (3, 0, ("all/policypeer/x/b",))
+        assert gone == (peer("b").subject, None)
+
+
+async def test_a_silent_switch_is_not_waited_for_for_ever() -> None:
+    """One that is connected and says nothing, and one that is away since long, which is no reason."""
+    async with writing(MemoryServer(), wait_s=0.3) as writer:
+        await writer.write(peer("a"))
+        await writer.acknowledge("n1", 0)
+        await writer.acknowledge("n2", 0, connected=False, at_ms=1)
+        await writer.write(peer("b"), turned=BOTH)
+        await writer.nudged()
+        assert said_by((await writer.said(6))[-1]) == (3, 0, ())
+        assert value(writer.registry, "overdue") == 1
+        await writer.acknowledge("n1", 4)
+        await writer.write(peer("c"), turned=BOTH)
+        await writer.nudged()
+        assert value(writer.registry, "overdue") == 1
+
+
+def value(registry: CollectorRegistry, result: str) -> float | None:
+    """How many changes ended so."""
+    name = "dunlin_planner_policy_changes_total"
+    return registry.get_sample_value(name, {"result": result})
+
+
+def said_by(message: tuple[str, AnyIntent | None]) -> tuple[int, int, tuple[str, ...]]:
+    """What a commit says."""
+    subject, intent = message
+    assert subject == COMMIT_SUBJECT
+    assert isinstance(intent, PolicyCommitIntent)
+    return intent.committed, intent.prepared, intent.gone
 
 
 async def test_nothing_is_withdrawn_before_everything_is_known() -> None:

@@ -21,7 +21,14 @@ class PipelineCompiler:
 
     def compile(self, intent: AnyIntent, context: Any) -> Program:
         """The canonical program of an intent."""
-        program = pipeline.compile_intent(intent, context)
-        return Program(
-            tuple(map(canonical, program.flows)), tuple(map(canonical_group, program.groups))
-        )
+        return _canonical(pipeline.compile_intent(intent, context))
+
+    def both(self, old: AnyIntent | None, new: AnyIntent | None, context: Any) -> Program:
+        """Two versions of an intent of policy at once."""
+        return _canonical(pipeline.compile_both(old, new, context))
+
+
+def _canonical(program: Program) -> Program:
+    return Program(
+        tuple(map(canonical, program.flows)), tuple(map(canonical_group, program.groups))
+    )

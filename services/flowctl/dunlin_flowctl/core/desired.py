@@ -27,6 +27,9 @@ class Compiler(Protocol):
     def compile(self, intent: AnyIntent, context: Any) -> Program:
         """The program of an intent; `context` None for shared ones."""
 
+    def both(self, old: AnyIntent | None, new: AnyIntent | None, context: Any) -> Program:
+        """Of two versions of an intent of policy at once; None: it does not exist."""
+
 
 class IntentVersion(Version):
     """The newest version of an intent, and when that change happened."""
@@ -94,19 +97,41 @@ class Desired:
             return set()
         if isinstance(version.intent, PolicyCommitIntent):
             self._committed = version.moment
-            self.held.commit(version.intent, self.intents)
+            self.held.commit(version.intent, version.revision, self.intents)
         return self._put(version, version.moment)
 
     def release(self) -> set[str]:
         """The next intent of a change that is complete; returns as `upsert`."""
-        intent_id, version = self.held.due.popleft()
+        intent_id, version, again, since = self.held.due.popleft()
+        if again:
+            return self._compile_again(intent_id)
+        # It comes into force by its commit: what was read between them is not held up, unless it
+        # was prepared: who waits for that revision waits for the whole.
+        moment = Moment(since or self._committed.revision, self._committed.published_ms)
         if version is None:
-            return self._remove(intent_id, self._committed)
+            return self._remove(intent_id, moment)
         self.held.drop(intent_id)
-        # It comes into force by its commit: what was read between them is not held up.
         intent, published_ms = version.intent, version.published_ms
-        moment = Moment(self._committed.revision, published_ms, intent.trigger_ms)
+        moment = Moment(moment.revision, published_ms, intent.trigger_ms)
         return self._put(IntentVersion(intent, version.revision, published_ms), moment)
+
+    def prepared(self, switch: Switch) -> int:
+        """The newest change that this switch holds beside what is committed; 0: none."""
+        return self.held.prepared if switch.revision(self.read) >= self.held.prepared_at else 0
+
+    def _compile_again(self, intent_id: IntentId) -> set[str]:
+        """What is prepared of this intent has changed."""
+        standing = self.intents.get(intent_id)
+        coming = self.held.coming.get(intent_id)
+        if coming is not None:
+            if self._compiler.is_shared(coming.intent):
+                self._shared_kinds.add(intent_id.split("/", 2)[1])
+            else:
+                self._index(coming.intent)
+        if self.is_shared(intent_id):
+            program = self._compile_shared(intent_id, standing.intent if standing else None)
+            return self._put_shared(intent_id, program, self._committed)
+        return self._put_own(intent_id, (intent_id.split("/", 1)[0],), self._committed)
 
     def _put(self, version: IntentVersion, moment: Moment) -> set[str]:
         intent, intent_id = version.intent, version.intent.id
@@ -309,24 +334,34 @@ class Desired:
                 continue
             program = None
             switch.failures.pop(intent_id, None)
-            if version is not None:
-                program, reason = self._try(version.intent, self._contexts[node])
+            if version is not None or intent_id in self.held.coming:
+                intent = version.intent if version is not None else None
+                program, reason = self._try(intent_id, intent, self._contexts[node])
                 if reason:
                     switch.failures[intent_id] = reason
             if switch.mark(switch.own.put(intent_id, program), moment):
                 busy.add(node)
         return busy
 
-    def _compile_shared(self, intent_id: IntentId, intent: AnyIntent) -> Program:
-        program, reason = self._try(intent, None)
+    def _compile_shared(self, intent_id: IntentId, intent: AnyIntent | None) -> Program | None:
         self.failures.pop(intent_id, None)
+        if intent is None and intent_id not in self.held.coming:
+            return None
+        program, reason = self._try(intent_id, intent, None)
         if reason:
             self.failures[intent_id] = reason
         return program
 
-    def _try(self, intent: AnyIntent, context: Any) -> tuple[Program, str]:
+    def _try(
+        self, intent_id: IntentId, intent: AnyIntent | None, context: Any
+    ) -> tuple[Program, str]:
         """Its program, and no reason; or the empty program, and why."""
         try:
+            if intent_id in self.held.coming:
+                coming = self.held.coming[intent_id]
+                new = coming.intent if coming is not None else None
+                return self._compiler.both(intent, new, context), ""
+            assert intent is not None, intent_id
             return self._compiler.compile(intent, context), ""
         except Exception as error:  # noqa: BLE001 - the reason goes into Applied.errors and a metric
             return Program(), f"does not compile: {type(error).__name__}: {error}"

@@ -81,6 +81,8 @@ class Switch:
         self.own = own
         self.failures: dict[IntentId, str] = {}
         self.pending: dict[IntentId, Pending] = {}
+        self._early: int | None = None
+        """A pending revision that is older than the first of `pending`, which is in order else."""
         self.refused: dict[IntentId, Refused] = {}
         self.synced = False
         self.partial = False
@@ -93,6 +95,8 @@ class Switch:
 
     def mark(self, changes: Changes, moment: Moment) -> bool:
         """These intents changed; true if there is something to write now."""
+        if changes and self.pending and moment.revision < self._first():
+            self._early = moment.revision
         for intent_id, replaced in changes.items():
             if intent_id not in self.pending:
                 self.pending[intent_id] = Pending(self._held(intent_id, replaced.old), moment)
@@ -110,11 +114,15 @@ class Switch:
         """The switch holds all up to here (but refused ones); the stream is read up to `read`."""
         if not self.synced or self.partial:
             return 0
-        first = next((item.since.revision for item in self.pending.values()), read + 1)
+        first = self._first() if self.pending else read + 1
         if self._in_flight is not None:
             moments = self._in_flight.moments.values()
             first = min(first, min((m.revision for m in moments), default=first))
         return max(0, min(read, first - 1))
+
+    def _first(self) -> int:
+        first = next(iter(self.pending.values())).since.revision
+        return first if self._early is None else min(first, self._early)
 
     @property
     def lacking(self) -> list[IntentId]:
@@ -140,6 +148,7 @@ class Switch:
                 work.parts[intent_id] = Replaced(refusal.installed, desired(intent_id))
                 self.suspect |= refusal.unsure
         self.pending = {}
+        self._early = None
         work.refused = frozenset(self.refused.keys() - work.parts.keys())
         self._in_flight = work
         return work
@@ -160,6 +169,9 @@ class Switch:
         later, self.pending = self.pending, {}
         for intent_id, moment in work.moments.items():
             self.pending[intent_id] = Pending(work.parts[intent_id].old, moment)
+        early = [m.revision for m in work.moments.values()]
+        early += [] if self._early is None else [self._early]
+        self._early = min(early, default=None)
         for intent_id, item in later.items():
             if intent_id in self.pending:
                 continue

@@ -8,10 +8,12 @@ import msgspec
 
 from dunlin.events.facts import Fact, NamespaceFact, PodFact
 from dunlin.events.findings import Finding
+from dunlin.events.intents import PolicyDirection
 from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
 from dunlin_planner.core.nodes import is_waiting, view
 from dunlin_planner.core.policy.index import GENERATION
 from dunlin_planner.core.policy.plan import UNIT_KINDS, plan_policy_unit
+from dunlin_planner.core.policy.turns import said, turned, turned_by_labels
 from dunlin_planner.core.routes import plan_route, route_findings
 from dunlin_planner.core.services import plan_service
 from dunlin_planner.core.switches import plan_switch
@@ -27,11 +29,13 @@ class Changes:
     What a step changed, by the subject of the intent.
 
     `intents`: None where the intent is to go; `trigger_ms` is the oldest trigger among the facts
-    that caused it. `findings`: those that were not there before.
+    that caused it. `findings`: those that were not there before. `turned`: the directions in which
+    verdicts about Pods that stay may have changed.
     """
 
     intents: dict[str, PlannerIntent | None] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    turned: set[PolicyDirection] = field(default_factory=set)
 
 
 def step(state: State, events: Iterable[Event]) -> Changes:
@@ -42,15 +46,19 @@ def step(state: State, events: Iterable[Event]) -> Changes:
     facts.
     """
     dirty: dict[Unit, int | None] = {}
+    changes = Changes()
     for event in events:
-        if state.generation and POLICY_SHARD in state.shards and _may_forbid(state, event):
-            # At most once a step would do; how often does not matter.
-            state.generation = state.generation % GENERATION_MAX + 1
-            dirty[GENERATION] = None
+        before = said(state.policy, event)
+        if _may_forbid(state, event):
+            changes.turned |= turned_by_labels(state.policy, event)
+            if state.generation and POLICY_SHARD in state.shards:
+                # At most once a step would do; how often does not matter.
+                state.generation = state.generation % GENERATION_MAX + 1
+                dirty[GENERATION] = None
         units, trigger = _take(state, event)
+        changes.turned |= turned(before, said(state.policy, event))
         for unit in units:
             dirty[unit] = _oldest(dirty.get(unit), trigger)
-    changes = Changes()
     for unit in sorted(dirty):
         if shard_of(unit) in state.shards:
             _replan(state, unit, dirty[unit], changes)

@@ -33,8 +33,12 @@ def numbered(wanted: Mapping[str, AnyIntent | None], change: int) -> Wanted:
     }
 
 
-def commit(change: int, gone: Iterable[str]) -> PolicyCommitIntent:
-    """The end of a change; `gone`: ids of the intents that it withdraws, any order."""
+def commit(change: int, gone: Iterable[str], *, prepared: int = 0) -> PolicyCommitIntent:
+    """
+    The end of a change; `gone`: ids of the intents that it withdraws, any order.
+
+    `prepared`: of a change that is not to be in force yet (ADR 0030).
+    """
     named: list[str] = []
     size = 0
     for intent_id in sorted(gone):
@@ -42,4 +46,6 @@ def commit(change: int, gone: Iterable[str]) -> PolicyCommitIntent:
         if size > GONE_BYTES_MAX:
             break
         named.append(intent_id)
-    return PolicyCommitIntent(scope=ALL_SCOPE, key="all", committed=change, gone=tuple(named))
+    return PolicyCommitIntent(
+        scope=ALL_SCOPE, key="all", committed=change, prepared=prepared, gone=tuple(named)
+    )

@@ -1,0 +1,133 @@
+"""Do all switches hold what is prepared? Read from their acknowledgements, only while asked."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from dunlin import subjects, wire
+from dunlin.bus.base import Bus, Record
+from dunlin.events.state import Applied
+
+log = structlog.get_logger(__name__)
+
+APPLIED = f"{subjects.PREFIX}.applied.*"
+NAMED_MAX = 20
+
+
+class Acknowledgements:
+    """
+    Waits for one prepared change at a time.
+
+    `nodes()`: those that have a switch now. A switch that nobody is connected to is waited for as
+    long as one that is silent: `wait_s` since it was heard last. After that the change goes on
+    without it. `on_done` is called once, `settle_s` after the last answer.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        nodes: Callable[[], set[str]],
+        on_done: Callable[[], None],
+        registry: CollectorRegistry,
+        *,
+        wait_s: float,
+        settle_s: float,
+    ) -> None:
+        self._bus = bus
+        self._nodes = nodes
+        self._on_done = on_done
+        self._wait_s = wait_s
+        self._settle_s = settle_s
+        self._task: asyncio.Task[None] | None = None
+        self._deadline: float | None = None
+        self._applied: dict[str, Applied] = {}
+        self.done = 0
+        """The newest change that may go on."""
+        self._changes = Counter(
+            "dunlin_planner_policy_changes_total",
+            "Changes of policy; prepared: in two steps; overdue: without switches that are silent.",
+            ["result"],
+            registry=registry,
+        )
+
+    def count(self, result: str) -> None:
+        """One more change of this kind."""
+        self._changes.labels(result).inc()
+
+    def watch(self, change: int, epoch: str) -> None:
+        """
+        Until every switch holds this change as prepared (`epoch`: of the intents).
+
+        Another one that is watched is forgotten, but not since when.
+        """
+        if self._task is not None:
+            self._task.cancel()
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + self._wait_s
+        self._task = asyncio.create_task(self._run(change, epoch, self._deadline))
+
+    def stop(self) -> None:
+        """Nothing is prepared any more, or it is somebody else's."""
+        if self._task is not None:
+            self._task.cancel()
+        self._task = None
+        self._deadline = None
+        self.done = 0
+
+    async def _run(self, change: int, epoch: str, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._all_hold(change, epoch)
+        except TimeoutError:
+            missing = sorted(self._missing(change, epoch))
+            self.count("overdue")
+            log.warning(
+                "policy goes on without switches that do not answer",
+                change=change,
+                nodes=missing[:NAMED_MAX],
+                number=len(missing),
+            )
+        await asyncio.sleep(self._settle_s)
+        self.done = change
+        self._on_done()
+
+    async def _all_hold(self, change: int, epoch: str) -> None:
+        self._applied.clear()
+        async with aclosing(self._bus.follow(subjects.STATE_STREAM, [APPLIED])) as batches:
+            caught_up = False
+            async for batch in batches:
+                if batch.reset:
+                    self._applied.clear()
+                for record in batch.records:
+                    self._take(record)
+                caught_up = caught_up or batch.caught_up
+                if caught_up and not self._missing(change, epoch):
+                    return
+
+    def _take(self, record: Record) -> None:
+        node = subjects.split(record.subject)[-1]
+        if record.is_tombstone:
+            self._applied.pop(node, None)
+            return
+        try:
+            self._applied[node] = wire.decode(record.data, Applied)
+        except (msgspec.DecodeError, ValueError) as error:
+            # Bad input, no bug of ours.
+            log.error("bad acknowledgement", subject=record.subject, reason=str(error))  # noqa: TRY400
+
+    def _missing(self, change: int, epoch: str) -> set[str]:
+        """Nodes that are waited for; one that never held anything is not."""
+        known = self._nodes()
+        lost_ms = (time.time() - self._wait_s) * 1000
+        return {
+            node
+            for node, said in self._applied.items()
+            if node in known
+            and (said.connected or said.at_ms >= lost_ms)
+            and not (said.epoch == epoch and said.prepared >= change)
+        }
