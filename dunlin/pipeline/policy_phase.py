@@ -79,7 +79,7 @@ def both(old: Program, new: Program) -> Program:
 
 
 def _on(flow: Flow, walk: int) -> Flow:
-    """This flow for one of the walks only."""
+    """The flow for one of the walks only."""
     when = in_order((*flow.match, *(_AS_IT_WILL_BE if walk else _AS_IT_WAS)))
     return Flow(
         flow.table, flow.priority, when, flow.actions, flow.goto, flow.cookie,

@@ -199,7 +199,7 @@ class PolicyWriter:
         standing = self._writer.standing
         last = standing.get(COMMIT_SUBJECT)
         newer = (s for subject, s in standing.items() if is_policy(subject) and s.digest)
-        return bool(last) and any(s.seq > last.seq for s in newer)
+        return last is not None and any(s.seq > last.seq for s in newer)
 
     async def _prepare(self, gone: set[str], *, awaited: bool = True) -> None:
         """`awaited`: not to be committed before every switch holds this one, too."""

@@ -114,7 +114,7 @@ class Shell:
             SHARD_COUNT,
             lambda subject: shard_of(unit_of(subject)),
             shards.owned,
-            may_withdraw=lambda subject: self.policy.may_withdraw(subject),
+            may_withdraw=self._may_withdraw,
             may_begin=self._may_begin,
             held=shards.held,
         )
@@ -153,6 +153,9 @@ class Shell:
     def findings(self) -> list[Finding]:
         """What of this replica's shards is not honoured."""
         return findings(self.state)
+
+    def _may_withdraw(self, subject: str) -> bool:
+        return self.policy.may_withdraw(subject)
 
     def _may_begin(self, subject: str) -> bool:
         _, scope, kind, _ = subjects.split(subject)

@@ -13,6 +13,7 @@ from dunlin.openflow import codec
 from dunlin.openflow.messages import ErrorMessage, PacketIn
 from dunlin.pipeline.layout import REJECT_USERDATA, Zone
 from tests.contract.pipeline.test_spread_ovs import version
+from tests.fixtures.frames import SCTP_INIT, sctp
 from tests.fixtures.ovs_dummy import DEADLINE_S, OpenFlowSocket, OvsBridge, OvsDummy
 from tests.packets.world import CLUSTER_IP, at, endpoints, pod_mac, program_of, service
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.ovs
 POD, CLIENT, SERVICE_PORT, TARGET_PORT, CLIENT_PORT = (
     "10.244.1.11", "10.244.1.12", 80, 8080, 40000,
 )  # fmt: skip
-INIT = bytes.fromhex("01000014") + struct.pack("!IIHHI", 7, 65536, 1, 1, 1)
+INIT = SCTP_INIT
 INIT_ACK = bytes.fromhex("02000014") + struct.pack("!IIHHI", 9, 65536, 1, 1, 1)
 
 
@@ -32,22 +33,11 @@ def bare_bridge(ovs_dummy: OvsDummy) -> Iterator[OvsBridge]:
         yield bridge
 
 
-def crc32c(data: bytes) -> int:
-    """The checksum of RFC 9260, appendix A."""
-    crc = 0xFFFFFFFF
-    for octet in data:
-        crc ^= octet
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
 def packet_of(
     pod: int, source: str, target: str, ports: tuple[int, int], tag: int, chunk: bytes
 ) -> bytes:
     """An SCTP packet of a Pod of n1, with right checksums."""
-    bare = struct.pack("!HHII", *ports, tag, 0) + chunk
-    body = bare[:8] + struct.pack("<I", crc32c(bare)) + bare[12:]
+    body = sctp(*ports, tag=tag, chunk=chunk)
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, 132, 0)
     head += IPv4Address(source).packed + IPv4Address(target).packed
     total = sum(struct.unpack("!10H", head))

@@ -1,21 +1,21 @@
 """
 Two switches take over one change at two moments: what their packets meet in between.
 
-Each switch holds the old policies, then both, then the new ones; nothing else is waited for but that
-all hold both before any holds only the new ones (ADR 0030).
+Each switch holds the old policies, then both, then the new ones; nothing else is waited for but
+that all hold both before any holds only the new ones (ADR 0030).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 
-from dunlin.events.intents import PolicyCommitIntent
+from dunlin.events.intents import AnyIntent, PolicyCommitIntent
 from dunlin.openflow.flow import Flow
 from dunlin_planner.core.step import intents, step
 from dunlin_planner.state import State
@@ -56,7 +56,10 @@ class Rollout:
         self.old, self.new = old, new
         self.switches = Switches().manage()
         pods = {pod.ips: pod for pod in (*old.pods, *new.pods)}.values()
-        bases = [*(endpoint(pod) for pod in pods), *(nodes.route(other) for other in NODES)]
+        bases: list[AnyIntent] = [
+            *(endpoint(pod) for pod in pods),
+            *(nodes.route(other) for other in NODES),
+        ]
         self.bases: list[Message] = [(intent.subject, intent) for intent in bases]
         self.switches.read(self.bases)
         before, wanted = changes_of(old, new)
@@ -81,7 +84,7 @@ class Rollout:
             yield "-".join(moments), Walker.of_flows(self.new, flows)
 
     def wrong(self, times: tuple[tuple[str, ...], ...], *, lasting: set[str]) -> list[str]:
-        """Packets between these Pods that pass or are dropped although both versions say no or yes."""
+        """Packets between these Pods that both versions treat alike, and these switches do not."""
         found = []
         sent = [p for p in packets(self.new) if {p.src, p.dst} <= lasting]
         verdicts = [(p, allowed(self.old, p), allowed(self.new, p)) for p in sent]
@@ -150,7 +153,7 @@ def test_the_gap_is_there_without_the_step_between(opens: str) -> None:
 
 
 def test_both_versions_cost_what_changes_and_go_again() -> None:
-    """While a change is prepared each changed flow stands twice; afterwards nothing is left of that."""
+    """While a change is prepared each changed flow stands twice; afterwards nothing is left."""
     rollout = Rollout(crossing(opens="ingress"), crossing(opens="egress"))
     walks = [f for f in rollout.flows["both"][1] if any(m.field == "reg10" and m.mask == 8
              for m in f.match)]  # fmt: skip
@@ -185,14 +188,14 @@ def test_a_change_that_comes_while_one_is_prepared() -> None:
     switches.read(stream(step(state, change(Cluster(), worlds[0])).intents, 1))
     switches.desired.held.caught_up()
     old = {n: switches.flows(n) for n in NODES}
-    for number, (was, will) in enumerate(zip(worlds, worlds[1:], strict=False), 2):
+    for number, (was, will) in enumerate(pairwise(worlds), 2):
         first, _ = in_two_steps(stream(step(state, change(was, will)).intents, number))
         subject, prepared = first[-1]
-        assert prepared is not None
+        assert isinstance(prepared, PolicyCommitIntent)
         gone = [i for i in switches.desired.intents if i.split("/")[1].startswith("policy")
                 and not any(i == w.id for w in intents(state).values())]  # fmt: skip
-        again = msgspec.structs.replace(prepared, committed=1, gone=tuple(gone))
-        switches.read([*first[:-1], (subject, again)])
+        said = msgspec.structs.replace(prepared, committed=1, gone=tuple(gone))
+        switches.read([*first[:-1], (subject, said)])
         assert switches.desired.held.prepared == number
     again = {
         n: {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -131,7 +131,7 @@ class Walker:
         self.conntracks: dict[str, Conntrack] = {}
 
     @classmethod
-    def of_flows(cls, cluster: Cluster, flows: dict[int, Iterable[Flow]]) -> Walker:
+    def of_flows(cls, cluster: Cluster, flows: Mapping[int, Iterable[Flow]]) -> Walker:
         """Switches that hold just this, by the number of their node."""
         walker = cls(cluster, (), generation=0)
         walker.tracers = {

@@ -52,7 +52,7 @@ class Writer:
             1,
             lambda _subject: 0,
             lambda: SHARDS,
-            may_withdraw=lambda subject: self.policy.may_withdraw(subject),
+            may_withdraw=lambda subject: self.policy.may_withdraw(subject),  # noqa: PLW0108 - later
         )
         self.nudge = asyncio.Event()
         self.generation = 100
@@ -282,7 +282,7 @@ async def test_a_successor_goes_on_with_what_is_prepared() -> None:
 
 
 async def test_a_silent_switch_is_not_waited_for_for_ever() -> None:
-    """One that is connected and says nothing, and one that is away since long, which is no reason."""
+    """One is connected and says nothing; one is away since long, which is no reason to wait."""
     async with writing(MemoryServer(), wait_s=0.3) as writer:
         await writer.write(peer("a"))
         await writer.acknowledge("n1", 0)

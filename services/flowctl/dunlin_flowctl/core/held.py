@@ -106,9 +106,7 @@ class Held:
         self._live = True
         self.incomplete = bool(self._waiting)
 
-    def commit(
-        self, intent: PolicyCommitIntent, revision: int, known: Container[IntentId]
-    ) -> None:
+    def commit(self, intent: PolicyCommitIntent, revision: int, known: Container[IntentId]) -> None:
         """
         What is committed, and then what is prepared, is due.
 
@@ -148,9 +146,7 @@ class Held:
             return
         self.prepared, self.prepared_at = intent.prepared, revision
         before = self.coming
-        self.coming = {
-            IntentId(intent_id): None for intent_id in intent.gone if intent_id in known
-        }
+        self.coming = {IntentId(intent_id): None for intent_id in intent.gone if intent_id in known}
         self.coming |= {
             intent_id: version
             for intent_id, version in self._waiting.items()

@@ -1,0 +1,234 @@
+"""
+Two nodes of a generated cluster as real Open vSwitch bridges, and real packets through them.
+
+Both bridges are of one userspace datapath: conntrack is emptied before a packet that left one node
+comes to the other.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+from dunlin.events.intents import AnyIntent
+from dunlin.openflow import codec
+from dunlin.openflow.flow import Program
+from dunlin.openflow.messages import ErrorMessage
+from dunlin.openflow.packet import packet
+from dunlin.pipeline import compile_intent, switch_context
+from tests.fixtures import cluster as nodes
+from tests.fixtures.frames import fields_of, frame
+from tests.fixtures.ovs_dummy import DEADLINE_S, OvsBridge, OvsDummy
+from tests.scenario.policy.oracle import Cluster, Packet, Pod, pod_with
+from tests.scenario.policy.walk import NODES, Walker, endpoint, mac_number
+
+PODS = (10, 11)
+"""OpenFlow ports of Pods, as `generate.pods` numbers them."""
+PORTS = (nodes.GATEWAY_PORT, nodes.UPLINK_PORT, *PODS)
+FIRST_PORT = 30_000
+"""Source port of the first packet: it tells them apart."""
+AT_ONCE = 30
+"""Packets that one port takes in one turn."""
+ARP = "ffffffffffff{mac:012x}08060001080006040001{mac:012x}{ip:08x}000000000000{target:08x}"
+
+Seen = tuple[int, int, int, int]
+"""Source, destination, protocol, source port (0: none)."""
+
+
+class RealSwitches:
+    """`load` a cluster, then ask which `arrive`."""
+
+    def __init__(self, ovs: OvsDummy, bridges: dict[int, OvsBridge]) -> None:
+        self._ovs = ovs
+        self._bridges = bridges
+        self._offsets: dict[str, int] = {}
+        self._cluster = Cluster()
+        self._control = socket.socket(socket.AF_UNIX)
+        self._control.settimeout(DEADLINE_S)
+        self._control.connect(str(ovs.directory / "ovs-vswitchd.ctl"))
+        for bridge in bridges.values():
+            for port in PORTS:
+                name = self._name(bridge, port)
+                bridge.add_port(name, port)
+                ovs.vsctl("set", "interface", name, f"options:tx_pcap={self._pcap(name)}")
+
+    def close(self) -> None:
+        """No more questions."""
+        self._control.close()
+
+    def load(self, cluster: Cluster, policy: Iterable[AnyIntent]) -> None:
+        """The flows of both nodes, and nothing else."""
+        wanted = list(policy)
+        self._cluster = cluster
+        for number, bridge in self._bridges.items():
+            switch = nodes.switch(number)
+            context = switch_context(switch)
+            ends = [endpoint(pod) for pod in cluster.pods if pod.node == switch.scope]
+            routes = [nodes.route(other) for other in NODES]
+            mine = [i for i in wanted if i.scope in ("all", switch.scope)]
+            program = Program()
+            for intent in (switch, *ends, *routes, *mine):
+                program += compile_intent(intent, context)
+            self._write(bridge, program)
+
+    def _write(self, bridge: OvsBridge, program: Program) -> None:
+        bridge.ofctl("del-flows")
+        bridge.ofctl("del-groups")
+        with bridge.session() as session:
+            messages = [codec.encode_group(group, "add") for group in program.groups]
+            messages += [codec.encode_flow(flow, "add") for flow in program.flows]
+            errors = [a for a in session.ask(*messages) if isinstance(a, ErrorMessage)]
+            assert not errors, errors
+        self._ask("revalidator/purge")
+
+    def _ask(self, method: str, *arguments: str) -> None:
+        """As ovs-appctl, without a process for each of thousands."""
+        request = {"id": 0, "method": method, "params": arguments}
+        self._control.sendall(json.dumps(request).encode())
+        text = ""
+        while True:
+            text += self._control.recv(65536).decode()
+            try:
+                reply = json.loads(text)
+            except ValueError:
+                continue
+            assert reply["error"] is None, reply
+            return
+
+    # --- packets ----------------------------------------------------------------------------------
+
+    def arrive(self, packets: list[Packet]) -> list[bool]:
+        """Of the first packets of new connections to Pods: which arrive."""
+        frames = {number: self._frame(number, sent) for number, sent in enumerate(packets)}
+        self._ask("dpctl/flush-conntrack")
+        got: set[Seen] = set()
+        outside: dict[int, list[bytes]] = {number: [] for number in NODES}
+        own: dict[int, list[bytes]] = {number: [] for number in NODES}
+        for number, sent in enumerate(packets):
+            src, dst = pod_with(self._cluster, sent.src), pod_with(self._cluster, sent.dst)
+            assert dst is not None, sent
+            if src is None:
+                node = int(dst.node[1:])
+                here = ip_address(sent.src) in nodes.switch(node).gateway_ips
+                (own if here else outside)[node].append(frames[number])
+        for pod in self._cluster.pods:
+            mine = [frames[n] for n, sent in enumerate(packets) if sent.src in pod.ips]
+            self._inject(int(pod.node[1:]), pod.number, mine)
+        between = self._collect(got)
+        self._ask("dpctl/flush-conntrack")
+        for number in NODES:
+            self._inject(number, nodes.GATEWAY_PORT, own[number])
+            self._inject(number, nodes.UPLINK_PORT, [*outside[number], *between[number]])
+        self._collect(got)
+        return [seen_of(frames[number]) in got for number in range(len(packets))]
+
+    def _frame(self, number: int, sent: Packet) -> bytes:
+        src, dst = pod_with(self._cluster, sent.src), pod_with(self._cluster, sent.dst)
+        fields = Walker._fields(sent, FIRST_PORT + number)
+        if src is None:
+            assert dst is not None
+            router = nodes.switch(int(dst.node[1:])).router_mac
+            return frame(fields | packet(eth_dst=router))
+        return frame({**fields, "eth_src": mac_number(src)})
+
+    def _inject(self, number: int, port: int, frames: list[bytes]) -> None:
+        bridge = self._bridges[number]
+        # Before Open vSwitch 3.2 two associations of two addresses are one: the second would be
+        # judged as a packet of the first, its other direction as a reply.
+        alone = [one for one in frames if proto_of(one) == 132]
+        others = [one for one in frames if proto_of(one) != 132]
+        groups = [others[at : at + AT_ONCE] for at in range(0, len(others), AT_ONCE)]
+        for group in (*groups, *([one] for one in alone)):
+            if group and proto_of(group[0]) == 132:
+                self._ask("dpctl/flush-conntrack")
+            if group:
+                texts = [one.hex() for one in group]
+                self._ask("netdev-dummy/receive", self._name(bridge, port), *texts)
+                self._settled()
+
+    def _settled(self) -> None:
+        """Every packet so far is through: a question that came later has its answer."""
+        for number, bridge in self._bridges.items():
+            for pod in [p for p in self._cluster.pods if p.node == f"n{number}"][:1]:
+                name = self._name(bridge, pod.number)
+                before = self._pcap_size(name)
+                self._ask("netdev-dummy/receive", name, self._question(pod))
+                deadline = time.monotonic() + DEADLINE_S
+                while self._pcap_size(name) == before:
+                    assert time.monotonic() < deadline, f"no ARP reply on {name}"
+                    time.sleep(0.001)
+
+    @staticmethod
+    def _question(pod: Pod) -> str:
+        """ARP for the gateway, from a Pod."""
+        ip = packet(nw_src=ip_address(pod.ips[0]))["nw_src"]
+        return ARP.format(mac=mac_number(pod), ip=ip, target=(ip & ~0xFF) | 1)
+
+    def _collect(self, got: set[Seen]) -> dict[int, list[bytes]]:
+        """What came out at Pods goes into `got`; what left a node is given back, by where to."""
+        self._settled()
+        left: dict[int, list[bytes]] = {number: [] for number in NODES}
+        routers = {nodes.switch(n).router_mac.replace(":", ""): n for n in NODES}
+        for bridge in self._bridges.values():
+            for port in PORTS:
+                for data in self._new_frames(self._name(bridge, port)):
+                    if data[12:14] == b"\x08\x06":
+                        continue
+                    if port in PODS:
+                        got.add(seen_of(data))
+                    elif port == nodes.UPLINK_PORT:
+                        left[routers[data[:6].hex()]].append(data)
+        return left
+
+    # --- files ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _name(bridge: OvsBridge, port: int) -> str:
+        return f"{bridge.name}-{port}"
+
+    def _pcap(self, name: str) -> Path:
+        return self._ovs.directory / f"{name}.pcap"
+
+    def _pcap_size(self, name: str) -> int:
+        with self._pcap(name).open("rb") as file:
+            return file.seek(0, 2)
+
+    def _new_frames(self, name: str) -> Iterator[bytes]:
+        with self._pcap(name).open("rb") as file:
+            file.seek(self._offsets.get(name, 24))
+            data = file.read()
+        at = 0
+        while at + 16 <= len(data):
+            (length,) = struct.unpack_from("<I", data, at + 8)
+            yield data[at + 16 : at + 16 + length]
+            at += 16 + length
+        self._offsets[name] = self._offsets.get(name, 24) + at
+
+
+def proto_of(data: bytes) -> int:
+    """The IP protocol of a frame."""
+    return data[23] if data[12:14] == b"\x08\x00" else data[20]
+
+
+def seen_of(data: bytes) -> Seen:
+    """What tells a packet from the others."""
+    fields = fields_of(data)
+    version = "nw" if "nw_src" in fields else "ipv6"
+    proto = proto_of(data)
+    at = 34 if version == "nw" else 54
+    port = int.from_bytes(data[at : at + 2], "big") if proto in (6, 17, 132) else 0
+    return fields[f"{version}_src"], fields[f"{version}_dst"], proto, port
+
+
+@contextmanager
+def real_switches(ovs: OvsDummy) -> Iterator[RealSwitches]:
+    """Two bridges until the context ends."""
+    with ExitStack() as stack:
+        bridges = {n: stack.enter_context(ovs.bridge()) for n in NODES}
+        yield stack.enter_context(closing(RealSwitches(ovs, bridges)))
