@@ -63,8 +63,23 @@ def decode(data: bytes, kind: type[T]) -> T:
         msgspec.DecodeError, msgspec.ValidationError: not JSON, or not of that shape; the message
             names the path of the offending field (`$.ips[0]`).
     """
-    value: T = _decoder(cast("Hashable", kind)).decode(data)
+    value: T = read(_decoder(cast("Hashable", kind)), data)
     return value
+
+
+def read(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
+    """
+    What `decoder` reads, with one kind of error.
+
+    msgspec lets Python's own out for octets of a text that are no UTF-8.
+
+    Raises:
+        msgspec.DecodeError, msgspec.ValidationError: as `decode`.
+    """
+    try:
+        return decoder.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"JSON is malformed: a text is not UTF-8: {error}") from error
 
 
 def to_builtins(value: Any) -> Any:

@@ -6,6 +6,7 @@ revision has not changed for its time to live since this process first saw that 
 clocks are compared. Every change is a compare-and-set on the key's revision.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from dunlin import wire
 from dunlin.bus.base import Lease, Message, Record, WrongLastSequence
 from dunlin.bus.nats_api import LEASES_PREFIX, LEASES_STREAM
+
+log = logging.getLogger("dunlin.bus")
 
 if TYPE_CHECKING:
     from dunlin.bus.nats import NatsBus
@@ -28,6 +32,18 @@ class _Entry(msgspec.Struct, frozen=True):
     holder: str
     ttl_s: float
     fencing: int = 0
+
+
+_ENTRIES = msgspec.json.Decoder(_Entry)
+
+
+def _entry_of(name: str, record: Record) -> _Entry | None:
+    """None for what no holder writes: it holds nothing, or one message would stop every service."""
+    try:
+        return wire.read(_ENTRIES, record.data)
+    except msgspec.DecodeError as error:
+        log.warning("lease %s: %s: taken for free", name, error)
+        return None
 
 
 def key_of(name: str) -> str:
@@ -55,8 +71,8 @@ class NatsLeases:
         """The lease, if it is free, expired or already ours (then with a new fencing number)."""
         record = await self._read(name)
         if record is not None and not record.is_tombstone:
-            entry = msgspec.json.decode(record.data, type=_Entry)
-            if entry.holder != holder and not self._expired(name, record, entry):
+            entry = _entry_of(name, record)
+            if entry and entry.holder != holder and not self._expired(name, record, entry):
                 return None
         now = self.clock()
         revision = await self._write(name, _Entry(holder, ttl_s), record.seq if record else 0)
@@ -104,8 +120,8 @@ class NatsLeases:
         for name, record in sorted((await self._read_all()).items()):
             if record.is_tombstone or not name.startswith(prefix):
                 continue
-            entry = msgspec.json.decode(record.data, type=_Entry)
-            if not self._expired(name, record, entry):
+            entry = _entry_of(name, record)
+            if entry and not self._expired(name, record, entry):
                 live[name] = entry.holder
         return live
 
@@ -122,7 +138,9 @@ class NatsLeases:
         record = await self._read(lease.name)
         if record is None or record.is_tombstone:
             return None
-        entry = msgspec.json.decode(record.data, type=_Entry)
+        entry = _entry_of(lease.name, record)
+        if entry is None:
+            return None
         same = (entry.fencing or record.seq) == lease.fencing and entry.holder == lease.holder
         return record.seq if same else None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from dunlin import wire
 from dunlin.bus.base import BusError, BusUnavailable, Message, WrongLastSequence
 from dunlin.bus.nats_api import WRONG_LAST_SEQUENCE, ApiFailure
 from dunlin.bus.nats_client import FastClient, is_status, nats_errors
@@ -46,7 +47,7 @@ def outcome(message: Message, data: bytes, headers: bytes | None) -> int | BusEr
     if is_status(headers):
         return NoStream(f"{message.subject}: no stream takes it")
     try:
-        ack = _DECODER.decode(data)
+        ack = wire.read(_DECODER, data)
     except msgspec.DecodeError as error:
         return BusError(f"{message.subject}: acknowledgement is not JetStream's: {error}")
     refusal = ack.error

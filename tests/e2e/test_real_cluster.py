@@ -194,7 +194,8 @@ def test_everything_restarts_under_load(cluster: RealCluster) -> None:
         *("-n", "shop", "exec", "-i", "client", "--", "python", "-c", ASK, f"http://{address}/")
     ) as asking:
         # All but Open vSwitch and NATS, whose restarts people choose.
-        cluster.kubectl(*where, "rollout", "restart", "daemonset/agent", "deployment")
+        cluster.kubectl(*where, "rollout", "restart", "daemonset/agent")
+        cluster.kubectl(*where, "rollout", "restart", "deployment")
         eventually("all is rolled out", partial(rolled_out, cluster), ROLLOUT_TIMEOUT_S)
         told, problems = asking.communicate(timeout=120)
     found, failed = json.loads(told or "[{}, []]")

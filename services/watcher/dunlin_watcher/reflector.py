@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from dunlin import wire
 from dunlin_watcher import kube
 from dunlin_watcher.adapters.errors import (
     ApiError,
@@ -193,7 +194,7 @@ class Reflector:
 
     def _version(self, event: kube.WatchEvent) -> str:
         try:
-            version = _OBJECT.decode(event.object).metadata.resource_version
+            version = wire.read(_OBJECT, event.object).metadata.resource_version
         except msgspec.DecodeError as error:
             raise GarbageError(f"watch of {self.kind.path}: {event.type}: {error}") from error
         return version if isinstance(version, str) else ""

@@ -14,10 +14,10 @@ from nats.aio.client import Client
 from dunlin import subjects
 from dunlin.bus.base import BusUnavailable, Message
 from dunlin.bus.nats import NatsBus
-from dunlin.bus.nats_api import LEASES_STREAM
+from dunlin.bus.nats_api import LEASES_PREFIX, LEASES_STREAM
 from dunlin.bus.nats_client import FastClient, Options
 from dunlin.bus.nats_follow import Session
-from dunlin.bus.nats_leases import NatsLeases
+from dunlin.bus.nats_leases import NatsLeases, key_of
 from dunlin.bus.nats_server import NatsServer
 from tests.fixtures.following import Reader
 from tests.fixtures.nats import Given
@@ -272,3 +272,16 @@ def make_certificate(directory: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+async def test_a_lease_that_nobody_can_read_is_free(bus: NatsBus) -> None:
+    """One message that no holder wrote stops nobody: it is taken over, and is no live holder."""
+    subject = f"{LEASES_PREFIX}.{key_of('janitor')}"
+    for data in (b"{", b"[]", b'{"holder":"\xff","ttl_s":30}'):
+        await bus.publish(Message(subject, data))
+        leases = NatsLeases(bus)
+        assert await leases.holders("") == {}
+        lease = await leases.acquire("janitor", "a", ttl_s=30)
+        assert lease is not None
+        await bus.publish(Message(subject, data))
+        assert await leases.renew(lease, ttl_s=30) is None

@@ -13,6 +13,7 @@ from typing import Final, cast, get_args
 
 import msgspec
 
+from dunlin.wire import read
 from dunlin_agent.cni.types import (
     CNI_VERSION_MAX,
     CNI_VERSIONS,
@@ -83,7 +84,7 @@ def encode_reply(exit_status: int, stdout: bytes) -> bytes:
 def config_version(body: bytes) -> str:
     """The cniVersion for an error object, whatever else is wrong with the request."""
     try:
-        version = _versions.decode(_envelopes.decode(body).config).cni_version
+        version = read(_versions, read(_envelopes, body).config).cni_version
     except msgspec.MsgspecError:
         return CNI_VERSION_MAX
     return version if version in CNI_VERSIONS else CNI_VERSION_MAX
@@ -97,7 +98,7 @@ def decode_request(body: bytes) -> CniRequest:
         CniError: with the specification's code for the field that is wrong.
     """
     try:
-        envelope = _envelopes.decode(body)
+        envelope = read(_envelopes, body)
     except msgspec.MsgspecError as error:
         raise CniError(CniErrorCode.UNDECODABLE, "cannot decode the request", str(error)) from error
     if envelope.command not in get_args(Command):
@@ -139,7 +140,7 @@ def decode_args(text: str) -> dict[str, str]:
 def _decode_netconf(raw: msgspec.Raw, command: Command) -> NetConf:
     """A configuration of a version that has `command`."""
     try:
-        conf = _netconfs.decode(raw)
+        conf = read(_netconfs, raw)
     except msgspec.ValidationError as error:
         raise CniError(
             CniErrorCode.INVALID_CONFIG, "invalid network configuration", str(error)

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import httpx
 import msgspec
 
+from dunlin import wire
 from dunlin_metrics.counters import Counters, Switches
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class FlowctlClient:
             text = f"GET {url}: {answer.status_code}: {answer.text[:200]}"
             raise FlowctlError(text, f"http_{answer.status_code}")
         try:
-            return msgspec.json.decode(answer.content, type=kind)
+            return wire.read(msgspec.json.Decoder(kind), answer.content)
         except msgspec.DecodeError as error:
             raise FlowctlError(f"GET {url}: {error}", "garbage") from error
 

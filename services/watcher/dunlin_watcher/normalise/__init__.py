@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from dunlin import wire
 from dunlin.events.facts import Fact, Meta
 from dunlin_watcher import kube
 from dunlin_watcher.kinds import KINDS, describe, key_of
@@ -117,7 +118,7 @@ def identify(kind: str, raw: bytes | msgspec.Raw) -> Identity:
         UnreadableError: it does not say.
     """
     try:
-        return identity_of(kind, _OBJECT.decode(raw).metadata)
+        return identity_of(kind, wire.read(_OBJECT, raw).metadata)
     except msgspec.DecodeError as error:
         raise UnreadableError(f"{kind}: {problem_of(error)}") from error
 
@@ -130,7 +131,7 @@ def normalise(kind: str, raw: bytes | msgspec.Raw) -> Normalised:
         UnreadableError: it does not say which object it is.
     """
     try:
-        obj = _DECODERS[kind].decode(raw)
+        obj = wire.read(_DECODERS[kind], raw)
     except msgspec.DecodeError as error:
         return Normalised(identify(kind, raw), None, problems=(problem_of(error),))
     identity = identity_of(kind, obj.metadata)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from dunlin import wire
 from dunlin.events.facts import Protocol
 from dunlin.events.intents import PolicyDirection
 from dunlin.model.addresses import IPNetwork
@@ -31,6 +32,7 @@ from dunlin_planner.core.policy.model import (
     Selector,
 )
 
+JSON = msgspec.json.Decoder[Any]()
 _TYPES: dict[str, PolicyDirection] = {"Ingress": "ingress", "Egress": "egress"}
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 
@@ -48,7 +50,7 @@ def parse_policy(namespace: str, name: str, spec: bytes) -> tuple[Policy, tuple[
     """A policy, and what of it is closed instead of honoured."""
     faults: list[Fault] = []
     try:
-        values = as_object("spec", msgspec.json.decode(spec), _SPEC)
+        values = as_object("spec", wire.read(JSON, spec), _SPEC)
     except (msgspec.DecodeError, BadField) as error:
         field = error.field if isinstance(error, BadField) else "spec"
         faults.append(Fault(field, f"{error}: everything in the namespace is isolated"))

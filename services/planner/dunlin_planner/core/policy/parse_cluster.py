@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from dunlin import wire
 from dunlin.events.facts import Protocol
 from dunlin.events.intents import PolicyAction, PolicyDirection, PolicyTier
 from dunlin_planner.core.policy.model import (
@@ -26,6 +27,7 @@ from dunlin_planner.core.policy.model import (
     Rule,
 )
 from dunlin_planner.core.policy.parse import (
+    JSON,
     BadField,
     as_object,
     parse_network,
@@ -45,9 +47,9 @@ def parse_cluster_policy(name: str, spec: bytes) -> tuple[Policy | None, tuple[F
     faults: list[Fault] = []
     try:
         known = {"tier", "priority", "subject", "ingress", "egress"}
-        values = as_object("spec", msgspec.json.decode(spec), known)
+        values = as_object("spec", wire.read(JSON, spec), known)
         tier, priority = values.get("tier"), values.get("priority")
-        if tier not in _TIERS:
+        if not isinstance(tier, str) or tier not in _TIERS:
             raise BadField("spec.tier", f"unknown tier {tier!r}")  # noqa: TRY301 - one place turns all bad fields into faults
         if not isinstance(priority, int) or isinstance(priority, bool):
             raise BadField("spec.priority", f"not a number: {priority!r}")  # noqa: TRY301 - one place turns all bad fields into faults
@@ -95,7 +97,7 @@ def _rule(
     action: PolicyAction = "Deny"
     try:
         rule = as_object(at, value, {"name", "action", side, "protocols"})
-        if rule.get("action") not in _ACTIONS:
+        if not isinstance(rule.get("action"), str) or rule["action"] not in _ACTIONS:
             raise BadField(f"{at}.action", f"unknown action {rule.get('action')!r}")  # noqa: TRY301 - one place turns all bad fields into faults
         action = _ACTIONS[rule["action"]]
         peers = tuple(_peers(f"{at}.{side}", direction, rule.get(side)))
