@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,7 @@ class Installation:
         Raises:
             ApiError: none does, or the answer is an error.
         """
-        problems = []
-        for url in self.candidates(service):
-            try:
-                return _json(httpx.get(url + path, params=params, **self._options()))
-            except httpx.HTTPError as error:
-                problems.append(f"{url}{path}: {error}")
-        raise ApiError(f"{service} does not answer: " + "; ".join(problems))
+        return _json(next(self._answers(service, path, self._getting(params))))
 
     def every(self, service: str, path: str, **params: str) -> list[Any]:
         """
@@ -61,15 +55,7 @@ class Installation:
         Raises:
             ApiError: none does, or an answer is an error.
         """
-        found, problems = [], []
-        for url in self.candidates(service):
-            try:
-                found.append(_json(httpx.get(url + path, params=params, **self._options())))
-            except httpx.HTTPError as error:
-                problems.append(f"{url}{path}: {error}")
-        if not found:
-            raise ApiError(f"{service} does not answer: " + "; ".join(problems))
-        return found
+        return [_json(one) for one in self._answers(service, path, self._getting(params))]
 
     def post(self, service: str, path: str, body: Any, *, timeout_s: float = TIMEOUT_S) -> Any:
         """
@@ -78,18 +64,32 @@ class Installation:
         Raises:
             ApiError: none does, or the answer is an error; what it says of objects, one a line.
         """
-        problems = []
         options = {**self._options(), "timeout": timeout_s}
+        response = next(
+            self._answers(service, path, lambda url: httpx.post(url, json=body, **options))
+        )
+        if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            raise ApiError(_refusal(response))
+        return _json(response)
+
+    def _getting(self, params: dict[str, str]) -> Callable[[str], httpx.Response]:
+        return lambda url: httpx.get(url, params=params, **self._options())
+
+    def _answers(
+        self, service: str, path: str, send: Callable[[str], httpx.Response]
+    ) -> Iterator[httpx.Response]:
+        """Of each replica that answers, in their order. Raises ApiError: none does."""
+        answered, problems = False, []
         for url in self.candidates(service):
             try:
-                response = httpx.post(url + path, json=body, **options)
+                response = send(url + path)
             except httpx.HTTPError as error:
                 problems.append(f"{url}{path}: {error}")
-                continue
-            if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
-                raise ApiError(_refusal(response))
-            return _json(response)
-        raise ApiError(f"{service} does not answer: " + "; ".join(problems))
+            else:
+                answered = True
+                yield response
+        if not answered:
+            raise ApiError(f"{service} does not answer: " + "; ".join(problems))
 
     def lines(
         self, service: str, path: str, **params: str | int | bool

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ from dunlin_lab.catalogue import UnknownServiceError, select
 from dunlin_lab.hugepages import HugepageError
 from dunlin_lab.ovs import OvsError
 from dunlin_lab.paths import DEFAULT_NAME, LabNameError, LabPaths
-from dunlin_lab.starting import UpError, wait_answers
+from dunlin_lab.starting import UpError, check_alive, wait_answers
 from dunlin_lab.state import LabBusyError, LabState, NoLabError, load_state
 from dunlin_lab.underlay import UnderlayError
 
@@ -307,15 +308,16 @@ def kill(target: str, name: Name = DEFAULT_NAME) -> None:
 def start(target: str, name: Name = DEFAULT_NAME) -> None:
     """Start SERVICE, or one SERVICE/REPLICA, again after `lab kill`."""
     with _errors():
-        state = load_state(LabPaths.named(name))
-        registry = _registry(name)
+        paths = LabPaths.named(name)
+        state, registry = load_state(paths), _registry(name)
         records = {record.name: record for record in registry.all()}
         for process in select(list(records), target):
             if procs.is_alive(records[process]):
                 console.print(f"{process}: is running")
                 continue
             registry.restart(process)
-            reason = wait_answers(state.extra.get(f"url:{process}", ""))
+            url = state.extra.get(f"url:{process}", "")
+            reason = wait_answers(url, partial(check_alive, paths, process))
             console.print(f"{process}: started" + (f", but {reason}" if reason else ""))
 
 

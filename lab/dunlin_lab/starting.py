@@ -47,11 +47,14 @@ def deadline(timeout_s: float) -> Iterator[Callable[[], bool]]:
     yield more
 
 
-def wait_answers(url: str, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
+def wait_answers(
+    url: str, alive: Callable[[], None] = lambda: None, timeout_s: float = ANSWER_TIMEOUT_S
+) -> str:
     """
     Until a service that has just been started serves its REST API.
 
     Being ready is another matter: what it needs may be down. "" or why it does not answer.
+    `alive` raises when it is of no use to wait any longer (`check_alive`).
     """
     if not url:
         return ""
@@ -62,6 +65,7 @@ def wait_answers(url: str, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
         httpx.Client(timeout=2.0, trust_env=False, verify=False) as http,  # noqa: S501 - own lab
     ):
         while more():
+            alive()
             try:
                 reason = _not_set_up(http.get(f"{url}/readyz"))
             except httpx.HTTPError as error:

@@ -268,6 +268,26 @@ class LabCluster:
         return sorted(line.strip() for line in lines if "actions=" in line or "group_id=" in line)
 
 
+class WebCluster(LabCluster):
+    """A lab with a client, two servers on two nodes, and a Service over them."""
+
+    client: dict[str, Any]
+    servers: list[dict[str, Any]]
+    address: str
+
+    def populate(self, namespace: str) -> None:
+        """Pods on two nodes and the Service, in a namespace of its own; until all of it works."""
+        self.namespace(namespace)
+        first, second = self.nodes[0]["name"], self.nodes[1]["name"]
+        self.pod(namespace, "a-client", first)
+        self.pod(namespace, "b-local", first, labels={"app": "web"})
+        self.pod(namespace, "c-remote", second, labels={"app": "web"})
+        (self.address, *_) = self.service(namespace, "web", {"app": "web"})
+        self.client, *self.servers = self.pods_ready(namespace, 3)
+        self.endpoints_ready(namespace, "web", 2)
+        self.wait()
+
+
 def ofctl(node: dict[str, Any], *arguments: str) -> str:
     """ovs-ofctl in a node's run directory."""
     env = {**os.environ, "OVS_RUNDIR": node["ovs_rundir"]}

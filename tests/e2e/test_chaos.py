@@ -185,7 +185,7 @@ def lab() -> Iterator[Replicated]:
     made = Replicated(f"ch-{os.getpid()}")
     try:
         made.up("--nodes", "3", *(f"--replicas={name}={count}" for name, count in COUNTS.items()))
-        made.populate()
+        made.populate("failover")
         yield made
     finally:
         made.down()

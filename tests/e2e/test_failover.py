@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.lab_cluster import LabCluster, eventually, ofctl, why_not
+from tests.e2e.lab_cluster import LabCluster, WebCluster, eventually, ofctl, why_not
 from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
 OUTAGE_S = float(os.environ.get("DUNLIN_TEST_OUTAGE_S", "6"))
@@ -41,24 +41,8 @@ pytestmark = [
 ]
 
 
-class Replicated(LabCluster):
-    """The lab, with a client, two servers, and a Service over them."""
-
-    client: dict[str, Any]
-    servers: list[dict[str, Any]]
-    address: str
-
-    def populate(self) -> None:
-        """Pods on two nodes and a Service."""
-        self.namespace("failover")
-        first, second = self.nodes[0]["name"], self.nodes[1]["name"]
-        self.pod("failover", "a-client", first)
-        self.pod("failover", "b-local", first, labels={"app": "web"})
-        self.pod("failover", "c-remote", second, labels={"app": "web"})
-        (self.address, *_) = self.service("failover", "web", {"app": "web"})
-        self.client, *self.servers = self.pods_ready("failover", 3)
-        self.endpoints_ready("failover", "web", 2)
-        self.wait()
+class Replicated(WebCluster):
+    """With replicas of every service."""
 
     def all_flows(self) -> list[list[str]]:
         """Of every node."""
@@ -117,7 +101,7 @@ def lab() -> Iterator[Replicated]:
     options = [f"--replicas={service}={count}" for service, count in counts.items()]
     try:
         made.up("--nodes", "4", *options)
-        made.populate()
+        made.populate("failover")
         yield made
     finally:
         made.down()

@@ -30,7 +30,7 @@ def lab() -> Iterator[Replicated]:
     made = Replicated(f"ns-{os.getpid()}")
     try:
         made.up("--nodes", "2", *(f"--replicas={name}={count}" for name, count in COUNTS.items()))
-        made.populate()
+        made.populate("failover")
         yield made
     finally:
         made.down()

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from dunlin_lab.catalogue import CONTROL_PLANE
-from tests.e2e.lab_cluster import REPOSITORY, LabCluster, eventually, why_not
+from tests.e2e.lab_cluster import REPOSITORY, WebCluster, eventually, why_not
 from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
 pytestmark = [
@@ -56,26 +56,11 @@ def unpack(directory: Path) -> None:
     subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
 
 
-class Upgraded(LabCluster):
+class Upgraded(WebCluster):
     """A lab whose processes are of one release or the other, each for itself."""
 
-    client: dict[str, Any]
-    servers: list[dict[str, Any]]
-    address: str
     old: dict[str, str]
     made = 0
-
-    def populate(self) -> None:
-        """Pods on two nodes and a Service."""
-        self.namespace("upgrade")
-        first, second = self.nodes[0]["name"], self.nodes[1]["name"]
-        self.pod("upgrade", "a-client", first)
-        self.pod("upgrade", "b-local", first, labels={"app": "web"})
-        self.pod("upgrade", "c-remote", second, labels={"app": "web"})
-        (self.address, *_) = self.service("upgrade", "web", {"app": "web"})
-        self.client, *self.servers = self.pods_ready("upgrade", 3)
-        self.endpoints_ready("upgrade", "web", 2)
-        self.wait()
 
     def processes(self, services: tuple[str, ...]) -> list[dict[str, Any]]:
         """Of these services, in their order."""
@@ -174,7 +159,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
         made.env = made.old
         made.up("--nodes", "2", *options)
         made.env = {}
-        made.populate()
+        made.populate("upgrade")
         yield made
     finally:
         made.env = {}

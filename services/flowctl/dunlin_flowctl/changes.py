@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from dunlin.events.intents import ServicePortIntent
 from dunlin.model.ids import IntentId
 from dunlin.openflow import messages
 from dunlin.pipeline.layout import DENY_METER
+from dunlin.service.kubeproxy import families_of
 from dunlin_flowctl.adapters.dump import Dump, dump
 from dunlin_flowctl.adapters.session import CommitResult, Refusal, Session
 from dunlin_flowctl.conntrack import StaleUdp
@@ -249,7 +251,7 @@ class Changes:
         if written:
             seconds = time.monotonic() - started
             self.sync_ms = seconds * 1000
-            self._handles.metrics.kubeproxy.sync_rules.observe(seconds)
+            self._handles.metrics.kubeproxy.synced(seconds)
         self._count(plan)
         self._failures = 0
         return True
@@ -315,12 +317,18 @@ class Changes:
             kind = intent_id.split("/", 2)[1]
             self._handles.metrics.programming.labels(kind).observe(seconds)
             if kind == "service" and moment.trigger_ms is not None:
-                self._handles.metrics.kubeproxy.network_programming.observe(seconds)
+                self._programmed(intent_id, seconds)
             if moment.revision > newest:
                 newest, self.programming_ms = moment.revision, seconds * 1000
         if work.moments:
             self._handles.changed(self.switch.node)
         self._reached.notify()
+
+    def _programmed(self, intent_id: IntentId, seconds: float) -> None:
+        """In kube-proxy's words; of a Service that is gone meanwhile nobody asks."""
+        version = self._handles.desired.intents.get(intent_id)
+        if version is not None and isinstance(version.intent, ServicePortIntent):
+            self._handles.metrics.kubeproxy.programmed(families_of(version.intent), seconds)
 
 
 async def nothing() -> AsyncIterator[Bundle]:

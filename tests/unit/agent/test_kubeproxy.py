@@ -2,9 +2,13 @@
 
 import asyncio
 import socket
+from ipaddress import ip_address
 
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from dunlin.events.facts import Protocol
+from dunlin.events.intents import ServiceAddress, ServicePortIntent
 from dunlin.events.state import Applied
 from dunlin_agent.health.kubeproxy import KubeProxy, now_ms
 from dunlin_agent.health.programming import PENDING_MAX, Programming
@@ -19,15 +23,35 @@ def applied(revision: int, sync_ms: float | None = None) -> Applied:
     return Applied(node="n1", dpid=1, revision=revision, epoch="e", connected=True, sync_ms=sync_ms)
 
 
-def samples(proxy: KubeProxy) -> dict[tuple[str, str], float]:
-    """(name, le) -> value, as Prometheus reads the answer."""
+def service(*ips: str, trigger_ms: int) -> ServicePortIntent:
+    """A Service with these addresses, changed then."""
+    return ServicePortIntent(
+        scope="all",
+        key="d/s:http/TCP",
+        service_namespace="d",
+        service_name="s",
+        protocol=Protocol.TCP,
+        port=80,
+        addresses=tuple(ServiceAddress(ip=ip_address(ip), group_id=1) for ip in ips),
+        endpoints=(),
+        trigger_ms=trigger_ms,
+    )
+
+
+def families(proxy: KubeProxy) -> list[Metric]:
+    """As Prometheus reads the answer."""
     reply = proxy.answer("/metrics")
     assert reply.status == 200
-    families = text_string_to_metric_families(reply.body.decode())
+    return list(text_string_to_metric_families(reply.body.decode()))
+
+
+def samples(proxy: KubeProxy, ip_family: str) -> dict[tuple[str, str], float]:
+    """(name, le) -> value, of one family."""
     return {
         (sample.name, sample.labels.get("le", "")): sample.value
-        for family in families
+        for family in families(proxy)
         for sample in family.samples
+        if sample.labels.get("ip_family") == ip_family
     }
 
 
@@ -62,15 +86,54 @@ def test_a_switch_that_never_answers_costs_bounded_memory() -> None:
     assert len(found.applied(2 * PENDING_MAX, STARTED + 2 * PENDING_MAX)) == PENDING_MAX
 
 
-def test_names_buckets_and_units_are_kube_proxys() -> None:
-    """0.25, 0.5, 1 … 59, 60 … 115, 120 … 300 seconds; 1 ms to 16 s, doubling."""
+def test_names_types_labels_and_help_are_kube_proxys() -> None:
+    """As pkg/proxy/metrics of Kubernetes 1.36 registers them: by IP family since 1.34."""
+    shown = {family.name: family for family in families(KubeProxy())}
+    helps = {
+        PROGRAMMING: "In Cluster Network Programming Latency in seconds",
+        SYNC: "SyncProxyRules latency in seconds",
+    }
+    for name, text in helps.items():
+        assert (shown[name].type, shown[name].documentation) == ("histogram", text)
+        kinds = {
+            (sample.name.removeprefix(name), *sorted(sample.labels))
+            for sample in shown[name].samples
+            if not sample.name.endswith("_created")
+        }
+        assert kinds == {
+            ("_bucket", "ip_family", "le"),
+            ("_sum", "ip_family"),
+            ("_count", "ip_family"),
+        }
+        values = {sample.labels["ip_family"] for sample in shown[name].samples}
+        assert values == {"IPv4", "IPv6"}
+
+
+def test_what_clusterloader2_sums_is_there() -> None:
+    """Its recording rule sums the buckets of all nodes and families by `le`."""
     proxy = KubeProxy()
-    proxy.service_read(3, now_ms())
+    proxy.service_read(3, service("10.0.0.1", "fd00::1", trigger_ms=now_ms()))
+    proxy.service_read(4, service("fd00::2", trigger_ms=now_ms()))
+    proxy.applied(applied(4, 20.0))
+    by_limit: dict[str, float] = {}
+    for family in families(proxy):
+        for sample in family.samples:
+            if sample.name == f"{PROGRAMMING}_bucket":
+                le = sample.labels["le"]
+                by_limit[le] = by_limit.get(le, 0.0) + sample.value
+    assert by_limit["+Inf"] == 3
+    assert samples(proxy, "IPv6")[f"{PROGRAMMING}_count", ""] == 2
+
+
+def test_buckets_and_units_are_kube_proxys() -> None:
+    """0, 0.25, 0.5, 1 … 59, 60 … 115, 120 … 300 seconds; 1 ms to 16 s, doubling."""
+    proxy = KubeProxy()
+    proxy.service_read(3, service("10.0.0.1", trigger_ms=now_ms()))
     proxy.applied(applied(3, 20.0))
     proxy.applied(applied(3, 20.0))
-    read = samples(proxy)
+    read = samples(proxy, "IPv4")
     limits = [le for name, le in read if name == f"{PROGRAMMING}_bucket"]
-    expected = [0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30)]
+    expected = [0, 0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30)]
     assert [float(le) for le in limits] == [*map(float, expected), float("inf")]
     limits = [le for name, le in read if name == f"{SYNC}_bucket"]
     assert [float(le) for le in limits] == [*(0.001 * 2**i for i in range(15)), float("inf")]
@@ -78,6 +141,7 @@ def test_names_buckets_and_units_are_kube_proxys() -> None:
     assert 0 <= read[f"{PROGRAMMING}_sum", ""] < 60
     assert read[f"{SYNC}_count", ""] == 1
     assert read[f"{SYNC}_sum", ""] == 0.02
+    assert samples(proxy, "IPv6")[f"{SYNC}_count", ""] == 0, "no Service has had that family"
 
 
 async def test_they_are_served_where_kube_proxy_serves_them() -> None:
@@ -89,7 +153,7 @@ async def test_they_are_served_where_kube_proxy_serves_them() -> None:
     answers = [await get(port, path) for path in ("/metrics", "/other")]
     serving.cancel()
     assert answers[0].startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4")
-    assert f"{PROGRAMMING}_count 0.0".encode() in answers[0]
+    assert f'{PROGRAMMING}_count{{ip_family="IPv4"}} 0.0'.encode() in answers[0]
     assert answers[1].startswith(b"HTTP/1.1 404 ")
 
 

@@ -8,8 +8,9 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from dunlin.events.intents import ServicePortIntent
 from dunlin.events.state import Applied
-from dunlin.service.kubeproxy import KubeProxyHistograms
+from dunlin.service.kubeproxy import FAMILIES, KubeProxyHistograms, families_of
 from dunlin_agent.health.core import Reply
 from dunlin_agent.health.http import listen
 from dunlin_agent.health.programming import Programming
@@ -35,28 +36,33 @@ class KubeProxy:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._histograms = KubeProxyHistograms(self._registry)
-        self._programming = Programming(now_ms())
+        started = now_ms()
+        self._programming = {family: Programming(started) for family in FAMILIES}
         self._synced: tuple[int, float] | None = None
 
     def forget(self) -> None:
         """The intent stream is new."""
-        self._programming.forget()
+        for programming in self._programming.values():
+            programming.forget()
 
-    def service_read(self, seq: int, trigger_ms: int | None) -> None:
+    def service_read(self, seq: int, intent: ServicePortIntent) -> None:
         """An intent of a Service of the stream's sequence `seq`."""
-        self._observe(self._programming.changed(seq, trigger_ms, now_ms()))
+        for family in families_of(intent):
+            found = self._programming[family].changed(seq, intent.trigger_ms, now_ms())
+            self._observe(family, found)
 
     def applied(self, applied: Applied) -> None:
         """The switch's newest acknowledgement."""
-        self._observe(self._programming.applied(applied.revision, now_ms()))
+        for family, programming in self._programming.items():
+            self._observe(family, programming.applied(applied.revision, now_ms()))
         if applied.sync_ms is None or (applied.revision, applied.sync_ms) == self._synced:
             return
         self._synced = (applied.revision, applied.sync_ms)
-        self._histograms.sync_rules.observe(applied.sync_ms / 1000)
+        self._histograms.synced(applied.sync_ms / 1000)
 
-    def _observe(self, found: list[float]) -> None:
+    def _observe(self, family: str, found: list[float]) -> None:
         for seconds in found:
-            self._histograms.network_programming.observe(seconds)
+            self._histograms.programmed((family,), seconds)
 
     def answer(self, path: str) -> Reply:
         """GET /metrics, in Prometheus' text form."""

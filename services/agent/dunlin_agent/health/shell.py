@@ -56,7 +56,7 @@ class Health:
         if not isinstance(intent, SwitchIntent):
             self._checks.put(intent)
         if isinstance(intent, ServicePortIntent):
-            self._kube_proxy.service_read(seq, intent.trigger_ms)
+            self._kube_proxy.service_read(seq, intent)
 
     def remove(self, intent_id: IntentId) -> None:
         """An intent is gone."""
