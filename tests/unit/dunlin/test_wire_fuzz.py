@@ -1,7 +1,7 @@
 """Whatever comes over the bus is either a fact, intent or claim, or an error that says so."""
 
 import typing
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import msgspec
 import pytest
@@ -65,6 +65,13 @@ def test_addresses_are_read_as_by_ipaddress(text: str) -> None:
         expected = None
     found = taken(msgspec.json.encode({"ip": text, "port": 1}), ServiceEndpoint)
     assert getattr(found, "ip", None) == expected
+
+
+@given(st.ip_addresses(), st.integers(0, 32))
+def test_addresses_are_written_as_by_ipaddress(ip: IPv4Address | IPv6Address, bits: int) -> None:
+    """Addresses and networks of both families, as `str` says them."""
+    network = ip_network((ip, ip.max_prefixlen - bits), strict=False)
+    assert msgspec.json.decode(wire.encode([ip, network])) == [str(ip), str(network)]
 
 
 def test_servers_share_the_user_of_the_first() -> None:
