@@ -18,6 +18,10 @@ from typing import Any
 from dunlin_lab import netns
 
 TIMEOUT_S = 3.0
+ROOM_BYTES = 1 << 22
+"""Of a socket's buffer: who was not given the processor for seconds must not look like a loss."""
+LATE_S = 10.0
+"""Answers to a probe that come so late count as answers; only a loss waits for all of it."""
 MATRIX_TRIES = 3
 """A datagram may be lost where a queue overflows; a Pod that cannot be reached loses every one."""
 
@@ -208,6 +212,7 @@ class UdpProbe:
 
     def _run(self, address: str, port: int) -> None:
         with socket.socket(family(address), socket.SOCK_DGRAM) as link:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, ROOM_BYTES)
             link.connect((address, port))
             link.setblocking(False)
             next_send = time.monotonic()
@@ -215,8 +220,8 @@ class UdpProbe:
                 self._send(link)
                 next_send += self._interval_s
                 self._receive(link, next_send)
-            # What is under way still counts.
-            self._receive(link, time.monotonic() + 1.0, until_all=True)
+            # What is under way still counts: a busy machine answers late, a loss never.
+            self._receive(link, time.monotonic() + LATE_S, until_all=True)
 
     def _send(self, link: socket.socket) -> None:
         self.counts.sent += 1
@@ -240,7 +245,7 @@ class UdpProbe:
     def stop(self) -> Counts:
         """End it and return what it saw."""
         self._stop.set()
-        self._future.result(timeout=10.0)
+        self._future.result(timeout=LATE_S + 30.0)
         return self.counts
 
 
