@@ -35,6 +35,8 @@ from dunlin_lab.answers import (
 )
 
 BACKLOG = 1024
+SO_RCVBUFFORCE = 33
+"""As Linux has it; the socket module does not name it."""
 LINE_BYTES_MAX = 1 << 20
 ROOM_BYTES = 1 << 22
 """Of the buffer of a UDP socket."""
@@ -212,7 +214,7 @@ def _make_room(sock: socket.socket) -> None:
     """A responder that was not given the processor for seconds must not look like a loss."""
     # Only root may have more than the kernel's bound; without it there is less room.
     with contextlib.suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, ROOM_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM_BYTES)
 
 
 def open_sockets(port: Port) -> tuple[list[socket.socket], list[str]]:

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from dunlin_lab import netns
+from dunlin_lab.responder import SO_RCVBUFFORCE
 
 TIMEOUT_S = 3.0
 ROOM_BYTES = 1 << 22
@@ -212,7 +213,7 @@ class UdpProbe:
 
     def _run(self, address: str, port: int) -> None:
         with socket.socket(family(address), socket.SOCK_DGRAM) as link:
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, ROOM_BYTES)
+            link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM_BYTES)
             link.connect((address, port))
             link.setblocking(False)
             next_send = time.monotonic()
