@@ -17,7 +17,13 @@ from dunlin_flowctl.adapters.session import Session
 from dunlin_flowctl.handles import DUMPS
 from dunlin_flowctl.level import Slots
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
-from tests.unit.flowctl.programs import MAC, service_intent
+from tests.unit.flowctl.programs import (
+    DPIDS,
+    MAC,
+    endpoint_intent,
+    service_intent,
+    switch_intent,
+)
 
 COUNT = 24
 
@@ -152,3 +158,27 @@ async def test_who_has_a_slot_too_long_keeps_nobody_waiting() -> None:
         await asyncio.gather(*tasks)
         async with slots.one(), slots.one():
             assert inside["now"] == 3, "all slots are free again, and none is there twice"
+
+
+async def test_compiling_for_a_switch_lets_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However much a switch needs that has just connected: the loop turns meanwhile."""
+    monkeypatch.setattr("dunlin_flowctl.runner.SLICE_S", -1.0)
+    count = 300
+    cluster = await Cluster().start()
+    await cluster.intend(*(endpoint_intent("n1", f"p{n}", 4 + n) for n in range(count)))
+    await cluster.intend(switch_intent("n1"))
+    await cluster.claim()
+    replica = await Flowctl(cluster).start()
+    await until(lambda: replica.handles.caught_up, "all is read")
+    switch = FakeOpenFlowSwitch(FakeSwitch(dpid=DPIDS["n1"]))
+    session = asyncio.create_task(_connect(switch, replica.port))
+    turns = 0
+    while "n1" not in replica.handles.runners:
+        await asyncio.sleep(0)
+        turns += "n1" in replica.handles.desired.switches
+    assert turns >= count
+    await replica.synced("n1")
+    await replica.stop()
+    await asyncio.wait({session})

@@ -148,8 +148,13 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_switches_end_with_what_the_newest_intents_say(seed: int) -> None:
+async def test_switches_end_with_what_the_newest_intents_say(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lost sessions, restarts, emptied switches in between: the end is the recompute."""
+    if seed % 3 == 0:
+        # Intents change at every step of compiling for a switch that has just connected.
+        monkeypatch.setattr("dunlin_flowctl.runner.SLICE_S", -1.0)
     world = World(await Cluster().start(), seed)
     for node in NODES:
         world.history.append(Change(switch_intent(node), gone=False))
