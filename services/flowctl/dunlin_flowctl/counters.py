@@ -8,12 +8,12 @@ from weakref import WeakKeyDictionary
 
 from dunlin.events.intents import EndpointIntent
 from dunlin.openflow import codec, messages
-from dunlin.openflow.cookie import CookieIndex
 from dunlin.openflow.flow import Action, Ct
 from dunlin.openflow.render import actions_text, match_text
 from dunlin.pipeline.layout import WANTED_REG, Table
 from dunlin.pipeline.traffic import number_in_label
 from dunlin_flowctl.adapters.session import Session
+from dunlin_flowctl.core.cookies import CookiesOn
 from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.core.program import Compiled
 from dunlin_flowctl.handles import Handles, now_ms
@@ -49,15 +49,15 @@ class CounterCache:
         async with self._locks.setdefault(node, asyncio.Lock()):
             at, answer = self._answers.get(node, (-1e9, None))
             if answer is None or time.monotonic() - at >= self.handles.settings.counters_interval_s:
-                answer = await read_counters(self.handles.desired, node, session)
+                async with self.handles.dumps.one():
+                    answer = await read_counters(self.handles.desired, node, session)
                 self._answers[node] = (time.monotonic(), answer)
             return answer
 
 
 async def read_counters(desired: Desired, node: str, session: Session) -> Counters:
     """Everything, in four requests."""
-    index = CookieIndex(desired.intents)
-    flows = _Flows(desired, index)
+    flows = _Flows(desired, desired.cookies_on(node))
     async for part in session.replies(codec.encode_flow_dump_request, messages.FlowDump):
         flows.add(part.entries)
     ports: list[messages.PortCounters] = []
@@ -88,7 +88,7 @@ async def read_counters(desired: Desired, node: str, session: Session) -> Counte
 class _Flows:
     """Sums over flows as parts of the dump come in."""
 
-    def __init__(self, desired: Desired, index: CookieIndex) -> None:
+    def __init__(self, desired: Desired, index: CookiesOn) -> None:
         self._desired = desired
         self._index = index
         self.by_intent: dict[str, IntentCounters] = {}
@@ -160,8 +160,8 @@ def _ports(
 ) -> list[PortCountersModel]:
     endpoints = {
         version.intent.ofport: version.intent
-        for version in desired.intents.values()
-        if isinstance(version.intent, EndpointIntent) and version.intent.scope == node
+        for version in desired.intents_of(node)
+        if isinstance(version.intent, EndpointIntent)
     }
     models = []
     for port in sorted(ports, key=lambda p: p.port):

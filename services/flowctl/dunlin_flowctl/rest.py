@@ -8,7 +8,7 @@ from dunlin.explain.answer import Answer
 from dunlin.explain.question import BadQuestion
 from dunlin.model.ids import IntentId
 from dunlin.openflow import codec, messages
-from dunlin.openflow.cookie import CookieIndex, cookie_of
+from dunlin.openflow.cookie import cookie_of
 from dunlin.openflow.flow import Group
 from dunlin.openflow.trace import CannotTrace
 from dunlin.service.http import not_found
@@ -92,7 +92,7 @@ def _add_live(routes: APIRouter, handles: Handles) -> None:
                 lambda xid: codec.encode_flow_dump_request(xid, cookie, mask), messages.FlowDump
             ):
                 rows.extend(part.entries)
-        index = CookieIndex(handles.desired.intents)
+        index = handles.desired.cookies_on(node)
         return Flows(items=views.flow_models(handles.desired, rows, index))
 
     @routes.get("/switches/{node}/groups", tags=["switches"])

@@ -7,12 +7,13 @@ from dunlin.events.facts import kind_of
 from dunlin.events.rpc import WaitReply
 from dunlin.events.state import Applied
 from dunlin.model.ids import IntentId, format_dpid
-from dunlin.openflow.cookie import CookieIndex, cookie_of, kind_of_cookie
+from dunlin.openflow.cookie import cookie_of, kind_of_cookie
 from dunlin.openflow.flow import Flow, Group
 from dunlin.openflow.messages import InstalledFlow
 from dunlin.openflow.render import Names, actions_text, match_text
 from dunlin.pipeline.layout import Table
 from dunlin.subjects import ALL_SCOPE
+from dunlin_flowctl.core.cookies import CookiesOn
 from dunlin_flowctl.core.desired import Desired, IntentVersion
 from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.models import (
@@ -151,7 +152,7 @@ def select_intents(
 
 
 def flow_models(
-    desired: Desired, rows: Iterable[InstalledFlow], index: CookieIndex
+    desired: Desired, rows: Iterable[InstalledFlow], index: CookiesOn
 ) -> list[FlowModel]:
     """Flows of a dump, by table, then priority downwards."""
     models = []

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 from dunlin.events.intents import AnyIntent, PolicyCommitIntent, SwitchIntent
 from dunlin.events.intents import intent_id as make_id
 from dunlin.model.ids import IntentId, format_dpid
+from dunlin.openflow.cookie import cookie_of
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
+from dunlin_flowctl.core.cookies import CookiesOn
 from dunlin_flowctl.core.held import Held, Version
 from dunlin_flowctl.core.layer import Layer
 from dunlin_flowctl.core.names import PodNames
@@ -72,6 +74,7 @@ class Desired:
         self._scoped: dict[str, set[IntentId]] = {}
         self._everywhere: set[IntentId] = set()
         self._shared_kinds: set[str] = set()
+        self._cookies: dict[int, IntentId] = {}
         self._nodes_of_dpid: dict[int, set[str]] = {}
 
     # --- intents ----------------------------------------------------------------------------------
@@ -137,6 +140,8 @@ class Desired:
         intent, intent_id = version.intent, version.intent.id
         before = self.intents.get(intent_id)
         self.intents[intent_id] = version
+        if before is None and intent.scope == ALL_SCOPE:
+            self._cookies.setdefault(cookie_of(intent_id), intent_id)
         self.pods.put(before.intent if before else None, intent)
         if isinstance(intent, SwitchIntent):
             self._index_switch(before, intent)
@@ -163,6 +168,8 @@ class Desired:
         if version is None:
             return set()
         intent = version.intent
+        if intent.scope == ALL_SCOPE:
+            self._cookies.pop(cookie_of(intent_id), None)
         self.pods.put(intent, None)
         self.failures.pop(intent_id, None)
         if isinstance(intent, SwitchIntent):
@@ -198,6 +205,14 @@ class Desired:
         """The switch intent of a node."""
         version = self.intents.get(make_id(node, "switch", "pipeline"))
         return version.intent if version and isinstance(version.intent, SwitchIntent) else None
+
+    def intents_of(self, node: str) -> list[IntentVersion]:
+        """What only this node's switch needs, by id."""
+        return [self.intents[intent_id] for intent_id in sorted(self._scoped.get(node, ()))]
+
+    def cookies_on(self, node: str) -> CookiesOn:
+        """The intents of the cookies of this node's switch."""
+        return CookiesOn(self._cookies, self._scoped.get(node, ()))
 
     def nodes(self) -> list[str]:
         """Every node that has a switch intent, sorted."""
