@@ -109,7 +109,7 @@ class Bench:
     """A running control plane. `changes`: how many so far."""
 
     def __init__(self, bus: Bus, bare: list[TimedSession], services: int) -> None:
-        self._bus = bus
+        self.bus = bus
         self._bare = bare
         self._services = services
         self._epoch = ""
@@ -125,14 +125,14 @@ class Bench:
         for number in range(self._services):
             facts += (world.service_fact(number), world.slice_fact(number, ENDPOINTS))
         facts.append(SyncFact(name="watcher", meta=Meta(observed_ms=1)))
-        results = await self._bus.publish_many(
+        results = await self.bus.publish_many(
             [Message(fact.subject, wire.encode(fact)) for fact in facts]
         )
         last = results[-1]
         assert isinstance(last, int), last
         await self.seen.until(lambda: self._planned(last))
         await self.seen.until(lambda: self.seen.revision() >= self._wanted())
-        self._epoch = await self._bus.epoch(subjects.INTENTS_STREAM)
+        self._epoch = await self.bus.epoch(subjects.INTENTS_STREAM)
 
     def _wanted(self) -> int:
         """The newest intent; the switches' own come last, after ipam's claim."""
@@ -150,7 +150,7 @@ class Bench:
         number = self.changes * 7919 % self._services
         fact = world.slice_fact(number, ENDPOINTS, self.changes)
         intent = world.service_intent(number, 0)
-        return await self._bus.publish(Message(fact.subject, wire.encode(fact))), intent.subject
+        return await self.bus.publish(Message(fact.subject, wire.encode(fact))), intent.subject
 
     async def change_until_applied(self) -> list[float]:
         """Milliseconds since the start, by `STAGES`."""
@@ -173,17 +173,21 @@ class Bench:
         """Milliseconds; as the agent and `dunlin wait` ask."""
         start = time.perf_counter()
         seq, _ = await self._publish()
-        await self.seen.until(lambda: self._planned(seq))
+        await self.in_force(seq)
+        return (time.perf_counter() - start) * 1000
+
+    async def in_force(self, fact_seq: int) -> None:
+        """Until every switch holds all that this fact and those before it lead to."""
+        await self.seen.until(lambda: self._planned(fact_seq))
         assert self.seen.progress is not None
         revision = self.seen.progress.intent_seq
         async with asyncio.TaskGroup() as group:
             for node in range(1, SWITCHES + 1):
                 group.create_task(self._barrier(f"n{node}", revision))
-        return (time.perf_counter() - start) * 1000
 
     async def _barrier(self, node: str, revision: int) -> None:
         request = BarrierRequest(node=node, revision=revision, epoch=self._epoch)
-        data = await self._bus.request(
+        data = await self.bus.request(
             subjects.rpc("flowctl", "barrier", node), wire.encode(request), timeout_s=DEADLINE_S
         )
         assert wire.decode(data, BarrierReply).applied, data

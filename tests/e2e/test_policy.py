@@ -58,6 +58,12 @@ class Shop:
         self.cluster.api.delete(path).raise_for_status()
         self.cluster.wait()
 
+    def without_all(self) -> None:
+        """Delete every policy of the namespace."""
+        items = self.cluster.api.get(POLICIES.format(self.namespace)).json()["items"]
+        for item in items:
+            self.without(item["metadata"]["name"])
+
     def label(self, pod: str, **labels: str | None) -> None:
         """Change labels of a Pod, and wait until that is in force everywhere."""
         self.cluster.api.patch(
@@ -98,9 +104,7 @@ def shop(cluster: LabCluster) -> Shop:
 def no_policies(shop: Shop) -> Iterator[None]:
     """Each test begins and ends without policies and with the labels of the beginning."""
     yield
-    items = shop.cluster.api.get(POLICIES.format(shop.namespace)).json()["items"]
-    for item in items:
-        shop.without(item["metadata"]["name"])
+    shop.without_all()
     shop.label("client", app="client")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dunlin_lab import netns
 from tests.e2e.lab_cluster import LabCluster, eventually
-from tests.e2e.test_policy import POLICIES, Shop
+from tests.e2e.test_policy import Shop
 from tests.e2e.traffic import family, gets, ping
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
@@ -33,9 +33,7 @@ def shop(cluster: LabCluster) -> Shop:
 def no_policies(shop: Shop) -> Iterator[None]:
     """Each test begins and ends without policies."""
     yield
-    items = shop.cluster.api.get(POLICIES.format(shop.namespace)).json()["items"]
-    for item in items:
-        shop.without(item["metadata"]["name"])
+    shop.without_all()
 
 
 class Counters:

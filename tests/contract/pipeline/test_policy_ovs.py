@@ -19,7 +19,7 @@ from tests.scenario.policy.walk import planned
 
 pytestmark = pytest.mark.ovs
 
-SAMPLE = int(os.environ.get("DUNLIN_POLICY_SAMPLE", "20"))
+SAMPLE = int(os.environ.get("DUNLIN_POLICY_SAMPLE", "12"))
 """Drawn clusters whose packets are sent; each has some 40."""
 
 

@@ -1,38 +1,29 @@
 """The meter of denied packets, before any flow that names it; and the packets themselves."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from dunlin.openflow import fake as fakes
-from dunlin.openflow.fake import FakeSwitch, Refused
-from dunlin.openflow.fake_session import FakeOpenFlowSwitch, FakeSession
+from dunlin.openflow.fake import Refused
+from dunlin.openflow.fake_session import FakeSession
 from dunlin.openflow.messages import Meter, PacketIn
 from dunlin.pipeline.layout import DENY_METER, DENY_USERDATA
-from tests.unit.flowctl.harness import Cluster, Flowctl, until
+from tests.scenario.flowctl.scenes import Scene, one_switch
+from tests.unit.flowctl.harness import until
 from tests.unit.flowctl.programs import endpoint_intent, switch_intent
 from tests.unit.flowctl.test_denials import datagram
 
 METER_MOD, BUNDLE_CONTROL = 29, 33
 
 
-@contextlib.asynccontextmanager
-async def scene() -> AsyncIterator[tuple[Cluster, Flowctl, FakeOpenFlowSwitch]]:
+def scene() -> AbstractAsyncContextManager[Scene]:
     """Node n1 with a Pod, in force."""
-    cluster = await Cluster().start()
-    await cluster.intend(switch_intent("n1"), endpoint_intent("n1", "a", 4))
-    await cluster.claim()
-    flowctl = await Flowctl(cluster, deny_log_sample=7, audit_interval_s=0.2).start()
-    fake = FakeOpenFlowSwitch(FakeSwitch(dpid=0x11))
-    switch = asyncio.create_task(fake.connect("127.0.0.1", flowctl.port))
-    await flowctl.synced("n1")
-    try:
-        yield cluster, flowctl, fake
-    finally:
-        await flowctl.stop()
-        await asyncio.wait({switch})
+    return one_switch(
+        (switch_intent("n1"), endpoint_intent("n1", "a", 4)),
+        deny_log_sample=7,
+        audit_interval_s=0.2,
+    )
 
 
 async def test_the_meter_comes_first_and_comes_back() -> None:

@@ -1,35 +1,24 @@
 """The bus goes and comes back; another controller grabs a switch; garbage among the intents."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 from dunlin import subjects
 from dunlin.bus.base import Message
 from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
+from tests.scenario.flowctl.scenes import Scene, one_switch
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 from tests.unit.flowctl.programs import endpoint_intent, service_intent, switch_intent
 
 
-@contextlib.asynccontextmanager
-async def scene() -> AsyncIterator[tuple[Cluster, Flowctl, FakeOpenFlowSwitch]]:
+def scene() -> AbstractAsyncContextManager[Scene]:
     """Node n1 with a Pod and a service in force."""
-    cluster = await Cluster().start()
-    await cluster.intend(
-        switch_intent("n1"), endpoint_intent("n1", "a", 4), service_intent("web", (1,))
+    return one_switch(
+        (switch_intent("n1"), endpoint_intent("n1", "a", 4), service_intent("web", (1,))),
+        lease_ttl_s=1.0,
     )
-    await cluster.claim()
-    flowctl = await Flowctl(cluster, lease_ttl_s=1.0).start()
-    fake = FakeOpenFlowSwitch(FakeSwitch(dpid=0x11))
-    switch = asyncio.create_task(fake.connect("127.0.0.1", flowctl.port))
-    await flowctl.synced("n1")
-    try:
-        yield cluster, flowctl, fake
-    finally:
-        await flowctl.stop()
-        await asyncio.wait({switch})
 
 
 async def test_the_bus_may_go_and_come_back() -> None:

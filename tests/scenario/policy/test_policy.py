@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dunlin_planner.core.step import findings, intents
+from tests.scenario.policy.cases import KEPT
 from tests.scenario.policy.generate import clusters, packets
 from tests.scenario.policy.oracle import Cluster, allowed
 from tests.scenario.policy.walk import Walker, planned, walker
@@ -32,6 +34,14 @@ def differences(cluster: Cluster, seen: Walker) -> list[str]:
     return found
 
 
+def kept(test: Callable[..., None]) -> Callable[..., None]:
+    """With every case that is kept, before those that are drawn."""
+    for cluster in KEPT.values():
+        test = example(cluster)(test)
+    return test
+
+
+@kept
 @given(clusters())
 @PROFILE
 def test_flows_do_what_the_specification_says(cluster: Cluster) -> None:

@@ -27,7 +27,7 @@ from dunlin_planner.core.preview.preview import preview
 from dunlin_planner.core.step import intents, step
 from dunlin_planner.state import State
 
-SMALL, LARGE = (200, 20), (2000, 200)
+SMALL, LARGE = (200, 20), (10_000, 1_000)
 """Pods, and policies of 50 peers each."""
 PEERS = 50
 NAMESPACES = 10
@@ -132,9 +132,9 @@ def test_a_pods_change_costs_its_own_addresses(state: State) -> None:
     A kind of Pod that is new needs its class once, at most a flow for each of its groups' policies'
     priorities and tables: here two. The number of Pods and policies makes no difference.
     """
-    assert cost(state, *pod(5000, app=7)) <= 6
-    assert cost(state, *pod(5000, app=9)) <= 10
-    assert cost(state, *pod(5000, app=9)) == 0
+    assert cost(state, *pod(20_000, app=7)) <= 6
+    assert cost(state, *pod(20_000, app=9)) <= 10
+    assert cost(state, *pod(20_000, app=9)) == 0
 
 
 def test_a_policys_change_costs_its_own_clauses(state: State) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from dunlin.events.facts import Protocol
@@ -56,11 +57,31 @@ class Group(NamedTuple):
     pods: Selector = EVERYTHING
 
 
-class Block(NamedTuple):
-    """`networking/v1.IPBlock`; `holes` sorted, each inside of `cidr`."""
-
+class _Block(NamedTuple):
     cidr: IPNetwork
     holes: tuple[IPNetwork, ...] = ()
+
+
+class Block(_Block):
+    """
+    `networking/v1.IPBlock`; `holes` sorted, each inside of `cidr`.
+
+    It may have a thousand holes: its hash is kept, and `the_block` makes equal ones the same.
+    """
+
+    _hash: int | None = None
+
+    def __hash__(self) -> int:
+        """As any tuple's."""
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
+
+
+@lru_cache(maxsize=1 << 14)
+def the_block(block: Block) -> Block:
+    """The first one that was equal, so that comparing them is comparing places."""
+    return block
 
 
 Peer = Group | Block

@@ -30,6 +30,7 @@ from dunlin_planner.core.policy.model import (
     Requirement,
     Rule,
     Selector,
+    the_block,
 )
 
 JSON = msgspec.json.Decoder[Any]()
@@ -151,7 +152,9 @@ def parse_block(at: str, value: Any) -> Block:
         if hole.version != cidr.version or not hole.subnet_of(cidr):  # type: ignore[arg-type]
             raise BadField(f"{at}.except[{i}]", f"{hole} is not inside of {cidr}")
         found.add(hole)
-    return Block(cidr, tuple(sorted(found, key=lambda n: (int(n.network_address), n.prefixlen))))
+    return the_block(
+        Block(cidr, tuple(sorted(found, key=lambda n: (int(n.network_address), n.prefixlen))))
+    )
 
 
 def parse_network(at: str, value: Any) -> IPNetwork:

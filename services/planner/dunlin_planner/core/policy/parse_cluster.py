@@ -25,6 +25,7 @@ from dunlin_planner.core.policy.model import (
     Port,
     PortRange,
     Rule,
+    the_block,
 )
 from dunlin_planner.core.policy.parse import (
     JSON,
@@ -126,7 +127,7 @@ def _peers(at: str, direction: PolicyDirection, value: Any) -> Iterator[Peer]:
         if direction != "egress" or not isinstance(networks, list) or not networks:
             raise BadField(f"{here}.networks", "expected a list of CIDRs in an egress rule")
         for j, network in enumerate(networks):
-            yield Block(parse_network(f"{here}.networks[{j}]", network))
+            yield the_block(Block(parse_network(f"{here}.networks[{j}]", network)))
 
 
 def _protocols(at: str, value: Any) -> tuple[Port, ...] | None:
