@@ -143,6 +143,8 @@ class Node:
         await self._ensure_bridges(before, tunnel, pod_mtu)
         if uplink:
             await self._carrier(EXTERNAL_BRIDGE)
+            await self._net.raise_bridge(EXTERNAL_BRIDGE)
+            await self._ovs.until_up(EXTERNAL_BRIDGE)
             await self._net.take_over(uplink, EXTERNAL_BRIDGE)
             self._seen = await self._net.addresses(EXTERNAL_BRIDGE)
         blocks = await self._ipam.blocks(IPAM_SECONDS)

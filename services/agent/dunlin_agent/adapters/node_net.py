@@ -31,6 +31,7 @@ from dunlin_agent.adapters.uplink import (
     UplinkState,
     move_requests,
     read,
+    up_request,
 )
 
 T = TypeVar("T")
@@ -101,12 +102,25 @@ class NodeNet:
         await asyncio.to_thread(self._thread.shutdown)
         self._netlink.close()
 
+    async def raise_bridge(self, bridge: str) -> None:
+        """
+        Set the bridge's own device up, without an address.
+
+        Before `take_over`: Open vSwitch hears of it a moment later, and drops what is for a device
+        that it believes to be down.
+
+        Raises:
+            NodeNetError: no such device, or the kernel refused it.
+        """
+        await self._run(lambda: self._raise(bridge))
+
     async def take_over(self, uplink: str, bridge: str) -> UplinkState:
         """
         Have the node's addresses and routes on `bridge` instead of `uplink`.
 
-        Nothing to do is success. The bridge must already forward between the two. Afterwards the
-        kernel ignores what it still receives on the uplink. Returns what `bridge` now carries.
+        Nothing to do is success. The bridge must already forward between the two, and to its own
+        device (`raise_bridge`). Afterwards the kernel ignores what it still receives on the uplink.
+        Returns what `bridge` now carries.
 
         Raises:
             NodeNetError: it did not work, and the addresses are on the uplink.
@@ -205,6 +219,11 @@ class NodeNet:
 
     # --- in the thread ----------------------------------------------------------------------------
 
+    def _raise(self, bridge: str) -> None:
+        with self._inside():
+            write_sysctl(f"net/ipv6/conf/{bridge}/accept_dad", 0)
+        self._netlink.apply(up_request(self._index(bridge), bridge))
+
     def _take_over(self, uplink: str, bridge: str) -> UplinkState:
         source, target = self._index(uplink), self._index(bridge)
         state = self._union(read(self._netlink, source, uplink), uplink, bridge)
@@ -215,8 +234,6 @@ class NodeNet:
                 return present
             raise NodeNetError(f"neither {uplink} nor {bridge} nor the journal has an address")
         self._write(Journal(uplink, bridge, state))
-        with self._inside():
-            write_sysctl(f"net/ipv6/conf/{bridge}/accept_dad", 0)
         try:
             self._netlink.apply(*move_requests(state, source, target))
             self._verify(state, target, bridge)

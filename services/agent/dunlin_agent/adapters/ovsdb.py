@@ -59,6 +59,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "Port": ("interfaces", "name"),
     "Interface": (
+        "admin_state",
         "error",
         "external_ids",
         "mac",
@@ -220,6 +221,20 @@ class Ovs:
                 sorted(map(state_of, rows_of(tables, "Interface")), key=lambda state: state.name)
             )
         )
+
+    async def until_up(self, interface: str) -> None:
+        """
+        Return once ovs-vswitchd has seen that the kernel's device is up: it forwards to it then.
+
+        Raises:
+            OvsdbError: not within seconds.
+        """
+
+        def up(tables: Tables) -> bool:
+            row = tables.named("Interface", interface)
+            return row is not None and row.admin_state == ["up"]
+
+        await self._session.wait_for(up, APPLY_TIMEOUT_SECONDS, f"{interface} to be up")
 
     async def controllers_connected(self) -> dict[str, bool]:
         """Whether each controller target has a session with a bridge."""

@@ -140,8 +140,7 @@ def move_requests(state: UplinkState, source: int | None, target: int) -> Iterat
     only between two messages of one system call. (An address that leaves a device takes the routes
     with it whose source it was, on whatever device; so routes come last.)
     """
-    up = rt.link_message(index=target, flags=IFF_UP, change=IFF_UP)
-    yield rt.Request(rt.RTM_NEWLINK, 0, up, f"device {target} up")
+    yield up_request(target, str(target))
     for address in state.addresses:
         yield address_request(rt.RTM_NEWADDR, rt.REPLACE, address, target, ())
     if source is not None:
@@ -152,6 +151,12 @@ def move_requests(state: UplinkState, source: int | None, target: int) -> Iterat
             yield route_request(rt.RTM_DELROUTE, 0, route, source, (ESRCH, ENODEV))
     for route in state.routes:
         yield route_request(rt.RTM_NEWROUTE, rt.REPLACE, route, target, (EEXIST,))
+
+
+def up_request(index: int, name: str) -> rt.Request:
+    """Set a device up."""
+    up = rt.link_message(index=index, flags=IFF_UP, change=IFF_UP)
+    return rt.Request(rt.RTM_NEWLINK, 0, up, f"device {name} up")
 
 
 def address_request(
