@@ -13,6 +13,7 @@ import pytest
 
 from dunlin.service import probe
 from dunlin_lab.solo import SoloError, node_of, place_from
+from tools.same_image import Entry, differences
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,3 +104,15 @@ def test_a_bad_address_is_named() -> None:
     """The error says which variable and why."""
     with pytest.raises(SoloError, match="DUNLIN_NODE_IPS='nonsense'"):
         place_from({**PLACE, "DUNLIN_NODE_IPS": "nonsense"})
+
+
+def test_images_are_compared_by_what_is_in_them() -> None:
+    """A path of one alone, another content, another mode or owner: each is named."""
+    same: dict[str, Entry] = {"a": (b"0", 0o644, 0, 0, "", "x"), "b": (b"0", 0o644, 0, 0, "", "x")}
+    assert differences(same, dict(same)) == []
+    other: dict[str, Entry] = {"b": (b"0", 0o755, 0, 0, "", "x"), "c": (b"0", 0o644, 0, 0, "", "x")}
+    assert differences(same, other) == [
+        "only in the first: a",
+        "only in the second: c",
+        "differs: b",
+    ]

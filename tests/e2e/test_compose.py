@@ -282,6 +282,55 @@ def test_the_code_of_a_checkout_runs_without_a_build(compose: Compose) -> None:
     assert str(ROOT / "services/planner/dunlin_planner") in mounts
 
 
+def copied(directory: Path) -> Path:
+    """A checkout that a test may change: its folder."""
+    for name in ("compose", "k8s", "dunlin", "services"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, directory / name, ignore=ignore, symlinks=True)
+    for name in ("images", "lab", "pyproject.toml", "uv.lock", ".dockerignore"):
+        (directory / name).symlink_to(ROOT / name)
+    directory.chmod(0o755)
+    return directory
+
+
+def test_a_change_of_code_restarts_its_service(compose: Compose, tmp_path: Path) -> None:
+    """`docker compose watch` with dev.yaml: a saved file runs, without a build and by itself."""
+    checkout = copied(tmp_path)
+    file = checkout / "compose/compose.yaml"
+    files = ["-f", str(file), "-f", str(file.with_name("dev.yaml"))]
+    of_checkout = [*compose_command(), "-p", PROJECT, *files]
+    environment = compose.environment
+    up = ("up", "--detach", "--no-build", "--no-deps", "planner")
+
+    def started() -> str:
+        (planner, *_) = compose("ps", "-q", "planner").split()
+        command = ["docker", "inspect", "--format", "{{.State.StartedAt}}", planner]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def runs_the_change() -> bool:
+        script = "import dunlin_planner.core.step as m; print(m.CHANGED)"
+        return "yes" in compose("exec", "-T", "planner", "python", "-c", script)
+
+    subprocess.run([*of_checkout, *up], check=True, capture_output=True, env=environment)
+    watch = subprocess.Popen(
+        [*of_checkout, "watch", "--no-up", "planner"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        assert watch.stdout is not None
+        told = next((line for line in watch.stdout if "atch" in line), "")
+        assert told, "watch ended at once"
+        before = started()
+        step = checkout / "services/planner/dunlin_planner/core/step.py"
+        step.write_text(step.read_text(encoding="utf-8") + '\nCHANGED = "yes"\n', encoding="utf-8")
+        until(lambda: started() != before, "the planner is started again")
+        until(runs_the_change, "it runs the changed code")
+    finally:
+        watch.terminate()
+        watch.communicate()
+        compose(*up)
+
+
 def test_images_hold_no_tools_and_run_as_nobody(compose: Compose) -> None:
     """Services are not root, have a read-only root file system, and no compiler or installer."""
     script = "id -u; touch /x 2>&1; command -v gcc uv pip apt-get 2>&1 | grep -v apt-get; true"
