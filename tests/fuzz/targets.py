@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, get_args
+from itertools import product
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,8 @@ from dunlin_planner.core.policy.parse import parse_policy
 from dunlin_planner.core.policy.parse_cluster import parse_cluster_policy
 from dunlin_watcher.kinds import KINDS
 from dunlin_watcher.normalise import UnreadableError, normalise
+from tests.fixtures.cluster import intents
+from tests.fixtures.openflow_samples import GROUPS, sample_flows
 
 Target = Callable[[bytes], None]
 OPENFLOW_HEAD = 8
@@ -106,8 +109,6 @@ def seeds(name: str) -> Iterator[bytes]:
 
 
 def _openflow_seeds() -> Iterator[bytes]:
-    from tests.fixtures.openflow_samples import GROUPS, sample_flows
-
     for flow in sample_flows():
         yield codec.encode_flow(flow, "add")
     for group in GROUPS.values():
@@ -115,9 +116,14 @@ def _openflow_seeds() -> Iterator[bytes]:
 
 
 def _bus_seeds() -> Iterator[bytes]:
-    for kind in (*get_args(AnyFact), *get_args(AnyIntent), Applied, Progress):
-        names = {field.encode_name: None for field in msgspec.structs.fields(kind)}
-        yield msgspec.json.encode({"kind": kind.__struct_config__.tag, **names})
+    for intent in intents(tunnel=True):
+        yield wire.encode(intent)
+    for kind, seed in product(KINDS, _kubernetes_seeds()):
+        if (fact := normalise(kind, seed).fact) is not None:
+            yield wire.encode(fact)
+    for other in (Applied, Progress):
+        names = {field.encode_name: None for field in msgspec.structs.fields(other)}
+        yield msgspec.json.encode({"kind": other.__struct_config__.tag, **names})
 
 
 def _cni_seeds() -> Iterator[bytes]:
