@@ -312,22 +312,21 @@ def test_a_change_of_code_restarts_its_service(compose: Compose, tmp_path: Path)
         return "yes" in compose("exec", "-T", "planner", "python", "-c", script)
 
     subprocess.run([*of_checkout, *up], check=True, capture_output=True, env=environment)
-    watch = subprocess.Popen(
-        [*of_checkout, "watch", "--no-up", "planner"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    )  # fmt: skip
+    said = tmp_path / "watch.log"
+    with said.open("wb") as log:
+        command = [*of_checkout, "watch", "--no-up", "planner"]
+        watch = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
-        assert watch.stdout is not None
-        told = next((line for line in watch.stdout if "atch" in line), "")
-        assert told, "watch ended at once"
+        until(lambda: "Watch enabled" in said.read_text(), "watch is ready")
         before = started()
         step = checkout / "services/planner/dunlin_planner/core/step.py"
         step.write_text(step.read_text(encoding="utf-8") + '\nCHANGED = "yes"\n', encoding="utf-8")
-        until(lambda: started() != before, "the planner is started again")
+        until(lambda: started() != before, f"the planner is started again: {said}")
         until(runs_the_change, "it runs the changed code")
     finally:
         watch.terminate()
-        watch.communicate()
+        watch.wait()
+        print(said.read_text())
         compose(*up)
 
 
