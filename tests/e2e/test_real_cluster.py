@@ -7,6 +7,7 @@ Needs Kubernetes' executables in $KUBEBUILDER_ASSETS and the images of tools/ima
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -26,18 +27,21 @@ PARTS = ("watcher", "ipam", "planner", "flowctl", "metrics", "agent", "ovs", "na
 ROLLOUT_TIMEOUT_S = 240.0
 ROLE = "node-role.kubernetes.io/control-plane"
 SHOP = (Path(__file__).parent / "cluster" / "shop.yaml").read_text(encoding="utf-8")
-# Asks until its standard input ends; then says who answered how often, and what failed.
+# Asks sixty times, and on until the file is there that a second word names; then says who answered
+# how often, and what failed.
 ASK = """
-import collections, json, sys, threading, urllib.request
-ended = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+import collections, json, pathlib, sys, urllib.request
 found, failed = collections.Counter(), []
-while not ended.is_set() or sum(found.values()) < 60:
+def more():
+    return sum(found.values()) < 60 or not all(pathlib.Path(end).exists() for end in sys.argv[2:])
+while more():
     try:
         answer = urllib.request.urlopen(sys.argv[1], timeout=20).read().decode().strip()
         found[answer] += 1
     except OSError as error:
         failed.append(repr(error))
+        if len(failed) > 9:
+            break
 print(json.dumps([found, failed]))
 """
 
@@ -117,7 +121,7 @@ def shop(cluster: RealCluster) -> str:
 
 def ask(cluster: RealCluster, pod: str, url: str) -> tuple[dict[str, int], list[str]]:
     """Sixty requests from inside a Pod: who answered, what failed."""
-    words = ("-n", "shop", "exec", "-i", pod, "--", "python", "-c", ASK, url)
+    words = ("-n", "shop", "exec", pod, "--", "python", "-c", ASK, url)
     found, failed = json.loads(cluster.kubectl(*words))
     return found, failed
 
@@ -189,14 +193,27 @@ def test_a_policy_holds(cluster: RealCluster) -> None:
 def test_everything_restarts_under_load(cluster: RealCluster) -> None:
     """`rollout restart` of all that makes the network, and not one request fails meanwhile."""
     address = shop(cluster)
-    where = ("-n", "dunlin-system")
+    where, end = ("-n", "dunlin-system"), f"/tmp/{os.urandom(4).hex()}"
     with cluster.kubectl_running(
-        *("-n", "shop", "exec", "-i", "client", "--", "python", "-c", ASK, f"http://{address}/")
+        *(
+            "-n",
+            "shop",
+            "exec",
+            "-i",
+            "client",
+            "--",
+            "python",
+            "-c",
+            ASK,
+            f"http://{address}/",
+            "on",
+        )
     ) as asking:
         # All but Open vSwitch and NATS, whose restarts people choose.
         cluster.kubectl(*where, "rollout", "restart", "daemonset/agent")
         cluster.kubectl(*where, "rollout", "restart", "deployment")
         eventually("all is rolled out", partial(rolled_out, cluster), ROLLOUT_TIMEOUT_S)
+        cluster.kubectl("-n", "shop", "exec", "client", "--", "touch", end)
         told, problems = asking.communicate(timeout=120)
     found, failed = json.loads(told or "[{}, []]")
     assert found, problems
