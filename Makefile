@@ -61,7 +61,7 @@ soak: setup ## Failover and chaos: minutes of faults under load.
 	DUNLIN_TEST_CHAOS_S=600 $(RUN) pytest tests/e2e/test_chaos.py
 
 bench: setup ## Ratios, measured side by side; BENCH="NAME… --quick --json FILE" chooses.
-	@tools/apt-install iperf3 containernetworking-plugins
+	@tools/apt-install iperf3 containernetworking-plugins iptables nftables
 	$(RUN) python -m bench $(BENCH)
 
 up: setup ## A cluster in a box, with a small shop.

@@ -17,6 +17,7 @@ BENCHES = {
     "endpoint_change": "EndpointSlice change -> acknowledged by 100 bridges, against a bare bundle",
     "scale": "the cost of one change, and of 20 Pod changes a second, by size of the cluster",
     "cni_add": "CNI ADD and DEL, against the bridge plugin with host-local",
+    "services": "through a Service, against the rules of kube-proxy (iptables, nftables)",
     "throughput": "TCP, request/response and UDP of Pods, against a Linux bridge and routed veth",
     "policy_counters": "established traffic counted by policy rule, against not counted",
     "policies": "a change of policy, packets and memory, with 1 to 1,000 policies of 50 peers",

@@ -5,6 +5,9 @@
  *   netload rr   ADDRESS PORT S      one connection, one byte there and back: p50 and p99 in microseconds
  *   netload crr  ADDRESS PORT S      connect, one byte there and back, close: number a second
  *   netload udp  ADDRESS PORT S N    datagrams of N bytes as fast as possible: sent, received a second
+ *   netload each ADDRESS PORT S N K  as crr, to the N IPv4 addresses from ADDRESS on, all over the range: number
+ *                                    a second, p50 and p99 of connect(); S = 0: K connections, and what each
+ *                                    connect() took
  *
  * ADDRESS is IPv4 or IPv6; S seconds, may have a fraction. Prints one JSON object; exits 1 on any error.
  */
@@ -21,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCH = 64, SAMPLES_MAX = 4000000, DATAGRAM_MAX = 1500 };
+enum { BATCH = 64, SAMPLES_MAX = 4000000, DATAGRAM_MAX = 1500, STRIDE = 7919 };
 
 static void die(const char *what)
 {
@@ -188,20 +191,52 @@ static int rr(const struct sockaddr_storage *to, socklen_t length, double second
     return 0;
 }
 
+/* Connect, one byte there and back, close; seconds that connect() took. */
+static double one(const struct sockaddr_storage *to, socklen_t length)
+{
+    double before = now(), took;
+    int fd = opened(SOCK_STREAM, to, length);
+    char byte = 'x';
+    took = now() - before;
+    if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1)
+        die("request");
+    /* The server closes first: its port is not ephemeral, ours is free again at once. */
+    if (read(fd, &byte, 1) != 0)
+        die("close");
+    close(fd);
+    return took;
+}
+
+static int each(const struct sockaddr_storage *to, socklen_t length, double seconds, int range, size_t count)
+{
+    struct sockaddr_storage target = *to;
+    struct sockaddr_in *v4 = (struct sockaddr_in *)&target;
+    uint32_t first = ntohl(v4->sin_addr.s_addr);
+    float *samples = malloc(SAMPLES_MAX * sizeof *samples);
+    size_t n = 0;
+    double start = now();
+    if (to->ss_family != AF_INET || range < 1)
+        return 2;
+    for (; n < SAMPLES_MAX && (seconds ? now() < start + seconds : n < count); n++) {
+        v4->sin_addr.s_addr = htonl(first + n * STRIDE % range);
+        samples[n] = one(&target, length) * 1e6;
+    }
+    double took = now() - start;
+    qsort(samples, n, sizeof *samples, by_value);
+    printf("{\"p50_us\": %.1f, \"p99_us\": %.1f, \"per_s\": %.0f, \"each_us\": [", samples[n / 2],
+           samples[n * 99 / 100], n / took);
+    for (size_t i = 0; !seconds && i < n; i++)
+        printf("%s%.1f", i ? ", " : "", samples[i]);
+    puts("]}");
+    return 0;
+}
+
 static int crr(const struct sockaddr_storage *to, socklen_t length, double seconds)
 {
     size_t n = 0;
     double start = now(), end = start + seconds;
-    for (; now() < end; n++) {
-        int fd = opened(SOCK_STREAM, to, length);
-        char byte = 'x';
-        if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1)
-            die("request");
-        /* The server closes first: its port is not ephemeral, ours is free again at once. */
-        if (read(fd, &byte, 1) != 0)
-            die("close");
-        close(fd);
-    }
+    for (; now() < end; n++)
+        one(to, length);
     printf("{\"per_s\": %.0f}\n", n / (now() - start));
     return 0;
 }
@@ -261,9 +296,12 @@ int main(int argc, char **argv)
             return rr(&to, length, atof(argv[4]));
         if (!strcmp(argv[1], "crr"))
             return crr(&to, length, atof(argv[4]));
+        if (argc == 7 && !strcmp(argv[1], "each"))
+            return each(&to, length, atof(argv[4]), atoi(argv[5]), atoi(argv[6]));
         if (argc == 6 && !strcmp(argv[1], "udp") && atoi(argv[5]) > 1 && atoi(argv[5]) <= DATAGRAM_MAX)
             return udp(&to, length, atof(argv[4]), atoi(argv[5]));
     }
-    fputs("usage: netload serve PORT | rr|crr ADDRESS PORT SECONDS | udp ADDRESS PORT SECONDS BYTES\n", stderr);
+    fputs("usage: netload serve PORT | rr|crr ADDRESS PORT SECONDS | udp ADDRESS PORT SECONDS BYTES"
+          " | each ADDRESS PORT SECONDS RANGE COUNT\n", stderr);
     return 2;
 }

@@ -206,8 +206,17 @@ NETWORK_REGS = ("reg8", "reg9")
 EXTERNAL_MARK = Mark(0x10, 0x10)
 # … and whose source is translated, because its endpoint would not answer through this node.
 SNAT_MARK = Mark(0x20, 0x20)
+# A Service connection that the node's kernel has sent: its own process's, or a client's behind it
+# (a container on another bridge of the node). Replies go back to the kernel, whoever it is.
+VIA_NODE_MARK = Mark(0x40, 0x40)
 
-MARKS = {"service": SERVICE, "hairpin": HAIRPIN_MARK, "external": EXTERNAL_MARK, "snat": SNAT_MARK}
+MARKS = {
+    "service": SERVICE,
+    "hairpin": HAIRPIN_MARK,
+    "external": EXTERNAL_MARK,
+    "snat": SNAT_MARK,
+    "via node": VIA_NODE_MARK,
+}
 
 # Registers: bits of reg10; the node's zone (zone_number); the set of endpoints wanted (a group id);
 # the endpoint of a client with affinity (a bucket id of that group).

@@ -9,8 +9,8 @@ from dunlin.model.addresses import IPAddress
 from dunlin.openflow.fields import IP_TCP
 from dunlin.openflow.flow import OFPP_IN_PORT, Ct, Flow, Match, match, set_field, with_fields
 from dunlin.pipeline.base import NO_IN_PORT, FlowMaker, SwitchContext, to_gateway
-from dunlin.pipeline.families import FAMILIES, family_of
-from dunlin.pipeline.layout import SNAT_MARK, Priority, Table, Zone
+from dunlin.pipeline.families import FAMILIES, Family, family_of
+from dunlin.pipeline.layout import SNAT_MARK, VIA_NODE_MARK, Priority, Table, Zone
 
 _SYN_ACK = (0x12, 0x12)
 
@@ -62,6 +62,9 @@ def _selected(make: FlowMaker, context: SwitchContext) -> None:
 
     Its address is kept where the endpoint answers through this switch: to the gateway address from
     everywhere, to the node's other addresses from its own Pods. Else it becomes the gateway's.
+
+    What the kernel merely forwards (a container on another bridge of the node) has an address that
+    no other node and no route of ours knows: its connections are marked, so that replies go back.
     """
     table = Table.ENDPOINT_SELECTED
     for ip in context.own_addresses:
@@ -71,16 +74,30 @@ def _selected(make: FlowMaker, context: SwitchContext) -> None:
                 make.add(table, Priority.ROUTE, here, (), Table.EGRESS_SUBJECT)
     for ip in context.switch.gateway_ips:
         make.add(table, Priority.FALLBACK, _from(context, ip), (), Table.EGRESS_SUBJECT)
-    note = Ct(
-        Zone.MAIN,
-        commit=True,
-        table=Table.EGRESS_SUBJECT,
-        exec=(set_field("ct_mark", SNAT_MARK.pair),),
-    )
+    for cidr in context.switch.local_cidrs:
+        forwarded = with_fields(_from_gateway(context), family_of(cidr).to(cidr))
+        make.add(table, Priority.DEFAULT + 5, forwarded, (_note(VIA_NODE_MARK.value),))
     for family in FAMILIES:
         if any(ip.version == family.version for ip in context.switch.gateway_ips):
             when = with_fields(_from_gateway(context), family.any)
-            make.add(table, Priority.DEFAULT, when, (note,))
+            both = _note(SNAT_MARK.value | VIA_NODE_MARK.value)
+            make.add(table, Priority.DEFAULT, when, (both,))
+        _replies(make, context, family)
+
+
+def _note(bits: int) -> Ct:
+    """Note it in the committed connection, and go on to policy."""
+    note = (set_field("ct_mark", (bits, bits)),)
+    return Ct(Zone.MAIN, commit=True, table=Table.EGRESS_SUBJECT, exec=note)
+
+
+def _replies(make: FlowMaker, context: SwitchContext, family: Family) -> None:
+    """To the kernel, which knows its client; also where the node itself is the endpoint."""
+    reply = with_fields(family.any, match(ct_mark=VIA_NODE_MARK.pair, ct_state="+trk+rpl"))
+    back = (NO_IN_PORT, *to_gateway(context))
+    make.add(Table.CONNTRACK_STATE, Priority.LOCAL, reply, back)
+    itself = with_fields(_from_gateway(context), family.any)
+    make.add(Table.HAIRPIN_OUTPUT, Priority.DEFAULT, itself, to_gateway(context, OFPP_IN_PORT))
 
 
 def _from(context: SwitchContext, ip: IPAddress) -> Match:

@@ -7,7 +7,7 @@ import pytest
 
 from dunlin.events.facts import Endpoint, Protocol
 from dunlin.events.intents import ServiceEndpoint
-from dunlin.openflow.flow import Flow
+from dunlin.openflow.flow import OFPP_IN_PORT, Flow
 from dunlin.openflow.packet import packet
 from dunlin.openflow.trace import Trace
 from dunlin.pipeline.affinity import lifetime_s
@@ -316,3 +316,54 @@ def test_other_ports_of_an_external_ip_are_the_world_outside() -> None:
     assert shown(request)[:2] == (GATEWAY, NODE_IP)
     answer = reply(world, request, UPLINK, pkt_mark=EXTERNAL_PKT_MARK)
     assert shown(answer) == (GATEWAY, "198.51.100.7", 443, NODE_IP, 40000)
+
+
+CONTAINER = "172.17.0.2"
+"""On another bridge of the node: its kernel forwards what it sends to a cluster IP."""
+
+
+def forwarded(**changes: Any) -> dict[str, int]:
+    """What such a container sends to the Service, as it comes in by the gateway port."""
+    sent = first_packet("node", CLUSTER_IP, 80, **changes)
+    return {**sent, "nw_src": int(ip_address(CONTAINER))}
+
+
+@pytest.mark.parametrize("generation", [0, 7], ids=["no policy", "policies"])
+def test_a_container_behind_the_node_to_a_pod_here(generation: int) -> None:
+    """The Pod sees the container's address; the answer goes back to the node's kernel."""
+    world = World.of(service(), endpoints(at(1, 1)), generation=generation)
+    for port in (40000, 40000, 40001):
+        request = world.tracer.trace(forwarded(source_port=port), world.conntrack)
+        world.conntrack = request.conntrack
+        assert shown(request) == (11, CONTAINER, port, pod_ip(1, 1), 8080)
+        answer = reply(world, request, **FROM_POD_11)
+        assert shown(answer) == (GATEWAY, CLUSTER_IP, 80, CONTAINER, port)
+
+
+@pytest.mark.parametrize("generation", [0, 7], ids=["no policy", "policies"])
+def test_a_container_behind_the_node_to_a_pod_elsewhere(generation: int) -> None:
+    """From the gateway's address, which the other node can answer to."""
+    world = World.of(service(), endpoints(at(2, 1)), generation=generation)
+    for _ in range(2):
+        request = world.tracer.trace(forwarded(), world.conntrack)
+        world.conntrack = request.conntrack
+        where, source, source_port, target, port = shown(request)
+        assert (where, source, target, port) == (UPLINK, GATEWAY_IP, pod_ip(2, 1), 8080)
+        assert source_port >= EXTERNAL_PORT_MIN
+        answer = reply(world, request, UPLINK, **ROUTER)
+        assert shown(answer) == (GATEWAY, CLUSTER_IP, 80, CONTAINER, 40000)
+
+
+def test_a_container_behind_the_node_to_the_node_itself() -> None:
+    """As the API server on this node: in and out by the gateway port."""
+    world = World.of(service(), endpoints(Endpoint(ip=ip_address(NODE_IP), node="n1")))
+    request = world.tracer.trace(forwarded(), world.conntrack)
+    world.conntrack = request.conntrack
+    (left,) = request.left
+    assert left.port in (GATEWAY, OFPP_IN_PORT)
+    assert str(ip_address(left.packet["nw_src"])) == str(HAIRPIN_V4)
+    answer = reply(world, request, GATEWAY)
+    (back,) = answer.left
+    assert back.port in (GATEWAY, OFPP_IN_PORT)
+    assert str(ip_address(back.packet["nw_src"])) == CLUSTER_IP
+    assert str(ip_address(back.packet["nw_dst"])) == CONTAINER
