@@ -6,7 +6,7 @@
  *   netload crr  ADDRESS PORT S      connect, one byte there and back, close: number a second
  *   netload udp  ADDRESS PORT S N    datagrams of N bytes as fast as possible: sent, received a second
  *   netload each ADDRESS PORT S N K  as crr, to the N IPv4 addresses from ADDRESS on, all over the range: number
- *                                    a second, p50 and p99 of connect(); S = 0: K connections, and what each
+ *                                    a second, p50 and p99 of connect(), failed; S = 0: K connections, and what each
  *                                    connect() took
  *
  * ADDRESS is IPv4 or IPv6; S seconds, may have a fraction. Prints one JSON object; exits 1 on any error.
@@ -14,6 +14,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <math.h>
 #include <netinet/tcp.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -149,7 +150,8 @@ static _Noreturn void serve(const char *port)
 
 /* --- clients ---------------------------------------------------------------------------------- */
 
-static int opened(int type, const struct sockaddr_storage *to, socklen_t length)
+/* -1: nobody answered in time. */
+static int attempt(int type, const struct sockaddr_storage *to, socklen_t length)
 {
     struct timeval patience = {.tv_sec = 3};
     int on = 1, fd = socket(to->ss_family, type, 0);
@@ -159,8 +161,19 @@ static int opened(int type, const struct sockaddr_storage *to, socklen_t length)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     if (type == SOCK_STREAM)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (connect(fd, (const struct sockaddr *)to, length) < 0)
+    if (connect(fd, (const struct sockaddr *)to, length) == 0)
+        return fd;
+    if (errno != EINPROGRESS && errno != ETIMEDOUT)
         die("connect");
+    close(fd);
+    return -1;
+}
+
+static int opened(int type, const struct sockaddr_storage *to, socklen_t length)
+{
+    int fd = attempt(type, to, length);
+    if (fd < 0)
+        die("connect: no answer in time");
     return fd;
 }
 
@@ -191,13 +204,15 @@ static int rr(const struct sockaddr_storage *to, socklen_t length, double second
     return 0;
 }
 
-/* Connect, one byte there and back, close; seconds that connect() took. */
+/* Connect, one byte there and back, close; seconds that connect() took, negative if it failed. */
 static double one(const struct sockaddr_storage *to, socklen_t length)
 {
     double before = now(), took;
-    int fd = opened(SOCK_STREAM, to, length);
+    int fd = attempt(SOCK_STREAM, to, length);
     char byte = 'x';
     took = now() - before;
+    if (fd < 0)
+        return -took;
     if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1)
         die("request");
     /* The server closes first: its port is not ephemeral, ours is free again at once. */
@@ -213,18 +228,20 @@ static int each(const struct sockaddr_storage *to, socklen_t length, double seco
     struct sockaddr_in *v4 = (struct sockaddr_in *)&target;
     uint32_t first = ntohl(v4->sin_addr.s_addr);
     float *samples = malloc(SAMPLES_MAX * sizeof *samples);
-    size_t n = 0;
+    size_t n = 0, failed = 0;
     double start = now();
     if (to->ss_family != AF_INET || range < 1)
         return 2;
     for (; n < SAMPLES_MAX && (seconds ? now() < start + seconds : n < count); n++) {
         v4->sin_addr.s_addr = htonl(first + n * STRIDE % range);
         samples[n] = one(&target, length) * 1e6;
+        failed += samples[n] < 0;
+        samples[n] = fabsf(samples[n]);
     }
     double took = now() - start;
     qsort(samples, n, sizeof *samples, by_value);
-    printf("{\"p50_us\": %.1f, \"p99_us\": %.1f, \"per_s\": %.0f, \"each_us\": [", samples[n / 2],
-           samples[n * 99 / 100], n / took);
+    printf("{\"p50_us\": %.1f, \"p99_us\": %.1f, \"per_s\": %.0f, \"failed\": %zu, \"each_us\": [",
+           samples[n / 2], samples[n * 99 / 100], n / took, failed);
     for (size_t i = 0; !seconds && i < n; i++)
         printf("%s%.1f", i ? ", " : "", samples[i]);
     puts("]}");
@@ -236,7 +253,8 @@ static int crr(const struct sockaddr_storage *to, socklen_t length, double secon
     size_t n = 0;
     double start = now(), end = start + seconds;
     for (; now() < end; n++)
-        one(to, length);
+        if (one(to, length) < 0)
+            die("connect: no answer in time");
     printf("{\"per_s\": %.0f}\n", n / (now() - start));
     return 0;
 }

@@ -244,6 +244,8 @@ def more_addresses(place: Path, first: str) -> list[str]:
     found = [str(ip_address(first) + i * 16) for i in range(ENDPOINTS)]
 
     def add() -> None:
+        # A closed connection's (address, port) may come again by another Service at once.
+        links.sysctl("ipv4/tcp_max_tw_buckets", "0")
         with links.route() as ipr:
             links.up(ipr, "eth0", tuple(ip_interface(f"{ip}/32") for ip in found[1:]))
 
@@ -269,6 +271,8 @@ class Bench:
 
     def __init__(self, load: Tools, ways: Mapping[str, Way], seconds: float) -> None:
         self._load, self._ways, self._seconds = load, ways, seconds
+        self.failed = dict.fromkeys(ways, 0)
+        """Connections that nobody answered within three seconds."""
 
     def measure(self, name: str, services: int) -> Mapping[str, float]:
         """Every figure of one way, one after the other."""
@@ -354,6 +358,7 @@ def one_size(bench: Bench, ways: Mapping[str, Way], services: int, options: Opti
     switch = ways[DUNLIN]
     assert isinstance(switch, Switch)
     table.notes += [
+        f"without an answer in 3 s: {', '.join(f'{n} {c}' for n, c in bench.failed.items())}",
         f"written from text: {', '.join(took)}; megaflows after it all: {switch.megaflows()}",
         "client, router and server share this machine's cores",
     ]

@@ -8,32 +8,16 @@ import pytest
 
 from tests.e2e.lab_cluster import LabCluster, eventually
 from tests.e2e.traffic import HttpProbe, ask, asks, get, gets
+from tests.fixtures.spread import chance, is_even
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
-CONNECTIONS = 1000
-CHI_SQUARED_9_DF = 27.88
-"""Exceeded by chance once in a thousand times, with nine degrees of freedom."""
-
-
-def chi_squared(counts: dict[str, int], expected: int) -> float:
-    """Pearson's statistic against equal shares of `expected` classes."""
-    mean = sum(counts.values()) / expected
-    seen = list(counts.values()) + [0] * (expected - len(counts))
-    return sum((count - mean) ** 2 / mean for count in seen)
-
-
-def test_chi_squared_can_fail() -> None:
-    """The oracle refuses the 2:1 skew of nine endpoints on sixteen slots."""
-    skewed = {str(i): 125 if i < 6 else 62 for i in range(10)}
-    assert chi_squared(skewed, 10) > CHI_SQUARED_9_DF
-    even = {str(i): 100 for i in range(10)}
-    assert chi_squared(even, 10) < CHI_SQUARED_9_DF
+CONNECTIONS = 2000
 
 
 @pytest.mark.timeout(240)
 def test_cluster_ip(cluster: LabCluster) -> None:
-    """1,000 connections spread evenly over 10 endpoints, both families, TCP and UDP."""
+    """2,000 connections spread evenly over 10 endpoints, both families, TCP and UDP."""
     namespace = cluster.namespace("spread")
     cluster.deployment(namespace, "web", 10)
     addresses = cluster.service(namespace, "web", {"app": "web"})
@@ -47,11 +31,10 @@ def test_cluster_ip(cluster: LabCluster) -> None:
         answers = gets(client["netns"], address, CONNECTIONS)
         assert {answer["client"] for answer in answers} <= set(client["ips"])
         counts = Counter(answer["pod"] for answer in answers)
-        assert len(counts) == 10, counts
-        assert chi_squared(counts, 10) < CHI_SQUARED_9_DF, counts
+        assert is_even(counts, 10), (chance(counts, 10), counts)
         # Flows of one client: datagrams spread by their ports, too.
         counts = Counter(a["pod"] for a in asks(client["netns"], address, CONNECTIONS, 53))
-        assert chi_squared(counts, 10) < CHI_SQUARED_9_DF, counts
+        assert is_even(counts, 10), (chance(counts, 10), counts)
     for node in cluster.nodes:
         for address in addresses:
             assert get(node["netns"], address)["pod"].startswith("web-")

@@ -18,6 +18,7 @@ from dunlin.events.facts import (
     Protocol,
     ServicePort,
 )
+from tests.packets.ipv6 import fact_in_ipv6, text_in_ipv6, verdict_in_ipv6
 from tests.packets.world import (
     CLIENT,
     CLIENT6,
@@ -395,6 +396,18 @@ def test_table(line: Case, *, tunnel: bool) -> None:
     """Each line of the table holds, without and (tunnel) with policies."""
     world = World.of(*line.facts, tunnel=tunnel, generation=7 if tunnel else 0)
     assert world.verdict(line.source, line.target, line.port) == line.verdict
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for line in CASES if not line.name.startswith("IPv6")],
+    ids=lambda c: f"{c.name}: {c.source} -> {c.target}:{c.port}",
+)
+def test_table_in_ipv6(line: Case) -> None:
+    """The same table, with every address in IPv6."""
+    world = World.of(*map(fact_in_ipv6, line.facts))
+    source, target = text_in_ipv6(line.source), text_in_ipv6(line.target)
+    assert world.verdict(source, target, line.port) == verdict_in_ipv6(line.verdict)
 
 
 def test_the_table_can_fail() -> None:
