@@ -351,8 +351,13 @@ def _configure(where: str, link: str, addresses: list[str]) -> None:
 
 @pytest.mark.timeout(200)
 def test_a_container_on_another_bridge_of_the_node(place: Place) -> None:
-    """A client whose packets the node's kernel forwards: Pods here, elsewhere, the node itself."""
-    here = place.service("forwarded")["spec"]["clusterIPs"]
+    """
+    A client whose packets the node's kernel forwards: Pods here, elsewhere, the node itself.
+
+    By cluster IP; its own node's node port is a limit (docs/services.md).
+    """
+    made = place.service("forwarded", type="NodePort")
+    here, port = made["spec"]["clusterIPs"], made["spec"]["ports"][0]["nodePort"]
     place.endpoints("forwarded", place.web(0), place.web(1))
     api = place.service("forwarded-api")["spec"]["clusterIPs"]
     node = place.cluster.nodes[0]
@@ -367,6 +372,7 @@ def test_a_container_on_another_bridge_of_the_node(place: Place) -> None:
             assert seen["web-0"] == own[6 if ":" in address else 4]
         for address in api:
             assert get(box, address)["pod"] == "api"
+        assert refuses(box, node["ips"][0], port), "no limit any more?"
 
 
 @pytest.mark.timeout(240)

@@ -136,7 +136,7 @@ def answers_within(sender: Sender, since: float, other_than: str = "") -> float:
 @pytest.mark.parametrize("version", [4, 6])
 def test_udp_moves(cluster: LabCluster, version: int) -> None:
     """
-    A UDP client that never stops sending: first endpoint, endpoint gone, Service port changed.
+    A UDP client that never stops sending: first endpoint, endpoint gone, port changed, deleted.
 
     Each time it is answered within a second of the change being in force.
     """
@@ -176,6 +176,11 @@ def test_udp_moves(cluster: LabCluster, version: int) -> None:
         settled = time.monotonic()
         eventually("more answers", lambda: early.first(settled) is not None)
         assert sender.first(settled) is None, "the old port still answers"
+        path = f"/api/v1/namespaces/{namespace}/services/dns"
+        cluster.api.delete(path).raise_for_status()
+        deleted = in_force(cluster) + MOVED_WITHIN_S
+        eventually("a moment later", lambda: time.monotonic() > deleted + 0.5)
+        assert early.first(deleted) is None, "a deleted Service still answers"
 
 
 @pytest.mark.timeout(200)
