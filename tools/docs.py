@@ -24,6 +24,9 @@ def pipeline_page() -> str:
             ("service", layout.SERVICE),
             ("hairpin", layout.HAIRPIN_MARK),
             ("denied", layout.DENIED),
+            ("from beyond the node: replies as they are", layout.EXTERNAL_MARK),
+            ("source translated", layout.SNAT_MARK),
+            ("from the node's kernel: replies to it", layout.VIA_NODE_MARK),
             ("generation of policy", layout.Mark(layout.GENERATION_MASK, layout.GENERATION_MASK)),
         )
     )

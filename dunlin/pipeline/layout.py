@@ -210,14 +210,6 @@ SNAT_MARK = Mark(0x20, 0x20)
 # (a container on another bridge of the node). Replies go back to the kernel, whoever it is.
 VIA_NODE_MARK = Mark(0x40, 0x40)
 
-MARKS = {
-    "service": SERVICE,
-    "hairpin": HAIRPIN_MARK,
-    "external": EXTERNAL_MARK,
-    "snat": SNAT_MARK,
-    "via node": VIA_NODE_MARK,
-}
-
 # Registers: bits of reg10; the node's zone (zone_number); the set of endpoints wanted (a group id);
 # the endpoint of a client with affinity (a bucket id of that group).
 FLAGS = "reg10"
