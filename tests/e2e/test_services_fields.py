@@ -150,6 +150,30 @@ def test_topology_hints(place: Place) -> None:
     assert place.answering(place.client, ips) == everybody
 
 
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("wanted", ["PreferClose", "PreferSameZone", "PreferSameNode"])
+def test_traffic_distribution(cluster: LabCluster, wanted: str) -> None:
+    """Hints by Kubernetes' own controller: each zone (or node) has one Pod, and is served by it."""
+    if not any(s["service"] == "kube-controller-manager" for s in cluster.status()["services"]):
+        pytest.skip("the lab's own API writes no hints; DUNLIN_E2E_LAB: a lab with --kube-assets")
+    namespace = cluster.namespace(f"near-{wanted.lower()}")
+    for number, node in enumerate(cluster.nodes):
+        cluster.pod(namespace, f"web-{number}", node["name"], labels={"app": "web"})
+    ips = cluster.service(namespace, "web", {"app": "web"}, trafficDistribution=wanted)
+    cluster.pods_ready(namespace, len(cluster.nodes))
+
+    def hinted() -> bool:
+        slices = cluster.api.get(SLICES.format(namespace)).raise_for_status().json()["items"]
+        found = [e for item in slices for e in item.get("endpoints") or () if e.get("hints")]
+        return len(found) == 2 * len(cluster.nodes)
+
+    eventually("every endpoint has hints", hinted)
+    cluster.wait()
+    for number, node in enumerate(cluster.nodes):
+        for address in ips:
+            assert {a["pod"] for a in gets(node["netns"], address, ENOUGH)} == {f"web-{number}"}
+
+
 def zone_of(cluster: LabCluster, node: str) -> str:
     """Of a node, by its label."""
     found = cluster.api.get(f"/api/v1/nodes/{node}").raise_for_status().json()
