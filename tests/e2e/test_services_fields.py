@@ -402,14 +402,16 @@ def test_a_container_on_another_bridge_of_the_node(place: Place) -> None:
 @pytest.mark.timeout(240)
 def test_another_node_port_range(place: Place) -> None:
     """DUNLIN_NODE_PORT_MIN and _MAX of the agent: that range is steered, and nothing else."""
-    ports = {"inside": 31555, "beyond": 30555}
-    for name, port in ports.items():
-        place.service(name, type="NodePort", ports=[{**HTTP, "nodePort": port}])
+    ports = {}
+    for name in ("inside", "beyond"):
+        made = place.service(name, type="NodePort")
+        ports[name] = made["spec"]["ports"][0]["nodePort"]
         place.endpoints(name, place.web(1))
     cluster, node = place.cluster, place.cluster.nodes[0]
     outside = cluster.outside["netns"]
-    with settings(cluster, f"agent/{node['name']}", DUNLIN_NODE_PORT_MIN="31000",
-                  DUNLIN_NODE_PORT_MAX="31999"):  # fmt: skip
+    first, last = "DUNLIN_NODE_PORT_MIN", "DUNLIN_NODE_PORT_MAX"
+    only = dict.fromkeys((first, last), str(ports["inside"]))
+    with settings(cluster, f"agent/{node['name']}", **only):
         for address in node["ips"]:
             until_reached(node, address, ports["inside"])
             assert from_itself(node, address, ports["inside"], 3) == {"web-1"}
