@@ -101,8 +101,10 @@ def compile_generation(intent: PolicyGenerationIntent) -> Program:
         commit = Ct(Zone.MAIN, commit=True, table=Table.L3_FORWARD, exec=note)
         make.add(Table.COMMIT, Priority.GUARD, family.any, (commit,))
         snat = with_fields(family.any, match(ct_mark=SNAT_MARK.pair))
-        onward = Ct(Zone.MAIN, commit=True, table=Table.SERVICE_SNAT, exec=note)
-        make.add(Table.COMMIT, Priority.GUARD + 5, snat, (onward,))
+        # Without recirculation: Open vSwitch drops what does it more than six times, and a client
+        # from outside of an endpoint elsewhere has done so five times.
+        onward = Ct(Zone.MAIN, commit=True, exec=note)
+        make.add(Table.COMMIT, Priority.GUARD + 5, snat, (onward,), Table.SERVICE_SNAT)
         deny = Ct(Zone.MAIN, commit=True, exec=(set_field("ct_mark", DENIED.pair),))
         known = with_fields(family.any, match(ct_state="+trk+est"))
         make.add(Table.POLICY_DENY, Priority.DEFAULT, known, (deny,))

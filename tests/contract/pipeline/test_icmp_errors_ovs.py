@@ -107,7 +107,7 @@ def too_big(router: str, about: bytes) -> bytes:
 class Site:
     """n1's pipeline on a bridge whose ports are files."""
 
-    def __init__(self, bridge: OvsBridge, *facts: AnyFact) -> None:
+    def __init__(self, bridge: OvsBridge, *facts: AnyFact, generation: int = 0) -> None:
         """Load it."""
         self.bridge = bridge
         self._seen: dict[int, int] = {}
@@ -116,7 +116,7 @@ class Site:
             bridge.add_port(name, port)
             pcap = f"options:tx_pcap={bridge.ovs.directory}/{name}.pcap"
             bridge.ovs.vsctl("set", "interface", name, pcap)
-        program = program_of(*facts)
+        program = program_of(*facts, generation=generation)
         messages = [codec.encode_group(group, "add") for group in program.groups]
         messages += [codec.encode_flow(flow, "add") for flow in program.flows]
         session = OpenFlowSocket(bridge.management)
