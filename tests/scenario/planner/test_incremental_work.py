@@ -54,11 +54,14 @@ def slice_fact(number: int, count: int = ENDPOINTS) -> EndpointSliceFact:
 class Pipeline:
     """Planner, flowctl's core, and the switch of n1 that holds all there is."""
 
-    def __init__(self, services: int) -> None:
+    def __init__(self, services: int, nodes: int = 1) -> None:
         self.state = State(CLUSTER)
         self.desired = Desired(PipelineCompiler())
         self.revision = 0
-        facts: list[Any] = [node("n1", 1), switch("n1", 1, ovs_version="3.5.0")]
+        facts: list[Any] = []
+        for number in range(1, nodes + 1):
+            name = f"n{number}"
+            facts += [node(name, number), switch(name, number, ovs_version="3.5.0")]
         for number in range(services):
             facts += [service_fact(number), slice_fact(number)]
         self._publish(step(self.state, [Upserted(fact) for fact in facts]))
@@ -171,6 +174,19 @@ def test_a_switch_is_not_asked_about_every_service(few: Pipeline, many: Pipeline
     for world in (few, many):
         fact = Upserted(switch("n7", 7, ovs_version="3.1.0"))
         counts.append(calls_of(lambda world=world, fact=fact: step(world.state, [fact])))  # type: ignore[misc]
+    assert counts[1] <= counts[0] * 1.1, counts
+
+
+@pytest.mark.parametrize("fact", [slice_fact(5, ENDPOINTS - 1), service_fact(5, port=81)])
+def test_work_does_not_depend_on_the_number_of_nodes(
+    few: Pipeline, fact: EndpointSliceFact | ServiceFact
+) -> None:
+    """A switch has a route for every node, and a change of a Service looks at none of them."""
+    counts = []
+    for world in (few, Pipeline(FEW, nodes=200)):
+        back = slice_fact(5) if isinstance(fact, EndpointSliceFact) else service_fact(5)
+        counts.append(calls_of(lambda world=world: world.change(Upserted(fact))))  # type: ignore[misc]
+        world.change(Upserted(back))
     assert counts[1] <= counts[0] * 1.1, counts
 
 
