@@ -16,12 +16,15 @@ from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
-from dunlin.events.intents import AnyIntent
+import msgspec
+
+from dunlin.events.intents import AnyIntent, ServiceEndpoint
 from dunlin.openflow import codec
 from dunlin.openflow.flow import Program
 from dunlin.openflow.messages import ErrorMessage
 from dunlin.openflow.packet import packet
 from dunlin.pipeline import compile_intent, switch_context
+from dunlin.pipeline.layout import HAIRPIN_V4, HAIRPIN_V6
 from tests.fixtures import cluster as nodes
 from tests.fixtures.frames import fields_of, frame
 from tests.fixtures.ovs_dummy import DEADLINE_S, OvsBridge, OvsDummy
@@ -31,6 +34,7 @@ from tests.scenario.policy.walk import NODES, Walker, endpoint, mac_number
 PODS = (10, 11)
 """OpenFlow ports of Pods, as `generate.pods` numbers them."""
 PORTS = (nodes.GATEWAY_PORT, nodes.UPLINK_PORT, *PODS)
+SERVICE = ("10.96.0.1", "fd96::1")
 FIRST_PORT = 30_000
 """Source port of the first packet: it tells them apart."""
 AT_ONCE = 30
@@ -49,6 +53,7 @@ class RealSwitches:
         self._bridges = bridges
         self._offsets: dict[str, int] = {}
         self._cluster = Cluster()
+        self._endpoint: Pod | None = None
         self._control = socket.socket(socket.AF_UNIX)
         self._control.settimeout(DEADLINE_S)
         self._control.connect(str(ovs.directory / "ovs-vswitchd.ctl"))
@@ -62,10 +67,16 @@ class RealSwitches:
         """No more questions."""
         self._control.close()
 
-    def load(self, cluster: Cluster, policy: Iterable[AnyIntent]) -> None:
-        """The flows of both nodes, and nothing else."""
+    def load(
+        self, cluster: Cluster, policy: Iterable[AnyIntent], service: Pod | None = None
+    ) -> None:
+        """The flows of both nodes, and nothing else; `service`: the one endpoint of SERVICE."""
         wanted = list(policy)
         self._cluster = cluster
+        self._endpoint = service
+        if service is not None:
+            there = tuple(ServiceEndpoint(ip=ip_address(ip), port=8080) for ip in service.ips)
+            wanted.append(msgspec.structs.replace(nodes.service(1), endpoints=there))
         for number, bridge in self._bridges.items():
             switch = nodes.switch(number)
             context = switch_context(switch)
@@ -111,8 +122,7 @@ class RealSwitches:
         outside: dict[int, list[bytes]] = {number: [] for number in NODES}
         own: dict[int, list[bytes]] = {number: [] for number in NODES}
         for number, sent in enumerate(packets):
-            src, dst = pod_with(self._cluster, sent.src), pod_with(self._cluster, sent.dst)
-            assert dst is not None, sent
+            src, dst = pod_with(self._cluster, sent.src), self._to(sent.dst)
             if src is None:
                 node = int(dst.node[1:])
                 here = ip_address(sent.src) in nodes.switch(node).gateway_ips
@@ -126,13 +136,26 @@ class RealSwitches:
             self._inject(number, nodes.GATEWAY_PORT, own[number])
             self._inject(number, nodes.UPLINK_PORT, [*outside[number], *between[number]])
         self._collect(got)
-        return [seen_of(frames[number]) in got for number in range(len(packets))]
+        return [self._wanted(s, frames[n]) in got for n, s in enumerate(packets)]
+
+    def _to(self, ip: str) -> Pod:
+        """The Pod that a packet to this address is for."""
+        found = self._endpoint if ip in SERVICE else pod_with(self._cluster, ip)
+        assert found is not None, ip
+        return found
+
+    def _wanted(self, sent: Packet, data: bytes) -> Seen:
+        """How it comes out: to the endpoint; from the hairpin's address, if that is who sent it."""
+        src, dst, proto, port = seen_of(data)
+        if sent.dst in SERVICE:
+            dst = int(ip_address(self._to(sent.dst).ips[sent.dst == SERVICE[1]]))
+            src = int((HAIRPIN_V4, HAIRPIN_V6)[sent.dst == SERVICE[1]]) if src == dst else src
+        return src, dst, proto, port
 
     def _frame(self, number: int, sent: Packet) -> bytes:
-        src, dst = pod_with(self._cluster, sent.src), pod_with(self._cluster, sent.dst)
+        src, dst = pod_with(self._cluster, sent.src), self._to(sent.dst)
         fields = Walker._fields(sent, FIRST_PORT + number)
         if src is None:
-            assert dst is not None
             router = nodes.switch(int(dst.node[1:])).router_mac
             return frame(fields | packet(eth_dst=router))
         return frame({**fields, "eth_src": mac_number(src)})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from dunlin_planner.core.step import intents
-from tests.contract.pipeline.real_switches import RealSwitches, real_switches
+from tests.contract.pipeline.real_switches import SERVICE, RealSwitches, real_switches
 from tests.fixtures.ovs_dummy import OvsDummy
 from tests.scenario.policy.generate import clusters, packets
 from tests.scenario.policy.oracle import Cluster, Packet, Pod, allowed, pod_with
@@ -275,6 +275,33 @@ def test_the_labels_of_a_namespace_change(switches: RealSwitches) -> None:
     assert reached(switches, before, "TCP", 8080)[4] == NOBODY | {"stranger"}
     after = Cluster({"x": {"team": "y"}, "y": {}}, before.pods, before.policies)
     assert reached(switches, after, "TCP", 8080)[6] == NOBODY | {"client", "friend"}
+
+
+def test_through_a_service(switches: RealSwitches) -> None:
+    """
+    Judged on the real source and the endpoint; the endpoint itself always gets through.
+
+    The endpoint's own port is judged, not the Service's; both families.
+    """
+    for rules, expected in (
+        (ingress(), {"server"}),
+        ([], {"client", "stranger", "server"}),
+        (peers(pods(app="a")), {"client", "server"}),
+        (peers(PODS_OF_Y), {"stranger", "server"}),
+        (ports({"port": 80}), {"server"}),
+        (ports({"port": 8080}), {"client", "stranger", "server"}),
+    ):
+        cluster = world(rules)
+        switches.load(cluster, intents(planned(cluster)).values(), SERVER)
+        sent = [
+            Packet(pod.ips[version], SERVICE[version], "TCP", 80)
+            for pod in (CLIENT, STRANGER, SERVER)
+            for version in (0, 1)
+        ]
+        arrived = switches.arrive(sent)
+        for version in (0, 1):
+            found = zip(("client", "stranger", "server"), arrived[version::2], strict=True)
+            assert {name for name, came in found if came} == expected, rules
 
 
 def test_real_packets_can_differ(switches: RealSwitches) -> None:

@@ -20,6 +20,7 @@ from dunlin_planner.state import State
 from tests.fixtures import cluster as nodes
 from tests.scenario.policy.oracle import Cluster as Objects
 from tests.scenario.policy.test_changes import CLIENT, Message, Switches, shop, stream
+from tests.scenario.policy.test_two_switches import in_two_steps
 from tests.scenario.policy.walk import change, endpoint
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 
@@ -216,6 +217,53 @@ async def test_a_change_without_its_commit_waits_and_holds_nobody_up() -> None:
     await flowctl.stop()
     fake.close()
     await task
+
+
+async def test_a_prepared_change_is_both_versions_until_its_commit() -> None:
+    """
+    The switch says that it holds both; a new session finds the same; barriers tell the two apart.
+
+    A flowctl that starts now does not know the old one: it says nothing, and leaves policy alone.
+    """
+    scene = Scene(await Cluster().start(), 1)
+    await scene.cluster.intend(nodes.switch(NODE))
+    await scene.start()
+    for message in scene.next_change(shop("b", "c")):
+        await scene.say(message)
+    await scene.settled()
+    old = scene.modelled()
+    first, second = in_two_steps(scene.next_change(shop("c", port="http")))
+    for message in first:
+        await scene.say(message)
+
+    async def applied() -> int:
+        said = await scene.cluster.applied(f"n{NODE}")
+        return said.prepared if said is not None else 0
+
+    async def barrier(*, prepared: bool) -> bool:
+        return (
+            await scene.cluster.barrier(f"n{NODE}", scene.seq, prepared=prepared, timeout_ms=200)
+        ).applied
+
+    async with asyncio.timeout(20.0):
+        while await applied() != scene.number:
+            await asyncio.sleep(0.01)
+    both = policy_flows(scene.switch)
+    assert both not in (old, scene.modelled())
+    assert (await barrier(prepared=True), await barrier(prepared=False)) == (True, False)
+    await scene.connect()
+    assert scene.flowctl is not None
+    await scene.flowctl.synced(f"n{NODE}")
+    assert policy_flows(scene.switch) == both
+    await scene.stop()
+    await scene.start()
+    await scene.flowctl.synced(f"n{NODE}")
+    assert policy_flows(scene.switch) == both
+    assert not await barrier(prepared=True)
+    for message in second:
+        await scene.say(message)
+    await scene.settled()
+    await scene.stop()
 
 
 def is_endpoint(entry: Any) -> bool:

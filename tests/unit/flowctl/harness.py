@@ -94,7 +94,13 @@ class Cluster:
         return wire.decode(record.data, Applied) if record else None
 
     async def barrier(
-        self, node: str, revision: int, *, timeout_ms: int = 10_000, swept: bool = False
+        self,
+        node: str,
+        revision: int,
+        *,
+        timeout_ms: int = 10_000,
+        swept: bool = False,
+        prepared: bool = False,
     ) -> BarrierReply:
         """Ask over the bus, as the agent does."""
         request = BarrierRequest(
@@ -103,6 +109,7 @@ class Cluster:
             epoch=await self.bus.epoch(subjects.INTENTS_STREAM),
             timeout_ms=timeout_ms,
             swept=swept,
+            prepared=prepared,
         )
         data = await self.bus.request(
             subjects.rpc("flowctl", "barrier", node), wire.encode(request), timeout_s=60.0
