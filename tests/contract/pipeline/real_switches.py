@@ -38,7 +38,8 @@ SERVICE = ("10.96.0.1", "fd96::1")
 FIRST_PORT = 30_000
 """Source port of the first packet: it tells them apart."""
 AT_ONCE = 30
-"""Packets that one port takes in one turn."""
+"""Packets at one port before they are waited for."""
+ARP_TYPE = b"\x08\x06"
 ARP = "ffffffffffff{mac:012x}08060001080006040001{mac:012x}{ip:08x}000000000000{target:08x}"
 
 Seen = tuple[int, int, int, int]
@@ -173,19 +174,29 @@ class RealSwitches:
             if group:
                 texts = [one.hex() for one in group]
                 self._ask("netdev-dummy/receive", self._name(bridge, port), *texts)
-                self._settled()
+                self._settled(len(texts))
 
-    def _settled(self) -> None:
-        """Every packet so far is through: a question that came later has its answer."""
-        for number, bridge in self._bridges.items():
-            for pod in [p for p in self._cluster.pods if p.node == f"n{number}"][:1]:
-                name = self._name(bridge, pod.number)
-                before = self._pcap_size(name)
-                self._ask("netdev-dummy/receive", name, self._question(pod))
-                deadline = time.monotonic() + DEADLINE_S
-                while self._pcap_size(name) == before:
-                    assert time.monotonic() < deadline, f"no ARP reply on {name}"
-                    time.sleep(0.001)
+    def _settled(self, packets: int = 0) -> None:
+        """
+        Every packet so far is through.
+
+        The datapath takes one packet of each port in one turn. So as many questions, and one more,
+        at one port have their answers later than so many packets at another; and what this thread
+        is asked then it hears when that turn is over.
+        """
+        pod = self._cluster.pods[0]
+        name = self._name(self._bridges[int(pod.node[1:])], pod.number)
+        before = self._pcap_size(name)
+        questions = [self._question(pod)] * (packets + 1)
+        self._ask("netdev-dummy/receive", name, *questions)
+        deadline = time.monotonic() + DEADLINE_S
+        while self._answers(name, before) < len(questions):
+            assert time.monotonic() < deadline, f"no ARP reply on {name}"
+            time.sleep(0.001)
+        self._ask("version")
+
+    def _answers(self, name: str, since: int) -> int:
+        return sum(data[12:14] == ARP_TYPE for data, _ in self._frames(name, since))
 
     @staticmethod
     def _question(pod: Pod) -> str:
@@ -201,7 +212,7 @@ class RealSwitches:
         for bridge in self._bridges.values():
             for port in PORTS:
                 for data in self._new_frames(self._name(bridge, port)):
-                    if data[12:14] == b"\x08\x06":
+                    if data[12:14] == ARP_TYPE:
                         continue
                     if port in PODS:
                         got.add(seen_of(data))
@@ -222,16 +233,23 @@ class RealSwitches:
         with self._pcap(name).open("rb") as file:
             return file.seek(0, 2)
 
-    def _new_frames(self, name: str) -> Iterator[bytes]:
+    def _frames(self, name: str, since: int) -> Iterator[tuple[bytes, int]]:
+        """Frames of a file from a place in it, each with the place behind it."""
         with self._pcap(name).open("rb") as file:
-            file.seek(self._offsets.get(name, 24))
+            file.seek(since)
             data = file.read()
         at = 0
         while at + 16 <= len(data):
             (length,) = struct.unpack_from("<I", data, at + 8)
-            yield data[at + 16 : at + 16 + length]
+            if at + 16 + length > len(data):
+                return
+            yield data[at + 16 : at + 16 + length], since + at + 16 + length
             at += 16 + length
-        self._offsets[name] = self._offsets.get(name, 24) + at
+
+    def _new_frames(self, name: str) -> Iterator[bytes]:
+        for data, behind in self._frames(name, self._offsets.get(name, 24)):
+            self._offsets[name] = behind
+            yield data
 
 
 def proto_of(data: bytes) -> int:
