@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from dunlin.events.facts import Endpoint
+from dunlin.events.facts import Endpoint, Protocol, ServicePort
 from dunlin.pipeline.layout import EXTERNAL_PORT_MIN
 from tests.contract.pipeline.test_icmp_errors_ovs import (
     CLUSTER_IP,
@@ -33,7 +33,9 @@ from tests.packets.world import (
     NODE_IP6,
     UPLINK,
     at,
+    endpoints,
     pod_ip,
+    service,
 )
 
 pytestmark = pytest.mark.ovs
@@ -81,6 +83,21 @@ def test_from_outside_to_an_endpoint_elsewhere(
     left = there_and_back(site, sent, OUTSIDE, UPLINK, UPLINK)
     assert (left.dst, left.dport) == (pod_ip(2, 1, version), 8080)
     assert left.sport >= EXTERNAL_PORT_MIN
+
+
+@pytest.mark.parametrize("count", [1, 60])
+@pytest.mark.parametrize("affinity", [0, 100])
+def test_no_way_of_choosing_is_too_long(bridge: OvsBridge, affinity: int, count: int) -> None:
+    """Few endpoints by a group, many by flows, with and without affinity: all with policies."""
+    found = [Endpoint(ip=ip_address("10.244.2.20") + i, node="n2") for i in range(count)]
+    ports = (ServicePort(name="http", protocol=Protocol.UDP, port=80, node_port=30080),)
+    facts = (
+        service(ports=ports, affinity_timeout_s=affinity),
+        endpoints(*found, protocol=Protocol.UDP),
+    )
+    site = Site(bridge, *facts, generation=7)
+    left = there_and_back(site, Udp(CLIENT, 40000, NODE_IP, 30080), OUTSIDE, UPLINK, UPLINK)
+    assert ip_address(left.dst) in {endpoint.ip for endpoint in found}
 
 
 def test_from_outside_to_the_node_itself(bridge: OvsBridge, version: int, generation: int) -> None:
