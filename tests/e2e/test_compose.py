@@ -303,7 +303,7 @@ def test_a_change_of_code_restarts_its_service(compose: Compose, tmp_path: Path)
     up = ("up", "--detach", "--no-build", "--no-deps", "planner")
 
     def started() -> str:
-        (planner, *_) = compose("ps", "-q", "planner").split()
+        (planner, *_) = compose("ps", "--all", "-q", "planner").split()
         command = ["docker", "inspect", "--format", "{{.State.StartedAt}}", planner]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
