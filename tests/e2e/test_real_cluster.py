@@ -194,21 +194,8 @@ def test_everything_restarts_under_load(cluster: RealCluster) -> None:
     """`rollout restart` of all that makes the network, and not one request fails meanwhile."""
     address = shop(cluster)
     where, end = ("-n", "dunlin-system"), f"/tmp/{os.urandom(4).hex()}"
-    with cluster.kubectl_running(
-        *(
-            "-n",
-            "shop",
-            "exec",
-            "-i",
-            "client",
-            "--",
-            "python",
-            "-c",
-            ASK,
-            f"http://{address}/",
-            "on",
-        )
-    ) as asking:
+    words = ("-n", "shop", "exec", "client", "--", "python", "-c", ASK, f"http://{address}/", end)
+    with cluster.kubectl_running(*words) as asking:
         # All but Open vSwitch and NATS, whose restarts people choose.
         cluster.kubectl(*where, "rollout", "restart", "daemonset/agent")
         cluster.kubectl(*where, "rollout", "restart", "deployment")
