@@ -9,6 +9,7 @@ runs. Addresses are those of k8s/overlays/production, so that its files go in as
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -38,7 +39,12 @@ NATS = "nats:2-alpine"
 GATEWAY = IPv4Interface("192.0.2.1/24")
 FIRST_HOST = 10
 START_TIMEOUT_S = 120.0
-TASKS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+CONTAINERS = (
+    "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+    "/run/node/containerd/io.containerd.grpc.v1.cri/containers",
+    "/run/node/containerd/io.containerd.grpc.v1.cri/sandboxes",
+)
+"""Where containerd has a folder for each that runs, that has ended, and each Pod's."""
 
 
 def why_no_cluster() -> str:
@@ -168,7 +174,8 @@ class RealCluster:
                 yield self
             finally:
                 for machine in self.machines:
-                    groups |= {path.name for path in self.inside(machine, TASKS).glob("*")}
+                    for place in CONTAINERS:
+                        groups |= {path.name for path in self.inside(machine, place).glob("*")}
 
     def _answers(self) -> bool:
         return self.kubectl("get", "--raw", "/readyz", check=False) == "ok"
@@ -265,14 +272,22 @@ class RealCluster:
 
 
 def _remove_groups(identities: set[str]) -> None:
-    """The control groups of these containers, whose processes are gone, and containerd's parent."""
-    for parent in Path("/sys/fs/cgroup").glob("**/k8s.io"):
-        for identity in identities:
-            with suppress(OSError):
-                (parent / identity).rmdir()
+    """The control groups of these containers, once their processes are gone, and their parent."""
+    parents = list(Path("/sys/fs/cgroup").glob("**/k8s.io"))
+    groups = [parent / identity for parent in parents for identity in identities]
+    eventually("control groups are empty", lambda: all(_removed(path) for path in groups))
+    for parent in parents:
         # With something in it it is somebody else's too.
         with suppress(OSError):
             parent.rmdir()
+
+
+def _removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    return True
 
 
 def _addresses(machine: Machine) -> None:
