@@ -47,7 +47,7 @@ compose-test: sync ## The end-to-end test of compose/, on an engine of its own; 
 	@tools/install-compose
 	tools/with-docker $(RUN) pytest -q tests/e2e/test_compose.py tests/e2e/test_compose_official.py
 
-containers: sync ## Both: every image, and the tests of compose/; CI runs this.
+containers: sync ## Both: every image, and the tests of compose/. Minutes, and not in CI: with it CI would be close to its 30.
 	tools/containers
 
 audit: uv ## Known weaknesses of the packages in uv.lock; asks the database of OSV.

@@ -204,6 +204,8 @@ def test_fragments_and_a_policy_with_ports(cluster: LabCluster) -> None:
         for name in ("friend", "stranger")
     }
     with ExitStack() as stack:
+        stack.callback(cluster.wait)
+        stack.callback(cluster.api.delete, f"{path}/echo")
         echo = Echo(pods["echo"])
         stack.callback(echo.stop)
         for version in (4, 6):
