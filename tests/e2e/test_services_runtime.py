@@ -225,7 +225,8 @@ def check(place: str, address: str, port: int, path: str = "/") -> tuple[int, di
             answer = link.getresponse()
             weight = answer.headers.get("X-Load-Balancing-Endpoint-Weight", "")
             return answer.status, json.loads(answer.read()), weight
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
+            # Reset: it closed while this one waited to be accepted.
             return 0, {}, ""
         finally:
             link.close()
