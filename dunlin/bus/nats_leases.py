@@ -34,13 +34,10 @@ class _Entry(msgspec.Struct, frozen=True):
     fencing: int = 0
 
 
-_ENTRIES = msgspec.json.Decoder(_Entry)
-
-
 def _entry_of(name: str, record: Record) -> _Entry | None:
     """None for what no holder writes: it holds nothing, or one message would stop every service."""
     try:
-        return wire.read(_ENTRIES, record.data)
+        return wire.decode(record.data, _Entry)
     except msgspec.DecodeError as error:
         log.warning("lease %s: %s: taken for free", name, error)
         return None

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.lab_cluster import CLUSTER_POLICIES, LabCluster
-from tests.e2e.test_policy import POLICIES, Shop, answers
+from tests.e2e.test_policy import Shop, answers
 from tests.e2e.traffic import ask, ping
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
@@ -48,8 +48,7 @@ def shop(cluster: LabCluster) -> Iterator[Shop]:
     cluster.wait()
     yield shop
     cluster.api.delete(f"{CLUSTER_POLICIES}/explain").raise_for_status()
-    for item in cluster.api.get(POLICIES.format(shop.namespace)).json()["items"]:
-        shop.without(item["metadata"]["name"])
+    shop.without_all()
 
 
 def explained(shop: Shop, source: str, destination: str, port: str) -> dict[str, Any]:

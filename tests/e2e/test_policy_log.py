@@ -37,9 +37,7 @@ def no_policies(shop: Shop) -> Iterator[None]:
     shop.since_ms = time.time() * 1000
     yield
     annotate(shop, f"/api/v1/namespaces/{shop.namespace}", None)
-    items = shop.cluster.api.get(POLICIES.format(shop.namespace)).json()["items"]
-    for item in items:
-        shop.without(item["metadata"]["name"])
+    shop.without_all()
 
 
 def annotate(shop: Shop, path: str, value: str | None) -> None:

@@ -60,38 +60,31 @@ def label_namespace(shop: Shop, **labels: str | None) -> None:
     shop.cluster.wait()
 
 
-def reaches(shop: Shop, place: str, target: str = "server") -> bool:
-    """In both families, from a network namespace; one alone is an error."""
-    reached = [answers(place, ip) for ip in shop.pods[target]["ips"]]
-    assert reached[0] == reached[1], reached
-    return reached[0]
-
-
 @pytest.mark.usefixtures("unlabelled")
 def test_namespaces_and_their_labels(shop: Shop, guest: dict[str, Any]) -> None:
     """Peers by namespace, alone and with a podSelector; a label acts on running connections too."""
     team = {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red", "blue"]}]}
     shop.policy("p", podSelector=SERVER, ingress=[{"from": [{"namespaceSelector": team}]}])
-    assert not reaches(shop, guest["netns"])
+    assert not shop.everywhere_from(guest["netns"], "server")
     assert not shop.everywhere("client", "server"), "its own namespace has no such label"
     label_namespace(shop, team="red")
-    assert reaches(shop, guest["netns"])
+    assert shop.everywhere_from(guest["netns"], "server")
     running = [Held(guest["netns"], ip) for ip in shop.pods["server"]["ips"]]
     assert all(link.works() for link in running)
     label_namespace(shop, team="green")
     assert not any(link.works() for link in running)
-    assert not reaches(shop, guest["netns"])
+    assert not shop.everywhere_from(guest["netns"], "server")
     label_namespace(shop, team="blue")
     for operator, passes in (("Exists", True), ("DoesNotExist", False)):
         role = {"matchExpressions": [{"key": "role", "operator": operator}]}
         peer = {"namespaceSelector": team, "podSelector": role}
         shop.replace("p", podSelector=SERVER, ingress=[{"from": [peer]}])
-        assert reaches(shop, guest["netns"]) is passes
+        assert shop.everywhere_from(guest["netns"], "server") is passes
     label_namespace(shop, team=None)
     peers = [{"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn",
              "values": ["red"]}]}}]  # fmt: skip
     shop.replace("p", podSelector=SERVER, ingress=[{"from": peers}])
-    assert reaches(shop, guest["netns"]), "NotIn holds where the key is absent"
+    assert shop.everywhere_from(guest["netns"], "server"), "NotIn holds where the key is absent"
     assert shop.everywhere("client", "server")
 
 
@@ -111,10 +104,10 @@ def test_host_network_pods(shop: Shop) -> None:
             assert answers(shop.pods["other"]["netns"], ip)
         peer = {"podSelector": {"matchLabels": labels}}
         shop.policy("p", podSelector=SERVER, ingress=[{"from": [peer]}])
-        assert not reaches(shop, daemon["netns"])
+        assert not shop.everywhere_from(daemon["netns"], "server")
         blocks = [{"ipBlock": {"cidr": str(ip_network(ip))}} for ip in sources]
         shop.replace("p", podSelector=SERVER, ingress=[{"from": blocks}])
-        assert reaches(shop, daemon["netns"])
+        assert shop.everywhere_from(daemon["netns"], "server")
         assert not shop.everywhere("client", "server")
     finally:
         path = f"/api/v1/namespaces/{shop.namespace}/pods/daemon"

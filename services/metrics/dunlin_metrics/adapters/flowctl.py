@@ -54,7 +54,7 @@ class FlowctlClient:
             text = f"GET {url}: {answer.status_code}: {answer.text[:200]}"
             raise FlowctlError(text, f"http_{answer.status_code}")
         try:
-            return wire.read(msgspec.json.Decoder(kind), answer.content)
+            return wire.decode(answer.content, kind)
         except msgspec.DecodeError as error:
             raise FlowctlError(f"GET {url}: {error}", "garbage") from error
 
