@@ -23,7 +23,7 @@ from dunlin_flowctl.encode import COMMIT_XID, OPEN_XID, Bundle, Unencodable
 from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.ownership import Held
-from dunlin_flowctl.writer import Plan, bundles, plan_fresh_switch, plan_work
+from dunlin_flowctl.writer import Plan, at_once, bundles, plan_fresh_switch, plan_work
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +45,8 @@ class Changes:
     `swept`: the last comparison might delete. `not_before`, `next_audit`: monotonic seconds.
     `audit_due`: it is this switch's turn to be audited (`audits.Auditor`).
     `expected`: flows whose removal the switch will announce because it was asked for.
+    `unanswered`: the switch owes an answer to what `start` has written; `overlooked`: somebody
+    looked for work meanwhile.
     """
 
     def __init__(
@@ -68,6 +70,9 @@ class Changes:
         self.not_before = 0.0
         self.next_audit = 0.0
         self.audit_due = False
+        self.unanswered = False
+        self.overlooked = False
+        self._unfinished: tuple[Work, Bundle, CommitResult] | None = None
         self.expected: set[FlowKey] = set()
         self.programming_ms: float | None = None
         self.sync_ms: float | None = None
@@ -89,9 +94,7 @@ class Changes:
             known=handles.cache.known,
         )
         if await self._write(work, plan):
-            switch.leftovers |= plan.deferred > 0
-            switch.stray_groups |= plan.stray_groups
-            self._done(work)
+            self._hold(work, plan)
 
     def _take(self, *, retry: bool = False) -> Work:
         desired = self._handles.desired
@@ -99,6 +102,67 @@ class Changes:
         return self.switch.take(
             lambda item: desired.get(self.switch.node, item), time.monotonic(), retry=retry
         )
+
+    def start(self) -> bool:
+        """
+        Write what is pending at once, in one bundle; its answer is seen to when it comes.
+
+        False: nothing has happened, `apply` must do it (the session is busy, it takes more than
+        one bundle, a dump is needed, …).
+        """
+        switch, handles = self.switch, self._handles
+        work = self._take()
+        bundle = None
+        if not switch.suspect and self._held.valid:
+            plan = plan_work(
+                handles.desired,
+                switch,
+                work,
+                may_delete=handles.may_delete,
+                known=handles.cache.known,
+            )
+            bundle = at_once(plan, handles.cache, handles.settings.bundle_max)
+        if bundle is None or not self._begin(work, plan, bundle):
+            switch.back(work)
+            return False
+        return True
+
+    def _begin(self, work: Work, plan: Plan, bundle: Bundle) -> bool:
+        started = time.monotonic()
+
+        def done(result: CommitResult) -> None:
+            self.unanswered = False
+            if not result.applied or result.errors:
+                self._unfinished = (work, bundle, result)
+            else:
+                self._wrote(plan, time.monotonic() - started)
+                self._hold(work, plan)
+            if self.overlooked or self.busy or self.switch.pending:
+                self.overlooked = False
+                self._signal.notify()
+
+        if not self._session.try_commit(bundle, done):
+            return False
+        self.unanswered = True
+        self.expected.update(plan.deleted_flows())
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """What `start` has written is not done with."""
+        return self.unanswered or self._unfinished is not None
+
+    def settle(self) -> None:
+        """What `start` has written and the switch refused is pending again. Raises NotMaster."""
+        if self._unfinished is not None:
+            (work, bundle, result), self._unfinished = self._unfinished, None
+            self._failed(work, bundle, result, whole=True)
+
+    def _hold(self, work: Work, plan: Plan) -> None:
+        """All of this plan is on the switch."""
+        self.switch.leftovers |= plan.deferred > 0
+        self.switch.stray_groups |= plan.stray_groups
+        self._done(work)
 
     async def sync(self, cause: str) -> None:
         """Compare with a dump and write the difference."""
@@ -248,13 +312,16 @@ class Changes:
             if not reasons:
                 self._back_off(f"cannot be written: {error}")
             return False
-        if written:
-            seconds = time.monotonic() - started
+        self._wrote(plan, time.monotonic() - started if written else None)
+        return True
+
+    def _wrote(self, plan: Plan, seconds: float | None) -> None:
+        """Account for it; `seconds` None: there was nothing to write."""
+        if seconds is not None:
             self.sync_ms = seconds * 1000
             self._handles.metrics.kubeproxy.synced(seconds)
         self._count(plan)
         self._failures = 0
-        return True
 
     def _count(self, plan: Plan) -> None:
         for changes in (plan.own, plan.shared):

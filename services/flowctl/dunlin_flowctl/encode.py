@@ -43,9 +43,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What is written between open and commit."""
+    """What is written between open and commit; `data`: all of it with these, if it is ready."""
 
     segments: tuple[Segment, ...]
+    data: bytes = b""
 
     def __len__(self) -> int:
         return sum(len(segment.intents) for segment in self.segments)
@@ -54,6 +55,11 @@ class Bundle:
     def size(self) -> int:
         """Bytes, open and commit included."""
         return sum(len(segment.data) for segment in self.segments) + len(OPEN) + len(COMMIT)
+
+    def joined(self) -> "Bundle":
+        """The same with its `data`."""
+        parts = [segment.data for segment in self.segments]
+        return Bundle(self.segments, b"".join((OPEN, *parts, COMMIT)))
 
     def intent_of(self, xid: int) -> IntentId | None:
         """The intent of the message with this xid; None for what no intent explains."""
@@ -118,6 +124,7 @@ class ProgramCache:
     shared_made: int = 0
     _messages: OrderedDict[tuple[int, object, str], bytes] = field(default_factory=OrderedDict)
     _changes: OrderedDict[object, tuple[ChangeSet, Phases]] = field(default_factory=OrderedDict)
+    _whole: OrderedDict[object, Bundle] = field(default_factory=OrderedDict)
     _batches: OrderedDict[object, Batches] = field(default_factory=OrderedDict)
 
     def batches(self, key: object, make: Callable[[], ChangeSet], limit: int) -> Batches:
@@ -141,6 +148,17 @@ class ProgramCache:
             if len(self._changes) > self.changes_max:
                 self._changes.popitem(last=False)
         return found[1]
+
+    def whole(self, key: object, changes: ChangeSet) -> Bundle:
+        """One bundle of nothing but a shared change set, its bytes put together once."""
+        found = self._whole.get(key)
+        if found is None:
+            found = self._whole[key] = interleave(self.shared(key, changes), ()).joined()
+            if len(self._whole) > self.changes_max:
+                self._whole.popitem(last=False)
+        else:
+            self.shared_used += 1
+        return found
 
     def known(self, key: object) -> ChangeSet | None:
         """The shared change set of this name, if a switch has had it lately."""

@@ -22,6 +22,10 @@ class FlowctlMetrics:
             registry=registry,
         )
         self.bundles = counter("flowctl_bundles_total", "Bundles by result.", "result")
+        self.bundle_results = {
+            True: self.bundles.labels("committed"),
+            False: self.bundles.labels("refused"),
+        }
         self.messages = counter("flowctl_messages_total", "Flow and group modifications.", "kind")
         self.written = counter("flowctl_written_bytes_total", "Bytes written to switches.")
         self.read = counter("flowctl_read_bytes_total", "Bytes read from switches.")

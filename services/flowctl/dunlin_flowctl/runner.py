@@ -53,6 +53,8 @@ class SwitchRunner:
         self.reached = Signal()
         self._master_since_ms = 0
         self._removed_by_others = False
+        self._idle: Held | None = None
+        """While the task waits for work: what it holds."""
         self._refuser = Refuser(session, handles.settings, handles.metrics)
         self._log = log.bind(node=node, peer=session.peer)
 
@@ -192,11 +194,52 @@ class SwitchRunner:
         else:
             pause_s = changes.not_before - now
             wait_s = min(max(0.01, pause_s), LOOK_S) if pause_s > 0 else LOOK_S
-            await self.signal.wait_for(lambda: self._has_work(changes, held), wait_s)
+            self._idle = held
+            try:
+                await self.signal.wait_for(lambda: self._has_work(changes, held), wait_s)
+            finally:
+                self._idle = None
+            while changes.unanswered:
+                # The session ends when the switch owes the answer too long.
+                await self.signal.wait_for(lambda: not self._unanswered(changes), LOOK_S)
+            changes.settle()
 
-    def _has_work(self, changes: Changes, held: Held) -> bool:
+    def start(self) -> None:
+        """
+        There is something to write: at once, if nothing stands in the way; else the task does it.
+
+        So a change is on its way to all switches before the tasks of a hundred have had a turn.
+        """
+        changes, held = self.changes, self._idle
+        if changes is None or held is None or self.session.closed:
+            self.signal.notify()
+        elif changes.busy:
+            changes.overlooked = True
+        elif not (self._may_start(changes, held) and changes.start()):
+            self.signal.notify()
+
+    def _may_start(self, changes: Changes, held: Held) -> bool:
+        """There is nothing to do but to write what is pending."""
+        return (
+            bool(changes.switch.pending)
+            and held.valid
+            and self._current()
+            and self.wanted()
+            and self.may_write(changes)
+            and not self._cause_of_sync(changes)
+        )
+
+    def _unanswered(self, changes: Changes) -> bool:
         if self.session.closed:
             raise SessionClosed("done", "the session ended")
+        changes.overlooked |= changes.unanswered
+        return changes.unanswered
+
+    def _has_work(self, changes: Changes, held: Held) -> bool:
+        if self._unanswered(changes):
+            return False
+        if changes.busy:
+            return True
         if not (held.valid and self._current() and self.wanted()):
             return True
         pending = changes.switch.pending or self._cause_of_sync(changes)

@@ -62,15 +62,16 @@ class Shell:
             handles.intents_epoch = batch.epoch
             handles.wake()
         started = time.monotonic()
+        busy: set[str] = set()
         for record in batch.records:
-            busy = self._intent(record)
+            busy |= self._intent(record)
             while handles.desired.releasing:
                 busy |= handles.desired.release()
                 started = await _turn(started)
-            for node in busy:
-                if node in handles.runners:
-                    handles.runners[node].signal.notify()
-            started = await _turn(started)
+            if time.monotonic() - started > SLICE_S:
+                self._start(busy)
+                started = await _turn(started)
+        self._start(busy)
         handles.desired.read_up_to(batch.seq)
         handles.metrics.revision.set(batch.seq)
         if batch.caught_up and not handles.caught_up:
@@ -83,6 +84,13 @@ class Shell:
             # Whose a switch is may have changed.
             handles.wake()
         handles.read_on()
+
+    def _start(self, busy: set[str]) -> None:
+        """These nodes' switches have something to do; empties `busy`."""
+        for node in busy:
+            if node in self._handles.runners:
+                self._handles.runners[node].start()
+        busy.clear()
 
     def _intent(self, record: Record) -> set[str]:
         """Returns the nodes whose switch has something to do."""

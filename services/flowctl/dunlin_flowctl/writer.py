@@ -17,6 +17,7 @@ from dunlin_flowctl.encode import (
     Bundle,
     ProgramCache,
     Segment,
+    Unencodable,
     chunks,
     cut,
     interleave,
@@ -131,6 +132,21 @@ def plan_fresh_switch(desired: Desired, switch: Switch, cache: ProgramCache, lim
     both = (own, batches.changes)
     holds = (sum(len(c.flows_put) for c in both), sum(len(c.groups_put) for c in both))
     return Plan(own, batches.changes, key, holds)
+
+
+def at_once(plan: Plan, cache: ProgramCache, limit: int) -> Bundle | None:
+    """The one bundle of a small plan, with its `data`; None: see `bundles`."""
+    if not 0 < len(plan) <= min(limit, IN_THREAD_MIN):
+        return None
+    try:
+        if plan.shared is None:
+            return interleave(cache.phases(plan.own, OWN_XID), ()).joined()
+        if not len(plan.own):
+            return cache.whole(plan.key, plan.shared)
+        shared = cache.shared(plan.key, plan.shared)
+        return interleave(shared, cache.phases(plan.own, OWN_XID)).joined()
+    except Unencodable:
+        return None
 
 
 async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[Bundle]:

@@ -101,7 +101,9 @@ async def test_a_stuck_session_ends_and_its_successor_is_served() -> None:
     fake.stuck = True
     seq = await cluster.intend(service_intent("web", (1, 2)))
     await asyncio.wait_for(first, 10)
-    assert flowctl.sample("dunlin_openflow_errors_total", reason="no_reply") == 1
+    await until(
+        lambda: flowctl.sample("dunlin_openflow_errors_total", reason="no_reply") == 1, "counted"
+    )
     fake.stuck = False
     second = asyncio.create_task(fake.connect("127.0.0.1", flowctl.port))
     await flowctl.synced("n1")

@@ -343,14 +343,46 @@ class Session:
             SessionClosed: the session ended before: whether it was applied is unknown.
         """
         async with self._turn:
+            while self._commit is not None:
+                await asyncio.wait({self._commit.done})
             commit = self._commit = _Commit(asyncio.get_running_loop().create_future())
             try:
                 await self.write(OPEN, *(segment.data for segment in bundle.segments), COMMIT)
                 applied = await self._or_closed(commit.done, "commit")
             finally:
                 self._commit = None
-        self._metrics.bundles.labels("committed" if applied else "refused").inc()
-        return CommitResult(bool(applied), commit.errors)
+        return self._committed(commit, applied=applied)
+
+    def try_commit(self, bundle: Bundle, done: Callable[[CommitResult], None]) -> bool:
+        """
+        As `commit` with a bundle whose `data` is ready, but without waiting for anything.
+
+        `done` is called with the result, unless the session ends before. False: nothing was
+        written, for the session is busy, slow or over.
+        """
+        busy = self._turn.locked() or self._commit is not None
+        if busy or not bundle.data or not self.try_write(bundle.data):
+            return False
+        loop = asyncio.get_running_loop()
+        self._said = time.monotonic()
+        commit = self._commit = _Commit(loop.create_future())
+        timeout_s = self._settings.reply_timeout_s
+        late = loop.call_later(timeout_s, self.close, "no_reply", "no reply to commit")
+        self._owed.add(commit.done)
+
+        def answered(reply: asyncio.Future[bool]) -> None:
+            late.cancel()
+            self._owed.discard(reply)
+            self._commit = None
+            if not reply.cancelled() and reply.exception() is None:
+                done(self._committed(commit, applied=reply.result()))
+
+        commit.done.add_done_callback(answered)
+        return True
+
+    def _committed(self, commit: _Commit, *, applied: bool) -> CommitResult:
+        self._metrics.bundle_results[applied].inc()
+        return CommitResult(applied, commit.errors)
 
     async def set_meter(self, meter: messages.Meter) -> None:
         """
