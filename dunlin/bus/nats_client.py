@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from dunlin.bus import stats
 from dunlin.bus.base import BusUnavailable
 from dunlin.imports import absent
+from dunlin.tls import strict
 
 # aiohttp is for NATS over WebSockets alone: 150 ms of every start.
 with absent("aiohttp"):
@@ -109,10 +110,7 @@ class Options:
                 is_jwt = "BEGIN NATS USER JWT" in text
                 args["user_credentials" if is_jwt else "nkeys_seed"] = self.creds
             if self.ca or self.cert:
-                context = ssl.create_default_context(cafile=self.ca or None)
-                # As Python 3.13 does by itself: what passes here passes there.
-                context.verify_flags |= ssl.VERIFY_X509_STRICT
-                args["tls"] = self._load(context)
+                args["tls"] = self._load(strict(ssl.create_default_context(cafile=self.ca or None)))
         except (OSError, ValueError) as error:
             raise BusUnavailable(f"NATS credentials or certificates: {error}") from error
         return args

@@ -58,23 +58,19 @@ def kind_of_cookie(cookie: int) -> str | None:
 
 
 class CookieIndex:
-    """Cookie -> intent id for a known set of intents."""
+    """Cookie -> intent id for a known set of intents; of two that share one: the first known."""
 
     def __init__(self, intent_ids: Iterable[IntentId] = ()) -> None:
         self._ids: dict[int, IntentId] = {}
         for intent_id in intent_ids:
             self.add(intent_id)
 
-    def add(self, intent_id: IntentId) -> int:
-        """Its cookie, from now on known. Raises ValueError if another intent has the same."""
-        cookie = cookie_of(intent_id)
-        other = self._ids.setdefault(cookie, intent_id)
-        if other != intent_id:
-            raise ValueError(f"cookie {cookie:#x} of {intent_id} belongs to {other}")
-        return cookie
+    def add(self, intent_id: IntentId) -> None:
+        """Its cookie is known from now on."""
+        self._ids.setdefault(cookie_of(intent_id), intent_id)
 
     def discard(self, intent_id: IntentId) -> None:
-        """Forget one; nothing if it is not known."""
+        """Forget one; nothing if its cookie is not its own."""
         cookie = cookie_of(intent_id)
         if self._ids.get(cookie) == intent_id:
             del self._ids[cookie]

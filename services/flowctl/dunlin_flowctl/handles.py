@@ -89,13 +89,18 @@ class Handles:
 
     def read_on(self) -> None:
         """Streams were read further: switches only look where that changes what they may do."""
-        state = (self.caught_up, self.may_delete)
-        if state != self._state:
-            self._state = state
+        caught_up, might_delete = self._state
+        self._state = (self.caught_up, self.may_delete)
+        if self.caught_up and not caught_up:
             self.wake()
             return
+        # A watermark is often read before the intents that it is about: that changes nothing for
+        # a switch that holds what it should and nothing else.
+        sweep = self.may_delete and not might_delete
         self.moved.notify()
         for runner in self.runners.values():
+            if sweep and runner.unswept:
+                runner.signal.notify()
             runner.reached.notify()
 
     def changed(self, node: str) -> None:

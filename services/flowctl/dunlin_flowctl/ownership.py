@@ -159,7 +159,9 @@ class Ownership:
         subscription = await self._answer()
         try:
             while True:
-                await asyncio.sleep(self._ttl_s / 16)
+                # Who is silent and may still answer is asked again, but not at once.
+                pause_s = self.owners.until_suspect(time.monotonic())
+                await asyncio.sleep(max(pause_s, self._ttl_s / 16))
                 await self.look_for_silent()
         finally:
             await subscription.stop()

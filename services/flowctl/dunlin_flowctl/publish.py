@@ -27,12 +27,18 @@ class Publisher:
         self._wake = asyncio.Event()
         self._published: dict[str, Applied] = {}
         self._not_before: dict[str, float] = {}
+        self._sent: dict[str, tuple[bytes, Applied]] = {}
         handles.publisher = self
 
     def mark(self, node: str) -> None:
         """There is something new to say of this switch."""
         self._marked.add(node)
         self._wake.set()
+
+    def sent(self, node: str, data: bytes) -> Applied | None:
+        """What these bytes of an acknowledgement say, if they are the newest of this replica's."""
+        sent, applied = self._sent.get(node, (b"", None))
+        return applied if sent == data else None
 
     def forget(self) -> None:
         """The state stream is new: say everything again."""
@@ -81,12 +87,16 @@ class Publisher:
         """The last word of a switch that is not ours any more."""
         await self._publish([applied])
         self._published.pop(applied.node, None)
+        self._sent.pop(applied.node, None)
 
     async def _publish(self, news: list[Applied]) -> None:
         news = [item for item in news if not self._said(item)]
         if not news:
             return
         messages = [Message(item.subject, wire.encode(item)) for item in news]
+        self._sent |= {
+            item.node: (message.data, item) for item, message in zip(news, messages, strict=True)
+        }
         try:
             results = await self._handles.bus.publish_many(messages)
         except BusError as error:

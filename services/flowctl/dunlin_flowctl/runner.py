@@ -306,10 +306,15 @@ class SwitchRunner:
         return switch.revision(desired.read if desired.held.prepared else desired.revision)
 
     @property
+    def unswept(self) -> bool:
+        """It waits to be allowed to delete."""
+        changes = self.changes
+        return changes is not None and (changes.switch.leftovers or not changes.swept)
+
+    @property
     def swept(self) -> bool:
         """Nothing stands on the switch that no intent explains."""
-        changes = self.changes
-        return changes is not None and changes.swept and not changes.switch.leftovers
+        return self.changes is not None and not self.unswept
 
     def applied(self, *, connected: bool = True) -> Applied:
         """The acknowledgement of the switch, as of now."""

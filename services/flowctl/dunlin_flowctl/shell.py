@@ -186,7 +186,9 @@ class Shell:
         if record.is_tombstone:
             self._handles.applied.pop(node, None)
         else:
-            self._handles.applied[node] = wire.decode(record.data, Applied)
+            # Most of them are this replica's own, which need not be read again.
+            own = self.publisher.sent(node, record.data)
+            self._handles.applied[node] = own or wire.decode(record.data, Applied)
 
     def _bad(self, kind: str, reason: str, record: Record, error: str) -> None:
         self._common.bad_input(kind, reason)

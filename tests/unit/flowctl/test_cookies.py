@@ -1,6 +1,9 @@
 """Whose a flow is, by its cookie."""
 
+import pytest
+
 from dunlin.events.intents import AnyIntent
+from dunlin.openflow import cookie
 from dunlin.openflow.cookie import CookieIndex, cookie_of
 from dunlin_flowctl.core.desired import Desired, IntentVersion
 from dunlin_flowctl.core.switch import Moment
@@ -35,7 +38,20 @@ def test_cookies_of_a_switch_are_those_of_all_and_its_own() -> None:
     index = CookieIndex(desired.intents)
     for node, other in ((first, second), (second, first)):
         found = desired.cookies_on(node)
-        for cookie in [cookie_of(there.id) for there in (*shared, *own[node])]:
-            assert found.lookup(cookie) == index.lookup(cookie)
+        for number in [cookie_of(there.id) for there in (*shared, *own[node])]:
+            assert found.lookup(number) == index.lookup(number)
         assert found.lookup(cookie_of(own[other][1].id)) is None
     assert [version.intent.id for version in desired.intents_of(first)] == [own[first][0].id]
+
+
+def test_who_shares_a_cookie_takes_away_only_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two intents of one cookie the first has it, also after the other is gone."""
+    desired = Desired(FakeCompiler())
+    first, second = service_intent("x", (1, 2)), service_intent("y", (1,), port=81)
+    monkeypatch.setattr(cookie, "cookie_of", lambda _intent_id: 7)
+    for revision, intent in enumerate((first, second), 1):
+        desired.upsert(IntentVersion(intent, revision))
+    desired.delete(second.id, Moment(3))
+    assert desired.cookies_on(NODES[0]).lookup(7) == first.id
+    desired.delete(first.id, Moment(4))
+    assert desired.cookies_on(NODES[0]).lookup(7) is None

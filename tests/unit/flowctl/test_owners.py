@@ -1,5 +1,7 @@
 """Who should write to which switch."""
 
+import pytest
+
 from dunlin_flowctl.core.owners import STEP_S, Claim, Owners, ranked
 
 DPIDS = range(1, 3001)
@@ -91,3 +93,23 @@ def test_who_is_silent_for_half_its_time_is_worth_asking_for() -> None:
     assert not owners.suspects(8.0), "we heard nothing of anybody"
     beats(owners, "a", 8.0, 8.5)
     assert not owners.suspects(8.6), "after an outage everybody gets the whole time"
+
+
+def test_the_next_look_is_when_somebody_can_be_suspect() -> None:
+    """Nobody is suspect before that moment; then the most silent one is; the dead are not."""
+    owners = Owners("a", 1.0)
+    beats(owners, "ab", 0.0, 5.0)
+    owners.heard("c", 0.4, 5.0)
+    assert owners.until_suspect(5.0) == pytest.approx(0.2)
+    assert not owners.suspects(5.19)
+    assert owners.suspects(5.21) == {"c": 5.0}
+    beats(owners, "a", 5.25, 5.5)
+    assert owners.suspects(5.51) == {"b": 5.0}, "c has been silent for all of its time"
+    assert owners.until_suspect(5.51) <= 0
+    owners.left("b")
+    assert owners.until_suspect(5.51) == pytest.approx(0.5), "nobody else is there"
+    late = Owners("a", 1.0)
+    late.heard("a", 1.0, 5.0)
+    late.heard("b", 1.0, 5.0)
+    assert late.until_suspect(5.1) == pytest.approx(0.5)
+    assert late.until_suspect(5.6) == pytest.approx(0.4), "we listen since 5.0"

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from dunlin.service.settings import SettingsError
+from dunlin.tls import strict
 from dunlin_flowctl.adapters.session import Session, SessionClosed
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.metrics import FlowctlMetrics
@@ -75,9 +76,7 @@ def tls_context(settings: FlowctlSettings, *, server: bool) -> ssl.SSLContext:
     # Certificates of switches name no host: the authority is ours alone.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    # As Python 3.13 does by itself: what passes here passes there.
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    return context
+    return strict(context)
 
 
 def rotating_context(settings: FlowctlSettings) -> ssl.SSLContext:

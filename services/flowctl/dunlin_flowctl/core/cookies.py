@@ -1,9 +1,9 @@
 """Which intent a flow of a switch comes from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from dunlin.model.ids import IntentId
-from dunlin.openflow.cookie import cookie_of
+from dunlin.openflow.cookie import CookieIndex
 
 
 class CookiesOn:
@@ -14,10 +14,10 @@ class CookiesOn:
     To make one costs what the node has, whatever there is in the cluster.
     """
 
-    def __init__(self, everywhere: Mapping[int, IntentId], own: Iterable[IntentId]) -> None:
+    def __init__(self, everywhere: CookieIndex, own: Iterable[IntentId]) -> None:
         self._everywhere = everywhere
-        self._own = {cookie_of(intent_id): intent_id for intent_id in own}
+        self._own = CookieIndex(own)
 
     def lookup(self, cookie: int) -> IntentId | None:
         """The intent of a cookie, if it is known."""
-        return self._own.get(cookie) or self._everywhere.get(cookie)
+        return self._own.lookup(cookie) or self._everywhere.lookup(cookie)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from dunlin.events.intents import AnyIntent, PolicyCommitIntent, SwitchIntent
 from dunlin.events.intents import intent_id as make_id
 from dunlin.model.ids import IntentId, format_dpid
-from dunlin.openflow.cookie import cookie_of
+from dunlin.openflow.cookie import CookieIndex
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
 from dunlin_flowctl.core.cookies import CookiesOn
@@ -74,7 +74,7 @@ class Desired:
         self._scoped: dict[str, set[IntentId]] = {}
         self._everywhere: set[IntentId] = set()
         self._shared_kinds: set[str] = set()
-        self._cookies: dict[int, IntentId] = {}
+        self._cookies = CookieIndex()
         self._nodes_of_dpid: dict[int, set[str]] = {}
 
     # --- intents ----------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Desired:
         before = self.intents.get(intent_id)
         self.intents[intent_id] = version
         if before is None and intent.scope == ALL_SCOPE:
-            self._cookies.setdefault(cookie_of(intent_id), intent_id)
+            self._cookies.add(intent_id)
         self.pods.put(before.intent if before else None, intent)
         if isinstance(intent, SwitchIntent):
             self._index_switch(before, intent)
@@ -169,7 +169,7 @@ class Desired:
             return set()
         intent = version.intent
         if intent.scope == ALL_SCOPE:
-            self._cookies.pop(cookie_of(intent_id), None)
+            self._cookies.discard(intent_id)
         self.pods.put(intent, None)
         self.failures.pop(intent_id, None)
         if isinstance(intent, SwitchIntent):

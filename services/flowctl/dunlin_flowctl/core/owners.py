@@ -88,8 +88,22 @@ class Owners:
             for name, member in self._members.items()
             if name != self.replica
             and self._judging(member, now)
-            and now - member.heard_at > member.ttl_s / 2
+            and member.ttl_s / 2 < now - member.heard_at <= member.ttl_s
         }
+
+    def until_suspect(self, now: float) -> float:
+        """
+        Seconds until `suspects` may name somebody that it does not name now, if nobody is heard.
+
+        At most half of our time to live: who comes in between cannot be silent for so long before.
+        """
+        since = max(self._hearing_since + self.ttl_s, now)
+        moments = [
+            max(since, member.heard_at + member.ttl_s / 2) - now
+            for name, member in self._members.items()
+            if name != self.replica and now - member.heard_at <= member.ttl_s
+        ]
+        return min([self.ttl_s / 2, *moments])
 
     def hearing(self, now: float) -> bool:
         """The bus carries what we say: what we know of claims is what there is."""
