@@ -88,11 +88,18 @@ class NamespaceFact(Fact, frozen=True, kw_only=True, tag="namespace"):
 
 
 class ContainerPort(Event, frozen=True, kw_only=True):
-    """A port that a container names; `name` may be ""."""
+    """
+    A port that a container names; `name` may be "".
+
+    `host_port`: where its node serves it too (0: nowhere), on `host_ip` alone: 0.0.0.0 and :: are
+    all addresses of their family, None all addresses. Never of a Pod on host network.
+    """
 
     name: str = ""
     protocol: Protocol = Protocol.TCP
     port: PortNumber
+    host_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    host_ip: IPAddress | None = None
 
 
 class PodFact(Fact, frozen=True, kw_only=True, tag="pod"):
@@ -100,7 +107,8 @@ class PodFact(Fact, frozen=True, kw_only=True, tag="pod"):
     A Kubernetes Pod. `node` is "" before it is bound; `ips` are status.podIPs.
 
     `finished`: phase is Succeeded or Failed: its addresses are free. `annotations`: those
-    under `dunlin.dev/` only.
+    under `dunlin.dev/` only. `created_ms`: Unix time of its creation, 0 unless it asks for a
+    host port: of two Pods that ask for one the older has it.
     """
 
     node: str = ""
@@ -112,6 +120,7 @@ class PodFact(Fact, frozen=True, kw_only=True, tag="pod"):
     ready: bool = False
     terminating: bool = False
     finished: bool = False
+    created_ms: int = 0
 
 
 class ServiceType(StrEnum):

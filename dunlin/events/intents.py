@@ -216,6 +216,23 @@ class LocalServiceIntent(Intent, frozen=True, kw_only=True, tag="localservice"):
     affinity_timeout_s: int = 0
 
 
+class HostPortIntent(Intent, frozen=True, kw_only=True, tag="hostport"):
+    """
+    A port of a node that leads to one of its Pods; scope = the node.
+
+    Key: `<namespace>/<pod>:<port>/<protocol>`, with a host IP `<namespace>/<pod>:<port>@<host
+    IP>/<protocol>`. `host_ip`: this address of the node alone; None: all its addresses, its gateway
+    addresses too, of the families of `endpoints`. `endpoints`: one of each family at most.
+    """
+
+    pod_namespace: str
+    pod_name: str
+    protocol: Protocol
+    port: PortNumber
+    host_ip: IPAddress | None = None
+    endpoints: tuple[ServiceEndpoint, ...]
+
+
 # --- policies: docs/design/policy.md says how they work together ---------------------------------
 
 PolicyDirection: TypeAlias = Literal["ingress", "egress"]
@@ -355,6 +372,7 @@ AnyIntent: TypeAlias = (
     | RouteIntent
     | ServicePortIntent
     | LocalServiceIntent
+    | HostPortIntent
     | PolicyIntent
     | PolicyClassIntent
     | PolicyPortIntent

@@ -38,7 +38,10 @@ def explain(world: World, question: Question) -> Answer:
     ips |= {endpoint.ip for service in services for endpoint in service.endpoints}
     ports = {t.port for t in targets}
     ports |= {endpoint.port for service in services for endpoint in service.endpoints}
-    intents: list[AnyIntent] = [*services, *world.local_services(services)]
+    host_ports = [h for t in targets for h in world.host_ports_at(t.ip, t.port)]
+    ips |= {endpoint.ip for asked_for in host_ports for endpoint in asked_for.endpoints}
+    ports |= {endpoint.port for asked_for in host_ports for endpoint in asked_for.endpoints}
+    intents: list[AnyIntent] = [*services, *host_ports, *world.local_services(services)]
     for local in world.local_services(services):
         ips |= {e.ip for family in local.families for e in (*family.local, *family.node)}
     intents += world.pods_at(ips)

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from dunlin.events.intents import (
     AnyIntent,
     EndpointIntent,
+    HostPortIntent,
     LocalServiceIntent,
     PolicyClassIntent,
     PolicyGenerationIntent,
@@ -96,6 +97,12 @@ class World:
             or any(ip == a.ip for a in s.addresses)
             or any(ip == a.ip for a in s.external)
         ]
+
+    def host_ports_at(self, ip: IPAddress, port: int) -> list[HostPortIntent]:
+        """The hostPorts that this address and port may mean."""
+        node = self.node_at(ip)
+        found = (h for h in self.of(HostPortIntent) if h.scope == node and h.port == port)
+        return [h for h in found if h.host_ip in (None, ip)]
 
     # --- what counts for some addresses and ports -------------------------------------------------
 

@@ -30,6 +30,7 @@ KINDS = {
     "policygeneration": 11,
     "localservice": 12,
     "policycommit": 13,
+    "hostport": 14,
 }
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
 

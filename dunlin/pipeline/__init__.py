@@ -9,6 +9,7 @@ from typing import assert_never
 from dunlin.events.intents import (
     AnyIntent,
     EndpointIntent,
+    HostPortIntent,
     LocalServiceIntent,
     PolicyClassIntent,
     PolicyCommitIntent,
@@ -25,6 +26,7 @@ from dunlin.events.intents import (
 from dunlin.openflow.flow import Program
 from dunlin.pipeline.base import SwitchContext
 from dunlin.pipeline.endpoint import compile_endpoint
+from dunlin.pipeline.host_port import compile_host_port
 from dunlin.pipeline.policy import (
     compile_class,
     compile_network,
@@ -81,6 +83,9 @@ def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
             return compile_service(intent)
         case LocalServiceIntent():
             return compile_local_service(intent)
+        case HostPortIntent():
+            assert context is not None, intent.id
+            return compile_host_port(intent, context)
         case PolicyIntent():
             return compile_policy(intent)
         case PolicyClassIntent():

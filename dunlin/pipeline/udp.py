@@ -1,5 +1,5 @@
 """
-A UDP ServicePort as conntrack meets it on one node: where it is asked for, who may answer. Pure.
+A UDP ServicePort or hostPort as conntrack meets it: where it is asked for, who may answer. Pure.
 
 UDP has no end that conntrack could see: an entry lives as long as its client keeps sending, also
 when its endpoint is gone. flowctl removes what a change makes stale, the agent what it finds so.
@@ -9,8 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dunlin.events.facts import Protocol
-from dunlin.events.intents import LocalServiceIntent, ServiceEndpoint, ServicePortIntent
+from dunlin.events.intents import (
+    HostPortIntent,
+    LocalServiceIntent,
+    ServiceEndpoint,
+    ServicePortIntent,
+)
 from dunlin.model.addresses import IPAddress
+from dunlin.pipeline.host_port import host_port_ips
 
 Address = tuple[IPAddress, int]
 """Address and port."""
@@ -49,6 +55,14 @@ def udp_service(
         frontends |= {(ip, service.node_port) for ip in node_ips}
     endpoints = {(e.ip, e.port) for e in (*service.endpoints, *_others(service, local))}
     return UdpService(frozenset(frontends), frozenset(endpoints))
+
+
+def udp_host_port(intent: HostPortIntent | None, own: Iterable[IPAddress]) -> UdpService:
+    """As `udp_service`, of a hostPort; `own`: every address of its node."""
+    if intent is None or intent.protocol is not Protocol.UDP:
+        return NOTHING
+    frontends = frozenset((ip, intent.port) for ip in host_port_ips(intent, own))
+    return UdpService(frontends, frozenset((e.ip, e.port) for e in intent.endpoints))
 
 
 def _others(

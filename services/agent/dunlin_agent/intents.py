@@ -1,7 +1,7 @@
 """
 What switches must do about Services, as this node needs to know it: one reader, several listeners.
 
-Its Services (scope all), its own part of them, and its own switch.
+Its Services (scope all), its own part of them, its Pods' hostPorts, and its own switch.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import structlog
 from dunlin import subjects, wire
 from dunlin.bus.base import Batch, Bus, Record
 from dunlin.events.intents import (
+    HostPortIntent,
     LocalServiceIntent,
     ServicePortIntent,
     SwitchIntent,
@@ -24,10 +25,11 @@ from dunlin_agent.metrics import AgentMetrics
 
 log = structlog.get_logger(__name__)
 
-NodeIntent = ServicePortIntent | LocalServiceIntent | SwitchIntent
+NodeIntent = ServicePortIntent | LocalServiceIntent | HostPortIntent | SwitchIntent
 KINDS: Final[dict[str, type[NodeIntent]]] = {
     "service": ServicePortIntent,
     "localservice": LocalServiceIntent,
+    "hostport": HostPortIntent,
     "switch": SwitchIntent,
 }
 
@@ -70,6 +72,7 @@ class Intents:
         filters = [
             f"{subjects.PREFIX}.intent.{subjects.ALL_SCOPE}.service.>",
             f"{scope}.localservice.>",
+            f"{scope}.hostport.>",
             f"{scope}.switch.>",
         ]
         async for batch in self._bus.follow(subjects.INTENTS_STREAM, filters):

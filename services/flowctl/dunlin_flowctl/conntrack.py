@@ -1,5 +1,5 @@
 """
-UDP connections of one switch that a change of a Service has made stale: removed after the change.
+UDP connections of one switch that a change of a Service, or hostPort, has made stale: removed.
 
 An acknowledged bundle is not yet in the datapath's cache of flows (revalidation follows within
 some tenths of a second): a packet in between makes the stale entry again. So the same is removed
@@ -8,12 +8,13 @@ again a little later; it names exactly the affected tuples each time, so that wh
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from dunlin.events.intents import (
     AnyIntent,
+    HostPortIntent,
     LocalServiceIntent,
     ServicePortIntent,
     SwitchIntent,
@@ -21,7 +22,8 @@ from dunlin.events.intents import (
 )
 from dunlin.model.ids import IntentId
 from dunlin.openflow import codec
-from dunlin.pipeline.udp import NOTHING, UdpService, udp_service
+from dunlin.pipeline.base import SwitchContext
+from dunlin.pipeline.udp import NOTHING, UdpService, udp_host_port, udp_service
 from dunlin.subjects import ALL_SCOPE
 from dunlin_flowctl.adapters.session import Session, SessionClosed
 from dunlin_flowctl.core.udp import stale
@@ -38,15 +40,24 @@ AT_ONCE_MAX = 64
 """OVS looks through all of conntrack for each: so many, and then a pause."""
 PAUSE_S = 0.05
 UDP_KEY = "/UDP"
-"""How the key of a UDP ServicePort ends."""
+"""How the key of a UDP ServicePort or hostPort ends."""
 
 
-def service_key(changed: IntentId) -> str | None:
-    """The key of the UDP ServicePort that an intent is about; None: about none."""
+class UdpKey(NamedTuple):
+    """A UDP ServicePort, or a hostPort."""
+
+    kind: str
+    key: str
+
+
+def udp_key(changed: IntentId) -> UdpKey | None:
+    """What an intent is about; None: nothing of UDP."""
     if not changed.endswith(UDP_KEY):
         return None
     _, kind, key = changed.split("/", 2)
-    return key if kind in {"service", "localservice"} else None
+    if kind in {"service", "localservice"}:
+        return UdpKey("service", key)
+    return UdpKey(kind, key) if kind == "hostport" else None
 
 
 class StaleUdp:
@@ -59,15 +70,15 @@ class StaleUdp:
         self._node = node
         self._desired = desired
         self._metrics = metrics
-        self._before: dict[str, UdpService] = {}
-        self._taken: dict[str, tuple[UdpService, UdpService]] = {}
+        self._before: dict[UdpKey, UdpService] = {}
+        self._taken: dict[UdpKey, tuple[UdpService, UdpService]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what changes -----------------------------------------------------------------------------
 
     def changes(self, changed: IntentId) -> None:
         """An intent is about to change; the first call before it is on the switch counts."""
-        key = service_key(changed)
+        key = udp_key(changed)
         if key is not None and key not in self._before:
             self._before[key] = self._now(key)
 
@@ -81,7 +92,7 @@ class StaleUdp:
     def written(self, changed: Iterable[IntentId]) -> None:
         """These intents are on the switch as they were `taken`: remove what is stale."""
         flushes: list[codec.CtFlush] = []
-        for key in {service_key(item) for item in changed}:
+        for key in {udp_key(item) for item in changed}:
             if key is not None and key in self._taken:
                 flushes += stale(*self._taken.pop(key))
         if flushes:
@@ -96,12 +107,18 @@ class StaleUdp:
         for task in self._tasks:
             task.cancel()
 
-    def _now(self, key: str) -> UdpService:
+    def _now(self, udp: UdpKey) -> UdpService:
+        switch = self._intent(self._node, "switch", "pipeline")
+        key = udp.key
+        if udp.kind == "hostport":
+            asked = self._intent(self._node, udp.kind, key)
+            if not isinstance(asked, HostPortIntent) or not isinstance(switch, SwitchIntent):
+                return NOTHING
+            return udp_host_port(asked, SwitchContext(switch).own_addresses)
         service = self._intent(ALL_SCOPE, "service", key)
         if not isinstance(service, ServicePortIntent):
             return NOTHING
         local = self._intent(self._node, "localservice", key)
-        switch = self._intent(self._node, "switch", "pipeline")
         return udp_service(
             service,
             local if isinstance(local, LocalServiceIntent) else None,

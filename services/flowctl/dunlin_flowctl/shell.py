@@ -18,7 +18,7 @@ from dunlin.service.metrics import Metrics
 from dunlin_flowctl.adapters.listener import Listener
 from dunlin_flowctl.adapters.session import Session, SessionClosed
 from dunlin_flowctl.audits import Auditor
-from dunlin_flowctl.conntrack import service_key
+from dunlin_flowctl.conntrack import udp_key
 from dunlin_flowctl.core.desired import IntentVersion
 from dunlin_flowctl.core.switch import Moment
 from dunlin_flowctl.handles import Handles
@@ -119,8 +119,8 @@ class Shell:
         return desired.upsert(IntentVersion(intent, record.seq, record.time_ms))
 
     def _about_to_change(self, intent_id: IntentId) -> None:
-        """Connections that a switch has of a ServicePort are known by what it was."""
-        if service_key(intent_id) is not None:
+        """Connections that a switch has of a ServicePort or hostPort are known by what it was."""
+        if udp_key(intent_id) is not None:
             for runner in self._handles.runners.values():
                 runner.changes_now(intent_id)
 

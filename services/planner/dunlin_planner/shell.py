@@ -54,9 +54,10 @@ from dunlin_planner.state import (
 log = structlog.get_logger(__name__)
 
 SERVICE_KINDS = ("service", "localservice")
+HOST_PORT_KIND = "hostport"
 FILTERS = tuple(
     f"{subjects.PREFIX}.intent.*.{kind}.*"
-    for kind in ("switch", "route", *SERVICE_KINDS, *POLICY_KINDS)
+    for kind in ("switch", "route", *SERVICE_KINDS, HOST_PORT_KIND, *POLICY_KINDS)
 )
 TICK_S = 0.5
 SLICE = 200
@@ -80,7 +81,7 @@ def unit_of(subject: str) -> Unit:
         policy = "networkpolicy" if namespace else "clusternetworkpolicy"
         return Unit(policy if kind == "policy" else kind, namespace, name)
     namespace, _, name = key.partition(":")[0].partition("/")
-    return Unit("service", namespace, name)
+    return Unit("service" if kind in SERVICE_KINDS else kind, namespace, name)
 
 
 class Shell:

@@ -30,6 +30,7 @@ from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_planner.core.claims import Claims
 from dunlin_planner.core.events import Unit
 from dunlin_planner.core.groups import GroupIds, GroupKey
+from dunlin_planner.core.host_ports import HostPorts
 from dunlin_planner.core.policy.groups import PodName
 from dunlin_planner.core.policy.index import PolicyIndex
 from dunlin_planner.core.policy.model import PolicyName
@@ -236,6 +237,7 @@ class State:
     dpids: Claims[int, tuple[str]] = field(default_factory=Claims)
     pod_cidrs: Claims[IPNetwork, tuple[str]] = field(default_factory=Claims)
     policy: PolicyIndex = field(default_factory=PolicyIndex)
+    host_ports: HostPorts = field(default_factory=HostPorts)
     generation: int = 0
 
     # --- queries ---------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ class State:
         """Everything that may have a plan."""
         nodes = {_node(name) for kind in ("node", "switch") for _, name in self.facts[kind]}
         services = {_service(*name) for name in self.facts["service"]}
-        return nodes | services | self.policy.units()
+        return nodes | services | self.policy.units() | self.host_ports.units()
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -322,6 +324,7 @@ class State:
     ) -> set[Unit]:
         rivals = self.dpids.replace((name.name,), (new.dpid,) if new else ())
         touched = {_node(name.name)} | {_node(rival) for (rival,) in rivals}
+        touched |= self.host_ports.on(name.name)
         old_fashioned = new is not None and not tracks_sctp(new.ovs_version)
         if old_fashioned != (name.name in self.without_sctp):
             self.without_sctp ^= {name.name}
@@ -370,7 +373,8 @@ class State:
         return self.policy.put_policy(policy, logged, faults)
 
     def _index_pod(self, name: Name, _old: PodFact | None, new: PodFact | None) -> set[Unit]:
-        return self.policy.put_pod(PodName(*name), new)
+        pod = PodName(*name)
+        return self.policy.put_pod(pod, new) | self.host_ports.put(pod, new)
 
     def _index_namespace(
         self, name: Name, _old: NamespaceFact | None, new: NamespaceFact | None
@@ -381,7 +385,9 @@ class State:
     def _index_attachment(
         self, _name: Name, old: AttachmentFact | None, new: AttachmentFact | None
     ) -> set[Unit]:
-        return self.policy.put_attachment(old, new)
+        pods = {PodName(a.pod_namespace, a.pod_name) for a in (old, new) if a is not None}
+        touched = self.policy.put_attachment(old, new)
+        return touched.union(*map(self.host_ports.of, pods))
 
     def _index_endpointslice(
         self, _name: Name, old: EndpointSliceFact | None, new: EndpointSliceFact | None
@@ -410,6 +416,9 @@ class State:
         before = _claims(old)
         after = _claims(new)
         touched = {_service(name.namespace, name.name)}
+        for frontend in set[Frontend]().union(*before.values()) ^ set().union(*after.values()):
+            if frontend.ip is None:
+                touched |= self.host_ports.at_number(frontend.protocol, frontend.port)
         for key in before.keys() | after.keys():
             for rival in self.frontends.replace(key, after.get(key, ())):
                 touched.add(_service(rival.namespace, rival.service))

@@ -26,6 +26,7 @@ class ObjectMeta(Part, frozen=True, gc=False):
     resource_version: Leaf = None
     labels: Leaf = None
     annotations: Leaf = None
+    creation_timestamp: Leaf = None
     deletion_timestamp: Leaf = None
 
 
@@ -84,6 +85,7 @@ class ContainerPort(Part, frozen=True, gc=False):
     protocol: Leaf = None
     container_port: Leaf = None
     host_port: Leaf = None
+    host_ip: Leaf = msgspec.field(name="hostIP", default=None)
 
 
 class Container(Part, frozen=True, gc=False):

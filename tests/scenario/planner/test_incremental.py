@@ -8,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dunlin.events.facts import (
+    AttachmentFact,
+    ContainerPort,
     NetworkPolicyFact,
+    PodFact,
     Protocol,
     ServiceCIDRFact,
     ServicePort,
     ServiceType,
 )
+from dunlin.model.addresses import MacAddress
 from dunlin_planner.core.events import Deleted, Event, Owned, Unit, Upserted
 from dunlin_planner.core.groups import GroupIds
 from dunlin_planner.core.step import findings, intents, step, units_by_shard
@@ -32,6 +36,7 @@ ports = st.lists(
         name=st.sampled_from(["", "http"]),
         protocol=st.sampled_from([Protocol.TCP, Protocol.UDP]),
         port=st.sampled_from([80, 81]),
+        node_port=st.sampled_from([0, 0, 8080]),
     ),
     max_size=2,
 ).map(tuple)
@@ -80,7 +85,49 @@ others = st.sampled_from(
         ServiceCIDRFact(name="k", cidrs=(ip_network("10.0.0.0/16"),)),
     ]
 )
-facts = st.one_of(services, slices, nodes, switches, blocks, others)
+host_ports = st.lists(
+    st.builds(
+        ContainerPort,
+        protocol=st.sampled_from([Protocol.TCP, Protocol.SCTP]),
+        port=st.sampled_from([80, 81]),
+        host_port=st.sampled_from([0, 8080, 8080, 8081]),
+        host_ip=st.sampled_from([None, ip_address("0.0.0.0"), ip_address("192.0.2.1")]),
+    ),
+    max_size=2,
+).map(tuple)
+pods = st.builds(
+    lambda name, node, ips, found, created_ms, finished: PodFact(
+        namespace="default",
+        name=name,
+        node=node,
+        ips=ips,
+        ports=found,
+        created_ms=created_ms,
+        finished=finished,
+    ),
+    st.sampled_from(NAMES),
+    st.sampled_from(["", "a", "a", "b"]),
+    st.sampled_from([(), (ip_address("10.244.1.9"), ip_address("fd00:10:244:1::9"))]),
+    host_ports,
+    st.sampled_from([1, 2]),
+    st.sampled_from([False, False, True]),
+)
+attachments = st.builds(
+    lambda name, ip: AttachmentFact(
+        namespace="a",
+        name=f"{name}/eth0",
+        pod_namespace="default",
+        pod_name=name,
+        container_id=name,
+        ips=(ip_address(ip),),
+        mac=MacAddress("02:00:00:00:00:09"),
+        ofport=9,
+        port_name="v",
+    ),
+    st.sampled_from(NAMES),
+    st.sampled_from(["10.244.1.7", "10.244.1.8"]),
+)
+facts = st.one_of(services, slices, nodes, switches, blocks, others, pods, pods, attachments)
 
 
 def deletion(fact: Any) -> Deleted:
@@ -131,6 +178,7 @@ def assert_same(state: State, oracle: State) -> None:
     assert _groups(state) == _groups(oracle)
     for index in ("frontends", "dpids", "pod_cidrs"):
         assert getattr(state, index).__dict__ == getattr(oracle, index).__dict__
+    assert state.host_ports.__dict__ == oracle.host_ports.__dict__
 
 
 def _groups(state: State) -> dict[Any, int]:
@@ -188,13 +236,21 @@ def test_shards_add_up(history: list[Event], owned: list[frozenset[int]]) -> Non
     assert intents(one) | intents(other) == oracle
 
 
-@pytest.mark.parametrize("index", ["slices_of", "group", "planned"])
+@pytest.mark.parametrize("index", ["slices_of", "group", "planned", "host_ports"])
 def test_the_oracle_can_fail(index: str) -> None:
     """A planner that loses an index entry, a group or a plan is found out."""
     history: list[Event] = [
         Upserted(service("a", "10.96.0.1")),
         Upserted(service("b", "10.96.0.2")),
         Upserted(slice_of("a", endpoint("10.244.1.1"), name="x")),
+        Upserted(
+            PodFact(
+                namespace="default",
+                name="p",
+                node="n1",
+                ports=(ContainerPort(port=80, host_port=80),),
+            )
+        ),
     ]
     state = new_state()
     step(state, history)
@@ -206,6 +262,8 @@ def test_the_oracle_can_fail(index: str) -> None:
             state.groups._slot[key] += 1
         case "planned":
             del state.planned[Unit("service", "default", "b")]
+        case "host_ports":
+            state.host_ports.claims.clear()
     history.append(Upserted(slice_of("a", endpoint("10.244.1.2"), name="y")))
     step(state, history[-1:])
     with pytest.raises(AssertionError):

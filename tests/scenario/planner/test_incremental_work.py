@@ -12,12 +12,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from dunlin import wire
-from dunlin.events.facts import Endpoint, EndpointPort, EndpointSliceFact, ServiceFact, ServicePort
+from dunlin import subjects, wire
+from dunlin.events.facts import (
+    ContainerPort,
+    Endpoint,
+    EndpointPort,
+    EndpointSliceFact,
+    PodFact,
+    ServiceFact,
+    ServicePort,
+)
+from dunlin.events.intents import intent_id
 from dunlin.openflow.flow import Flow, Group
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
 from dunlin_flowctl.core.delta import ChangeSet, diff
 from dunlin_flowctl.core.desired import Desired, IntentVersion
+from dunlin_flowctl.core.switch import Moment
 from dunlin_flowctl.encode import encode_step
 from dunlin_planner.core import step as steps
 from dunlin_planner.core.events import Event, Upserted
@@ -70,10 +80,13 @@ class Pipeline:
         self.switch = managed
 
     def _publish(self, changes: Changes) -> None:
-        for intent in changes.intents.values():
-            assert intent is not None
+        for subject, intent in changes.intents.items():
             self.revision += 1
-            self.desired.upsert(IntentVersion(intent, self.revision))
+            if intent is None:
+                gone = intent_id(*subjects.split(subject)[1:])
+                self.desired.delete(gone, Moment(self.revision))
+            else:
+                self.desired.upsert(IntentVersion(intent, self.revision))
 
     def change(self, event: Event) -> tuple[Changes, ChangeSet]:
         """One fact: intents to publish, and the messages to the switch."""
@@ -187,6 +200,32 @@ def test_work_does_not_depend_on_the_number_of_nodes(
         back = slice_fact(5) if isinstance(fact, EndpointSliceFact) else service_fact(5)
         counts.append(calls_of(lambda world=world: world.change(Upserted(fact))))  # type: ignore[misc]
         world.change(Upserted(back))
+    assert counts[1] <= counts[0] * 1.1, counts
+
+
+def asking(number: int, host_port: int = 8080) -> PodFact:
+    """Pod default/p<number>, the only one of its node that asks for this hostPort."""
+    return PodFact(
+        namespace="default",
+        name=f"p{number}",
+        node=f"n{number}",
+        ips=(ip_address("198.18.0.0") + number,),
+        ports=(ContainerPort(port=80, host_port=host_port),),
+    )
+
+
+def test_a_host_port_costs_what_it_is() -> None:
+    """One Pod's, among 50 and among 2,000 of that number: calls, and its own intents alone."""
+    counts = []
+    for pods in (FEW, 2_000):
+        world = Pipeline(0)
+        step(world.state, [Upserted(asking(number)) for number in range(2, pods)])
+        world.change(Upserted(asking(1)))
+        changes, messages = world.change(Upserted(asking(1, 8081)))
+        assert len(changes.intents) == 2, "one goes, one comes"
+        assert {len(messages.flows_put), len(messages.flows_deleted)} == {2}, "two own addresses"
+        back = Upserted(asking(1))
+        counts.append(calls_of(lambda world=world, back=back: world.change(back)))  # type: ignore[misc]
     assert counts[1] <= counts[0] * 1.1, counts
 
 

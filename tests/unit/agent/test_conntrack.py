@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dunlin.events.facts import NodeAddress, Protocol
 from dunlin.events.intents import (
     ExternalAddress,
+    HostPortIntent,
     LocalFamily,
     LocalServiceIntent,
     ServiceAddress,
@@ -129,6 +130,44 @@ def test_what_is_stale(found: Entry, intents: list[Any], expected: bool) -> None
     assert (found in stale([found], *intents)) is expected
 
 
+def host_port(*endpoints: str, port: int = 53) -> HostPortIntent:
+    """UDP port 53 of all the node's addresses, for a Pod's port 8053."""
+    return HostPortIntent(
+        scope="n1",
+        key=f"shop/dns-1:{port}/UDP",
+        pod_namespace="shop",
+        pod_name="dns-1",
+        protocol=Protocol.UDP,
+        port=port,
+        endpoints=tuple(ServiceEndpoint(ip=ip_address(e), port=8053) for e in endpoints),
+    )
+
+
+def test_host_ports() -> None:
+    """To the Pod: not stale; to one that went, or untranslated: stale; another's port: neither."""
+    asked = host_port("10.0.0.1")
+    good = entry("192.0.2.1", 53, "10.0.0.1", 8053)
+    gone = entry("192.0.2.1", 53, "10.0.0.2", 8053)
+    before = entry("192.0.2.1", 53, "192.0.2.1", 53, marked=False)
+    other = entry("192.0.2.1", 54, "192.0.2.1", 54, marked=False)
+    assert stale([good, gone, before, other], asked) == {gone, before}
+    assert stale([good, before]) == {good}
+    core = Connections()
+    for intent in (SWITCH, service(1, "10.0.0.1"), asked):
+        core.put(intent)
+    assert core.stale([good]) == set()
+    core.remove(asked.id)
+    assert core.stale([good]) == {good}
+    core.put(msgspec.structs.replace(SWITCH, addresses=()))
+    core.put(asked)
+    assert core.stale([good]) == {good}, "the node has lost that address"
+    core.put(SWITCH)
+    assert core.stale([good]) == set()
+    core.clear()
+    core.put(SWITCH)
+    assert core.stale([good]) == {good}
+
+
 def test_endpoints_of_the_node_alone_count() -> None:
     """Policy Local may have terminating endpoints that the policy Cluster has not."""
     own = LocalServiceIntent(
@@ -181,6 +220,7 @@ EVENTS = st.lists(
     st.one_of(
         SERVICES,
         st.sampled_from([SWITCH, msgspec.structs.replace(SWITCH, node_port_ips=())]),
+        st.sampled_from([host_port("10.0.0.1"), host_port("10.0.0.2", port=30053)]),
         st.integers(0, 3),
     )
 )
@@ -194,11 +234,21 @@ ENTRIES = [
 ]
 
 
-def naive(found: Entry, own: SwitchIntent | None, services: list[ServicePortIntent]) -> bool:
-    """Word by word: it is asked for at a Service, and who answers may not."""
+def naive(
+    found: Entry,
+    own: SwitchIntent | None,
+    services: list[ServicePortIntent],
+    host_ports: list[HostPortIntent],
+) -> bool:
+    """Word by word: it is asked for at a Service or hostPort, and who answers may not."""
     if own is None:
         return False
-    asked_for = [
+    asked_for: list[ServicePortIntent | HostPortIntent] = [
+        intent
+        for intent in host_ports
+        if found.dst_port == intent.port and found.dst in {str(a.ip) for a in own.addresses}
+    ]
+    asked_for += [
         intent
         for intent in services
         if (found.dst, found.dst_port) in {(str(a.ip), intent.port) for a in intent.addresses}
@@ -230,10 +280,11 @@ def test_any_history_ends_as_the_naive_answer(events: list[Any]) -> None:
             core.remove(key)
     own = next((i for i in there.values() if isinstance(i, SwitchIntent)), None)
     services = [i for i in there.values() if isinstance(i, ServicePortIntent)]
-    assert core.stale(ENTRIES) == {e for e in ENTRIES if naive(e, own, services)}
+    asked = [i for i in there.values() if isinstance(i, HostPortIntent)]
+    assert core.stale(ENTRIES) == {e for e in ENTRIES if naive(e, own, services, asked)}
 
 
 def test_the_oracle_can_fail() -> None:
     """Of the entries that the histories are judged by, some are stale and some are not."""
-    found = {naive(e, SWITCH, [service(1, "10.0.0.1", node_port=30053)]) for e in ENTRIES}
+    found = {naive(e, SWITCH, [service(1, "10.0.0.1", node_port=30053)], []) for e in ENTRIES}
     assert found == {True, False}

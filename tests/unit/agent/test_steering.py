@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from dunlin.events.facts import NodeAddress, Protocol
 from dunlin.events.intents import (
     ExternalAddress,
+    HostPortIntent,
     ServiceAddress,
+    ServiceEndpoint,
     ServicePortIntent,
     SwitchIntent,
 )
@@ -70,7 +72,21 @@ def service(
     )
 
 
-def of(*intents: ServicePortIntent | SwitchIntent) -> Steered:
+def host_port(port: int = 8080, ip: Any = None, pod: str = "10.244.1.9") -> HostPortIntent:
+    """A Pod of this node at the node's port."""
+    return HostPortIntent(
+        scope="n1",
+        key=f"default/p:{port}/TCP",
+        pod_namespace="default",
+        pod_name="p",
+        protocol=Protocol.TCP,
+        port=port,
+        host_ip=ip,
+        endpoints=(ServiceEndpoint(ip=ip_address(pod), port=80),),
+    )
+
+
+def of(*intents: ServicePortIntent | SwitchIntent | HostPortIntent) -> Steered:
     """What is wanted after these."""
     core = Steering(RANGE)
     for intent in intents:
@@ -123,6 +139,31 @@ def test_without_an_uplink_from_the_gateway_address() -> None:
     assert {(r.ip, r.source) for r in found.routes} == {(VIP, GATEWAY)}
 
 
+def test_host_ports_on_the_nodes_own_addresses() -> None:
+    """One rule a port, routes to the addresses of the Pod's family, each from itself."""
+    table = TABLE_BASE | 6 << 16 | 8080
+    found = of(switch(), host_port())
+    assert found.rules == {Rule(4, Protocol.TCP, (8080, 8080), table)}
+    assert found.routes == {SteeredRoute(table, ip, ip) for ip in (OWN, GATEWAY)}
+    assert of(host_port(), switch()) == found
+    assert of(switch(), host_port(ip=OWN)).routes == {SteeredRoute(table, OWN, OWN)}
+    assert of(switch(), host_port(pod="fd00::9")).routes == {SteeredRoute(table, OWN6, OWN6)}
+    assert not of(host_port())
+
+
+def test_br_ext_is_told_of_host_ports() -> None:
+    """Of those at the node's own addresses: nobody outside sends to its gateway address."""
+    core = Steering(RANGE)
+    assert core.put(switch())
+    assert core.put(host_port())
+    assert not core.put(host_port()), "nothing new"
+    assert core.own_frontends() == {Frontend(OWN, Protocol.TCP, 8080)}
+    assert core.remove(host_port().id)
+    assert not core.remove(host_port().id)
+    assert core.own_frontends() == frozenset()
+    assert not core.wanted()
+
+
 @pytest.mark.parametrize(
     "text",
     ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "255.255.255.255", "::1", "fe80::1"],
@@ -146,7 +187,13 @@ SERVICES = st.builds(
     st.sampled_from(list(Protocol)),
 )
 EVENTS = st.lists(
-    st.one_of(SERVICES, st.just(switch()), st.just(switch(node_port_ips=(OWN,))), st.integers(0, 9))
+    st.one_of(
+        SERVICES,
+        st.just(switch()),
+        st.just(switch(node_port_ips=(OWN,))),
+        st.sampled_from([host_port(), host_port(ip=OWN), host_port(443)]),
+        st.integers(0, 9),
+    )
 )
 
 
@@ -171,6 +218,9 @@ def test_any_history_ends_as_from_scratch(events: list[Any]) -> None:
     services = [i for i in there.values() if isinstance(i, ServicePortIntent)]
     own = next((i for i in there.values() if isinstance(i, SwitchIntent)), None)
     frontends = [Frontend(e.ip, i.protocol, i.port) for i in services for e in i.external]
+    for asked in (i for i in there.values() if isinstance(i, HostPortIntent)):
+        ips = (OWN, GATEWAY) if own and asked.host_ip is None else (OWN,)
+        frontends += [Frontend(ip, asked.protocol, asked.port) for ip in ips]
     protocols = {i.protocol for i in services if i.node_port}
     assert before == steered(own, RANGE, protocols, frontends)
     core.clear()

@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 
 from dunlin.events.facts import Protocol
 from dunlin.events.intents import (
+    HostPortIntent,
     LocalFamily,
     LocalServiceIntent,
     ServiceAddress,
     ServiceEndpoint,
     ServicePortIntent,
 )
+from dunlin.model.ids import IntentId
 from dunlin.openflow.codec import CtFlush, CtTuple
-from dunlin.pipeline.udp import NOTHING, UdpService, udp_service
+from dunlin.pipeline.udp import NOTHING, UdpService, udp_host_port, udp_service
+from dunlin_flowctl.conntrack import UdpKey, udp_key
 from dunlin_flowctl.core.udp import stale
 
 F4, F6 = ip_address("10.96.0.1"), ip_address("fd96::1")
@@ -107,6 +110,55 @@ def test_an_endpoint_of_the_node_itself_counts() -> None:
     )
     assert stale(udp_service(TWO, own), udp_service(ONE, own)) == ()
     assert len(stale(udp_service(ONE, own), udp_service(ONE))) == 1
+
+
+def host_port(*endpoints: object, **more: object) -> HostPortIntent:
+    """UDP port 53 of a node, for a Pod's port 8053."""
+    intent = HostPortIntent(
+        scope="n1",
+        key="shop/dns-0:53/UDP",
+        pod_namespace="shop",
+        pod_name="dns-0",
+        protocol=Protocol.UDP,
+        port=53,
+        endpoints=tuple(ServiceEndpoint(ip=ip, port=8053) for ip in endpoints),  # type: ignore[arg-type]
+    )
+    return msgspec.structs.replace(intent, **more)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (None, host_port(A), [flush(NODE, 53, NODE, 53)]),
+        (host_port(A), None, [flush(NODE, 53)]),
+        (host_port(A), host_port(B), [flush(NODE, 53, A, 8053)]),
+        (host_port(A), host_port(A, A6), []),
+        (host_port(A), host_port(A, host_ip=ip_address("192.0.2.9")), [flush(NODE, 53)]),
+        (None, host_port(A, protocol=Protocol.TCP), []),
+    ],
+    ids=["comes", "goes", "another Pod", "the same", "another address", "TCP"],
+)
+def test_a_host_port(
+    old: HostPortIntent | None, new: HostPortIntent | None, expected: list[CtFlush]
+) -> None:
+    """As a Service with one endpoint, at all the addresses of its node."""
+    own = (NODE,)
+    assert list(stale(udp_host_port(old, own), udp_host_port(new, own))) == expected
+
+
+@pytest.mark.parametrize(
+    ("intent", "expected"),
+    [
+        ("all/service/shop/dns:53/UDP", UdpKey("service", "shop/dns:53/UDP")),
+        ("n1/localservice/shop/dns:53/UDP", UdpKey("service", "shop/dns:53/UDP")),
+        ("n1/hostport/shop/dns:53/UDP", UdpKey("hostport", "shop/dns:53/UDP")),
+        ("n1/hostport/shop/dns:53/TCP", None),
+        ("n1/endpoint/shop/dns/UDP", None),
+    ],
+)
+def test_which_intents_are_about_udp(intent: str, expected: UdpKey | None) -> None:
+    """A Pod's hostPort is never taken for a Service of its name."""
+    assert udp_key(IntentId(intent)) == expected
 
 
 addresses = st.tuples(st.sampled_from([A, B, C, A6]), st.sampled_from([1, 2]))

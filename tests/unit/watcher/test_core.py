@@ -156,13 +156,15 @@ def test_unsupported_is_reported_once_for_each_object() -> None:
     """An object that asks for what Dunlin does not do is named once, however often it is seen."""
     state = started()
     obj = json.loads(raw("a", 1))
-    obj["spec"]["containers"][0]["ports"][0]["hostPort"] = 80
+    obj["spec"]["containers"][0]["ports"][0]["protocol"] = "SCTP"
     event = Seen("pod", json.dumps(obj).encode(), 1)
     assert step(state, event).unsupported == (
-        ("spec.containers[].ports[].hostPort", "pod default/a"),
+        ("spec.containers[].ports[].protocol=SCTP", "pod default/a"),
     )
     assert step(state, event).unsupported == ()
-    assert state.unsupported_objects() == {"pod default/a": ["spec.containers[].ports[].hostPort"]}
+    assert state.unsupported_objects() == {
+        "pod default/a": ["spec.containers[].ports[].protocol=SCTP"]
+    }
 
 
 def test_a_stale_writer_cannot_bring_the_dead_back() -> None:

@@ -11,7 +11,7 @@ import structlog
 from dunlin import subjects, wire
 from dunlin.bus.base import Bus, Record
 from dunlin.events.facts import NodeFact
-from dunlin.events.intents import ServicePortIntent, SwitchIntent
+from dunlin.events.intents import LocalServiceIntent, ServicePortIntent
 from dunlin.model.ids import IntentId
 from dunlin_agent.health.core import HealthChecks, ProxyHealth, Reply
 from dunlin_agent.health.http import listen
@@ -53,7 +53,7 @@ class Health:
 
     def put(self, intent: NodeIntent, seq: int) -> None:
         """A newer version of an intent."""
-        if not isinstance(intent, SwitchIntent):
+        if isinstance(intent, ServicePortIntent | LocalServiceIntent):
             self._checks.put(intent)
         if isinstance(intent, ServicePortIntent):
             self._kube_proxy.service_read(seq, intent)

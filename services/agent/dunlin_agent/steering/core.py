@@ -14,10 +14,17 @@ from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 from dunlin.events.facts import Protocol
-from dunlin.events.intents import LocalServiceIntent, ServicePortIntent, SwitchIntent
+from dunlin.events.intents import (
+    HostPortIntent,
+    LocalServiceIntent,
+    ServicePortIntent,
+    SwitchIntent,
+)
 from dunlin.model.addresses import IPAddress
 from dunlin.model.ids import IntentId
+from dunlin.pipeline.base import SwitchContext
 from dunlin.pipeline.families import PROTOCOL_NUMBERS
+from dunlin.pipeline.host_port import host_port_ips
 
 TABLE_BASE: Final = 0xD1000000
 """Our tables: this for NodePorts; with protocol << 16 and the port for what one port is."""
@@ -27,7 +34,7 @@ Ports = tuple[int, int]
 
 
 class Frontend(NamedTuple):
-    """An external or load balancer IP of a ServicePort."""
+    """An external or load balancer IP of a ServicePort, or a node's address with a hostPort."""
 
     ip: IPAddress
     protocol: Protocol
@@ -79,7 +86,7 @@ def steered(
     Args:
         node_ports: the NodePort range.
         protocols: those that have a NodePort somewhere.
-        frontends: of all Services.
+        frontends: of all Services, and of the hostPorts of the node's Pods.
     """
     if switch is None:
         return Steered()
@@ -134,11 +141,14 @@ class Steering:
     node_ports: Ports
     switch: SwitchIntent | None = None
     _frontends: dict[IntentId, frozenset[Frontend]] = field(default_factory=dict)
+    _host_ports: dict[IntentId, HostPortIntent] = field(default_factory=dict)
     _node_ports: dict[IntentId, Protocol] = field(default_factory=dict)
     _counts: Counter[Frontend] = field(default_factory=Counter)
     _protocols: Counter[Protocol] = field(default_factory=Counter)
 
-    def put(self, intent: ServicePortIntent | LocalServiceIntent | SwitchIntent) -> bool:
+    def put(
+        self, intent: ServicePortIntent | LocalServiceIntent | HostPortIntent | SwitchIntent
+    ) -> bool:
         """A newer version of an intent; True: `wanted` may be another."""
         if isinstance(intent, SwitchIntent):
             changed = self.switch != intent
@@ -146,6 +156,10 @@ class Steering:
             return changed
         if isinstance(intent, LocalServiceIntent):
             return False
+        if isinstance(intent, HostPortIntent):
+            before = self._host_ports.get(intent.id)
+            self._host_ports[intent.id] = intent
+            return before != intent
         addresses = (a.ip for a in intent.external if can_be_steered(a.ip))
         found = frozenset(Frontend(ip, intent.protocol, intent.port) for ip in addresses)
         protocol = intent.protocol if intent.node_port else None
@@ -156,6 +170,8 @@ class Steering:
         if self.switch is not None and intent_id == self.switch.id:
             self.switch = None
             return True
+        if self._host_ports.pop(intent_id, None) is not None:
+            return True
         return self._set(intent_id, frozenset(), None)
 
     def clear(self) -> None:
@@ -163,17 +179,28 @@ class Steering:
         self.switch = None
         for part in (self._frontends, self._node_ports, self._counts, self._protocols):
             part.clear()
+        self._host_ports.clear()
 
     def wanted(self) -> Steered:
         """What the kernel must hold."""
-        return steered(self.switch, self.node_ports, self._protocols, self._counts)
+        return steered(self.switch, self.node_ports, self._protocols, self._all())
 
     def own_frontends(self) -> frozenset[Frontend]:
         """Those at the node's own addresses, which br-ext must pass to br-int."""
         if self.switch is None:
             return frozenset()
         own = {address.ip for address in self.switch.addresses}
-        return frozenset(frontend for frontend in self._counts if frontend.ip in own)
+        return frozenset(frontend for frontend in self._all() if frontend.ip in own)
+
+    def _all(self) -> frozenset[Frontend]:
+        """Those of Services, and of the hostPorts at all addresses of the node."""
+        own = SwitchContext(self.switch).own_addresses if self.switch is not None else ()
+        host_ports = (
+            Frontend(ip, intent.protocol, intent.port)
+            for intent in self._host_ports.values()
+            for ip in host_port_ips(intent, own)
+        )
+        return frozenset((*self._counts, *host_ports))
 
     def _set(
         self, intent_id: IntentId, frontends: frozenset[Frontend], protocol: Protocol | None

@@ -52,7 +52,8 @@ class Unit(NamedTuple):
     """
     What is planned as one: all intents and findings of one object.
 
-    `kind`: node (its switch and its route), service, or one of `policy.plan.UNIT_KINDS`.
+    `kind`: node (its switch and its route), service, hostport (all of a Pod's), or one of
+    `policy.plan.UNIT_KINDS`.
     """
 
     kind: str

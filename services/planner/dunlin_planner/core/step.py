@@ -10,6 +10,7 @@ from dunlin.events.facts import Fact, NamespaceFact, PodFact
 from dunlin.events.findings import Finding
 from dunlin.events.intents import PolicyDirection
 from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
+from dunlin_planner.core.host_port_plan import plan_host_ports
 from dunlin_planner.core.nodes import is_waiting, view
 from dunlin_planner.core.policy.index import GENERATION
 from dunlin_planner.core.policy.plan import UNIT_KINDS, plan_policy_unit
@@ -162,6 +163,8 @@ def plan(state: State, unit: Unit) -> Plan:
             return _plan_node(state, unit.name)
         case "service":
             return plan_service(state, unit.namespace, unit.name)
+        case "hostport":
+            return plan_host_ports(state, unit.namespace, unit.name)
     raise ValueError(f"no plan for units of kind {unit.kind}")
 
 

@@ -14,21 +14,29 @@ FINISHED = ("Succeeded", "Failed")
 def pod(reader: Reader, namespace: str, name: str, obj: kube.Pod) -> PodFact:
     """A Pod with its good addresses and good ports."""
     spec, status = obj.spec or kube.PodSpec(), obj.status or kube.PodStatus()
+    host_network = reader.flag("spec.hostNetwork", spec.host_network)
+    ports = tuple(_ports(reader, spec, host_network=host_network))
     return PodFact(
         namespace=namespace,
         name=name,
         node=reader.text("spec.nodeName", spec.node_name),
         ips=_ips(reader, status),
-        host_network=reader.flag("spec.hostNetwork", spec.host_network),
+        host_network=host_network,
         labels=reader.text_map("metadata.labels", obj.metadata.labels),
         annotations=reader.text_map(
             "metadata.annotations", obj.metadata.annotations, ANNOTATION_PREFIX
         ),
-        ports=tuple(_ports(reader, spec)),
+        ports=ports,
         ready=ready(status.conditions),
         terminating=obj.metadata.deletion_timestamp is not None,
         finished=reader.text("status.phase", status.phase) in FINISHED,
+        created_ms=_created(reader, obj) if any(port.host_port for port in ports) else 0,
     )
+
+
+def _created(reader: Reader, obj: kube.Pod) -> int:
+    field = "metadata.creationTimestamp"
+    return reader.time_ms(field, obj.metadata.creation_timestamp) or 0
 
 
 def _ips(reader: Reader, status: kube.PodStatus) -> tuple[IPAddress, ...]:
@@ -50,12 +58,26 @@ def listening(spec: kube.PodSpec) -> Iterator[tuple[str, kube.Container]]:
             yield f"spec.initContainers[{i}]", container
 
 
-def _ports(reader: Reader, spec: kube.PodSpec) -> Iterator[ContainerPort]:
+def _ports(reader: Reader, spec: kube.PodSpec, *, host_network: bool) -> Iterator[ContainerPort]:
     for field, container in listening(spec):
         for j, port in enumerate(container.ports or ()):
             at = f"{field}.ports[{j}]"
             protocol = reader.protocol(f"{at}.protocol", port.protocol)
             number = reader.port(f"{at}.containerPort", port.container_port)
             name = reader.text(f"{at}.name", port.name)
+            # On host network they are the node's ports, and the API server writes each hostPort.
+            host = (0, None) if host_network else _host_port(reader, at, port)
             if protocol is not None and number is not None:
-                yield ContainerPort(name=name, protocol=protocol, port=number)
+                yield ContainerPort(
+                    name=name, protocol=protocol, port=number, host_port=host[0], host_ip=host[1]
+                )
+
+
+def _host_port(reader: Reader, at: str, port: kube.ContainerPort) -> tuple[int, IPAddress | None]:
+    """The port of the node and, where it is not to be all of them, its address; (0, None): none."""
+    number = reader.number(f"{at}.hostPort", port.host_port, 0, 65535)
+    if not number or port.host_ip in (None, ""):
+        return number, None
+    address = reader.ip(f"{at}.hostIP", port.host_ip)
+    # Served nowhere rather than everywhere.
+    return (number, address) if address is not None else (0, None)

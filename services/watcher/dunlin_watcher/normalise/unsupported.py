@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 
 def _any_port(asks: Callable[[kube.ContainerPort], bool]) -> Callable[[kube.Pod], bool]:
     def test(obj: kube.Pod) -> bool:
-        # Not on host network: its ports are the node's, and the API server writes each hostPort.
+        # Not on host network: its ports are the node's.
         if obj.spec is None or obj.spec.host_network:
             return False
         ports = (port for _at, container in listening(obj.spec) for port in container.ports or ())
@@ -40,7 +40,6 @@ def _annotated(kind: str, key: str) -> Rule:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("pod", "spec.containers[].ports[].hostPort", _any_port(lambda p: bool(p.host_port))),
     Rule(
         "pod", "spec.containers[].ports[].protocol=SCTP", _any_port(lambda p: p.protocol == "SCTP")
     ),
