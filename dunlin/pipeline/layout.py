@@ -124,7 +124,7 @@ PURPOSE = {
     Table.INGRESS_METRIC: "established: counted for the ingress rule that allowed it",
     Table.NODE_ADDRESS: "is it for an address where this node serves NodePorts? its zone",
     Table.ENDPOINT_SLOT: "of many endpoints: bits of dp_hash -> one of them",
-    Table.SERVICE_LB: "address and port of a ServicePort, or hostPort -> its group, the set wanted, or the Pod",
+    Table.SERVICE_LB: "port of a Service -> select group, or the set wanted; hostPort -> the Pod",
     Table.SERVICE_ENDPOINTS: "set wanted (cluster, local), this node and its zone -> select group",
     Table.ENDPOINT_SELECTED: "an endpoint has been chosen: is it the client itself? far away?",
     Table.AFFINITY: "learned: client and Service -> the endpoint that it had",

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -128,11 +129,12 @@ def test_it_comes_and_goes(cluster: LabCluster) -> None:
         until_reached(node["netns"], address, TAKEN_OVER, "server")
         for flow in (from_outside, from_pod):
             what = "the UDP flow goes to the Pod"
-            eventually(what, lambda flow=flow: answers(flow) == "server", AT_ONCE_S)
+            eventually(what, partial(hears, flow, "server"), AT_ONCE_S)
         delete(cluster, namespace, "server")
         until_reached(place, address, TAKEN_OVER, "process")
         until_reached(node["netns"], address, TAKEN_OVER, "process")
-        eventually("the UDP flow goes back", lambda: answers(from_outside) == "process", AT_ONCE_S)
+        what = "the UDP flow goes back"
+        eventually(what, partial(hears, from_outside, "process"), AT_ONCE_S)
 
 
 @contextmanager
@@ -143,6 +145,11 @@ def datagrams(place: str, address: str, port: int) -> Iterator[socket.socket]:
         flow.settimeout(1.0)
         flow.connect((address, port))
         yield flow
+
+
+def hears(flow: socket.socket, who: str) -> bool:
+    """That one answers."""
+    return answers(flow) == who
 
 
 def answers(flow: socket.socket) -> str:

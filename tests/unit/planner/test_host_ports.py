@@ -54,8 +54,7 @@ def attachment(name: str = "a", ip: str = "10.244.1.99", **more: Any) -> Attachm
 def state_of(*events: Any) -> State:
     """The planner after these facts, with n1 there."""
     state = State(CLUSTER)
-    first = [node("n1"), switch("n1", ovs_version="3.3.0")]
-    told: list[Event] = [Upserted(fact) for fact in first]
+    told: list[Event] = [Upserted(node("n1")), Upserted(switch("n1", ovs_version="3.3.0"))]
     told += [e if isinstance(e, Deleted) else Upserted(e) for e in events]
     step(state, told)
     return state
