@@ -18,6 +18,7 @@ import pytest
 
 from dunlin_lab.api import client
 from tests.fixtures import ovs_build
+from tests.fixtures.kube_api import MERGE_PATCH
 from tests.fixtures.ovs_dummy import missing_ovs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -167,6 +168,11 @@ class LabCluster:
         assert answer.status_code == 201, answer.text
         created: dict[str, Any] = answer.json()
         return created
+
+    def patch(self, path: str, change: dict[str, Any], **params: str) -> None:
+        """PATCH: merge `change` into the object (RFC 7386)."""
+        answer = self.api.patch(path, json=change, params=params, headers=MERGE_PATCH)
+        assert answer.is_success, f"{answer.status_code} {answer.text}"
 
     def namespace(self, name: str) -> str:
         """A new namespace."""

@@ -26,7 +26,7 @@ import yaml
 
 from dunlin_lab import links, netns
 from tests.e2e.lab_cluster import REPOSITORY, eventually
-from tests.e2e.real_kubelet import IMAGE, image
+from tests.e2e.real_kubelet import containerd_config, image, kubelet_config
 
 HERE = Path(__file__).parent / "cluster"
 ASSETS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
@@ -39,6 +39,16 @@ NATS = "nats:2-alpine"
 GATEWAY = IPv4Interface("192.0.2.1/24")
 FIRST_HOST = 10
 START_TIMEOUT_S = 120.0
+SOCKET = "/run/containerd/containerd.sock"
+AS_KUBEADM = {
+    "authentication": {
+        "anonymous": {"enabled": False},
+        "webhook": {"enabled": True},
+        "x509": {"clientCAFile": "/run/node/pki/ca.crt"},
+    },
+    "authorization": {"mode": "Webhook"},
+}
+"""Who may ask a kubelet, as kubeadm writes it."""
 CONTAINERS = (
     "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
     "/run/node/containerd/io.containerd.grpc.v1.cri/containers",
@@ -239,10 +249,9 @@ class RealCluster:
             copy = own / database.relative_to(template)
             copy.unlink()
             shutil.copy2(database, copy)
-        (machine.folder / "containerd.toml").write_text(
-            _containerd("/run/node/containerd", "/run/containerd")
-        )
-        kubelet = yaml.safe_dump(_kubelet("/run/containerd/containerd.sock"))
+        toml = containerd_config("/run/node/containerd", "/run/containerd", SOCKET)
+        (machine.folder / "containerd.toml").write_text(toml)
+        kubelet = yaml.safe_dump(kubelet_config(SOCKET, AS_KUBEADM))
         (machine.folder / "kubelet.yaml").write_text(kubelet)
 
     def _images(self) -> None:
@@ -251,7 +260,8 @@ class RealCluster:
         names = [*(f"dunlin/{name}:dev" for name in IMAGES), NATS]
         subprocess.run(["docker", "save", "--output", saved, *names], check=True)
         toml = self.folder / "import.toml"
-        toml.write_text(_containerd(f"{self.folder}/images", f"{self.folder}/state", str(socket)))
+        config = containerd_config(f"{self.folder}/images", f"{self.folder}/state", str(socket))
+        toml.write_text(config)
         with (self.folder / "import.log").open("wb") as log:
             containerd = subprocess.Popen(["containerd", "-c", toml], stdout=log, stderr=log)
         ctr = ["ctr", "--address", str(socket), "--namespace", "k8s.io"]
@@ -297,39 +307,3 @@ def _addresses(machine: Machine) -> None:
         links.up(ipr, "eth0", (machine.address,))
         links.default_route(ipr, GATEWAY.ip)
     links.sysctl("ipv4/ip_forward", "1")
-
-
-def _containerd(root: str, state: str, socket: str = "/run/containerd/containerd.sock") -> str:
-    return f"""version = 2
-root = "{root}"
-state = "{state}"
-[grpc]
-  address = "{socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{IMAGE}"
-  # A test machine may not let us lower the score (no CAP_SYS_RESOURCE).
-  restrict_oom_score_adj = true
-"""
-
-
-def _kubelet(socket: str) -> dict[str, Any]:
-    """What kubeadm writes, but for what a test machine has not: cgroup v2, a name server."""
-    return {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "containerRuntimeEndpoint": f"unix://{socket}",
-        "cgroupDriver": "cgroupfs",
-        "cgroupsPerQOS": False,
-        "enforceNodeAllocatable": [],
-        "failCgroupV1": False,
-        "failSwapOn": False,
-        "localStorageCapacityIsolation": False,
-        "evictionHard": {"memory.available": "1Mi"},
-        "resolvConf": "",
-        "authentication": {
-            "anonymous": {"enabled": False},
-            "webhook": {"enabled": True},
-            "x509": {"clientCAFile": "/run/node/pki/ca.crt"},
-        },
-        "authorization": {"mode": "Webhook"},
-    }

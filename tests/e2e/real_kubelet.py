@@ -137,16 +137,10 @@ class Runtime:
 
     def _toml(self) -> str:
         path = self.folder / "containerd.toml"
+        folder = self.folder
         path.write_text(
-            f"""version = 2
-root = "{self.folder}/root"
-state = "{self.folder}/state"
-[grpc]
-  address = "{self.socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{IMAGE}"
-  # A test machine may not let us lower the score (no CAP_SYS_RESOURCE).
-  restrict_oom_score_adj = true
+            containerd_config(f"{folder}/root", f"{folder}/state", str(self.socket))
+            + f"""
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{self.folder}/bin"
     conf_dir = "{self.folder}/net.d"
@@ -158,24 +152,12 @@ state = "{self.folder}/state"
 
     def _yaml(self) -> str:
         path = self.folder / "kubelet.yaml"
-        config = {
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "containerRuntimeEndpoint": f"unix://{self.socket}",
-            "cgroupDriver": "cgroupfs",
-            # A test machine may be anything: cgroup v1, swap, a disk that cannot be measured.
-            "cgroupsPerQOS": False,
-            "enforceNodeAllocatable": [],
-            "failCgroupV1": False,
-            "failSwapOn": False,
-            "localStorageCapacityIsolation": False,
-            "evictionHard": {"memory.available": "1Mi"},
-            "resolvConf": "",
+        own = {
             "podLogsDir": str(self.folder / "logs"),
             "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
             "authorization": {"mode": "AlwaysAllow"},
         }
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump(kubelet_config(str(self.socket), own)))
         return str(path)
 
     def _clean(self) -> None:
@@ -200,6 +182,39 @@ state = "{self.folder}/state"
         for group in Path("/sys/fs/cgroup").glob("*/k8s.io"):
             with suppress(OSError):
                 group.rmdir()
+
+
+def containerd_config(root: str, state: str, socket: str) -> str:
+    """TOML of containerd: its folders, its socket, what stands for the pause image."""
+    return f"""version = 2
+root = "{root}"
+state = "{state}"
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{IMAGE}"
+  # A test machine may not let us lower the score (no CAP_SYS_RESOURCE).
+  restrict_oom_score_adj = true
+"""
+
+
+def kubelet_config(socket: str, own: dict[str, Any]) -> dict[str, Any]:
+    """A KubeletConfiguration for any test machine: cgroup v1, swap, no name server."""
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": f"unix://{socket}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupsPerQOS": False,
+        "enforceNodeAllocatable": [],
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        # Its disk may be one that cannot be measured.
+        "localStorageCapacityIsolation": False,
+        "evictionHard": {"memory.available": "1Mi"},
+        "resolvConf": "",
+        **own,
+    }
 
 
 def image(folder: Path) -> Path:

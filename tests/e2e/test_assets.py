@@ -98,9 +98,7 @@ def test_killed_and_started(cluster: LabCluster, service: str) -> None:
         cluster.start(service)
     eventually("the API is ready", lambda: _ready(cluster))
     scale = f"/apis/apps/v1/namespaces/{namespace}/deployments/web/scale"
-    headers = {"Content-Type": "application/merge-patch+json"}
-    patch = {"spec": {"replicas": 3}}
-    cluster.api.patch(scale, json=patch, headers=headers).raise_for_status()
+    cluster.patch(scale, {"spec": {"replicas": 3}})
     cluster.pods_ready(namespace, 4)
     cluster.endpoints_ready(namespace, "web", 3)
     cluster.wait()

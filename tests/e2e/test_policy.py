@@ -66,11 +66,8 @@ class Shop:
 
     def label(self, pod: str, **labels: str | None) -> None:
         """Change labels of a Pod, and wait until that is in force everywhere."""
-        self.cluster.api.patch(
-            f"/api/v1/namespaces/{self.namespace}/pods/{pod}",
-            json={"metadata": {"labels": labels}},
-            headers={"content-type": "application/merge-patch+json"},
-        ).raise_for_status()
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}"
+        self.cluster.patch(path, {"metadata": {"labels": labels}})
         self.cluster.wait()
 
     def reach(self, source: str, target: str, port: int = 8080) -> set[str]:

@@ -42,9 +42,7 @@ def no_policies(shop: Shop) -> Iterator[None]:
 
 def annotate(shop: Shop, path: str, value: str | None) -> None:
     """Set or remove the annotation of an object, and wait until that is in force."""
-    patch = {"metadata": {"annotations": {"dunlin.dev/log-denied": value}}}
-    headers = {"content-type": "application/merge-patch+json"}
-    shop.cluster.api.patch(path, json=patch, headers=headers).raise_for_status()
+    shop.cluster.patch(path, {"metadata": {"annotations": {"dunlin.dev/log-denied": value}}})
     shop.cluster.wait()
 
 

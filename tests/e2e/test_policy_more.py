@@ -52,11 +52,7 @@ def unlabelled(shop: Shop) -> Iterator[None]:
 
 def label_namespace(shop: Shop, **labels: str | None) -> None:
     """Change labels of the guests' namespace, and wait until that is in force everywhere."""
-    shop.cluster.api.patch(
-        f"/api/v1/namespaces/{GUESTS}",
-        json={"metadata": {"labels": labels}},
-        headers={"content-type": "application/merge-patch+json"},
-    ).raise_for_status()
+    shop.cluster.patch(f"/api/v1/namespaces/{GUESTS}", {"metadata": {"labels": labels}})
     shop.cluster.wait()
 
 

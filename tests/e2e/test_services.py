@@ -79,9 +79,7 @@ def test_endpoints_come_and_go(cluster: LabCluster) -> None:
 
     # The Pod stays, it is no endpoint any more: its kept connections must live on.
     path = f"/api/v1/namespaces/{namespace}/pods/web-0"
-    patch = {"metadata": {"labels": {"app": "other"}}}
-    headers = {"Content-Type": "application/merge-patch+json"}
-    cluster.api.patch(path, json=patch, headers=headers).raise_for_status()
+    cluster.patch(path, {"metadata": {"labels": {"app": "other"}}})
     cluster.endpoints_ready(namespace, "web", 3)
     cluster.wait()
     assert "web-0" not in Counter(a["pod"] for a in gets(client, address, 60))

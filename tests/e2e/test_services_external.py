@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.s
 
 NOTHING_S = 1.0
 """How long to wait for an answer that must not come."""
-PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
 def node_port_of(cluster: LabCluster, namespace: str, name: str, port: str = "http") -> int:
@@ -31,7 +30,7 @@ def node_port_of(cluster: LabCluster, namespace: str, name: str, port: str = "ht
 def patch(cluster: LabCluster, namespace: str, name: str, spec: dict[str, Any]) -> None:
     """Change a Service's spec and wait until it is in force."""
     path = f"/api/v1/namespaces/{namespace}/services/{name}"
-    cluster.api.patch(path, json={"spec": spec}, headers=PATCH).raise_for_status()
+    cluster.patch(path, {"spec": spec})
     cluster.wait()
 
 
@@ -39,7 +38,7 @@ def set_vips(cluster: LabCluster, namespace: str, name: str, vips: list[dict[str
     """What a load balancer's controller would write."""
     path = f"/api/v1/namespaces/{namespace}/services/{name}/status"
     body = {"status": {"loadBalancer": {"ingress": vips}}}
-    cluster.api.patch(path, json=body, headers=PATCH).raise_for_status()
+    cluster.patch(path, body)
     cluster.wait()
 
 

@@ -167,11 +167,7 @@ def test_udp_moves(cluster: LabCluster, version: int) -> None:
         patch: dict[str, Any] = {
             "spec": {"ports": [{"name": "dns", "port": 54, "targetPort": "dns", "protocol": "UDP"}]}
         }
-        cluster.api.patch(
-            f"/api/v1/namespaces/{namespace}/services/dns",
-            json=patch,
-            headers={"Content-Type": "application/merge-patch+json"},
-        ).raise_for_status()
+        cluster.patch(f"/api/v1/namespaces/{namespace}/services/dns", patch)
         answers_within(early, in_force(cluster))
         settled = time.monotonic()
         eventually("more answers", lambda: early.first(settled) is not None)

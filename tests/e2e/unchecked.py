@@ -11,7 +11,6 @@ import httpx
 
 from tests.e2e.lab_cluster import LabCluster
 
-_MERGE = {"Content-Type": "application/merge-patch+json"}
 _STORED = {"services": "services/specs"}
 """Where etcd has a resource, if not under its own name."""
 
@@ -28,10 +27,7 @@ def spoil(cluster: LabCluster, path: str, changes: dict[str, Any]) -> None:
         _write(cluster, etcd, path, changes)
         return
     status = "/status" if "status" in changes else ""
-    answer = cluster.api.patch(
-        f"{path}{status}", json=changes, params={"dunlin-validate": "false"}, headers=_MERGE
-    )
-    assert answer.status_code == 200, answer.text
+    cluster.patch(f"{path}{status}", changes, **{"dunlin-validate": "false"})
 
 
 def _etcd(cluster: LabCluster) -> str:

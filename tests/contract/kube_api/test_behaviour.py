@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.fixtures.kube_api import wait_until
+from tests.fixtures.kube_api import MERGE_PATCH, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,6 @@ CONFIGMAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-MERGE = {"Content-Type": "application/merge-patch+json"}
 STRATEGIC = {"Content-Type": "application/strategic-merge-patch+json"}
 APPLY = {"Content-Type": "application/apply-patch+yaml"}
 CONTAINER = {"name": "c", "image": "x"}
@@ -78,7 +77,7 @@ def test_watch_resumes_where_a_list_ended(client: httpx.Client) -> None:
     version = client.get(CONFIGMAPS).json()["metadata"]["resourceVersion"]
     for value in ("1", "2"):
         patch = {"data": {"a": value}}
-        client.patch(f"{CONFIGMAPS}/resume", json=patch, headers=MERGE).raise_for_status()
+        client.patch(f"{CONFIGMAPS}/resume", json=patch, headers=MERGE_PATCH).raise_for_status()
     client.delete(f"{CONFIGMAPS}/resume").raise_for_status()
     seen = events(client, CONFIGMAPS, 3, resourceVersion=version)
     assert [kind for kind, _ in seen] == ["MODIFIED", "MODIFIED", "DELETED"]
@@ -91,7 +90,7 @@ def test_watch_resumes_where_a_list_ended(client: httpx.Client) -> None:
 def test_change_that_changes_nothing_makes_no_version(client: httpx.Client) -> None:
     """A patch without effect keeps the resourceVersion."""
     made = create(client, CONFIGMAPS, configmap("same", a="1"))
-    answer = client.patch(f"{CONFIGMAPS}/same", json={"data": {"a": "1"}}, headers=MERGE)
+    answer = client.patch(f"{CONFIGMAPS}/same", json={"data": {"a": "1"}}, headers=MERGE_PATCH)
     assert answer.json()["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
 
 
@@ -140,7 +139,7 @@ def test_finalizer_holds_an_object(client: httpx.Client) -> None:
     marked = client.delete(f"{CONFIGMAPS}/held").json()
     assert marked["metadata"]["deletionTimestamp"]
     patch = {"metadata": {"finalizers": None}}
-    client.patch(f"{CONFIGMAPS}/held", json=patch, headers=MERGE).raise_for_status()
+    client.patch(f"{CONFIGMAPS}/held", json=patch, headers=MERGE_PATCH).raise_for_status()
     assert client.get(f"{CONFIGMAPS}/held").status_code == 404
 
 
@@ -233,7 +232,7 @@ def test_allocated_values_survive_an_update(client: httpx.Client) -> None:
     for name in ("clusterIP", "clusterIPs", "ports"):
         assert answer.json()["spec"][name] == made["spec"][name]
     patch = {"spec": {"clusterIP": "10.96.250.250", "clusterIPs": ["10.96.250.250"]}}
-    assert client.patch(f"{SERVICES}/alloc", json=patch, headers=MERGE).status_code == 422
+    assert client.patch(f"{SERVICES}/alloc", json=patch, headers=MERGE_PATCH).status_code == 422
 
 
 def test_cluster_ip_is_given_once(client: httpx.Client) -> None:

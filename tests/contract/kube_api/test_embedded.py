@@ -13,6 +13,7 @@ import pytest
 
 from dunlin_lab.apiserver.registry import VALIDATE_ANNOTATION
 from tests.fixtures import kube_api
+from tests.fixtures.kube_api import MERGE_PATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,6 @@ CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
 PODS = "/api/v1/namespaces/default/pods"
 SERVICES = "/api/v1/namespaces/default/services"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-MERGE = {"Content-Type": "application/merge-patch+json"}
 DEADLINE_SECONDS = 20.0
 
 
@@ -131,7 +131,7 @@ def test_bad_service_can_be_injected(client: httpx.Client, how: str) -> None:
     assert answer.status_code == 201, answer.text
     assert answer.json()["spec"]["ports"][0]["protocol"] == "XTP"
     labelled = client.patch(
-        f"{SERVICES}/bad-{how}", json={"metadata": {"labels": {"a": "b"}}}, headers=MERGE
+        f"{SERVICES}/bad-{how}", json={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH
     )
     assert labelled.is_success, labelled.text
     query = {"labelSelector": f"kubernetes.io/service-name=bad-{how}"}
@@ -153,9 +153,9 @@ def test_bad_pod_address_can_be_injected(client: httpx.Client) -> None:
         status = {"status": {"podIP": address, "podIPs": [{"ip": address}]}}
         path = f"{PODS}/{name}/status"
         if name == "bad":
-            assert client.patch(path, json=status, headers=MERGE).status_code == 422
+            assert client.patch(path, json=status, headers=MERGE_PATCH).status_code == 422
             path += "?dunlin-validate=false"
-        client.patch(path, json=status, headers=MERGE).raise_for_status()
+        client.patch(path, json=status, headers=MERGE_PATCH).raise_for_status()
 
     def addresses() -> list[str]:
         found = client.get(SLICES, params={"labelSelector": "kubernetes.io/service-name=s"}).json()
@@ -180,7 +180,7 @@ def test_deployment_rolls_over(client: httpx.Client) -> None:
     node = {"metadata": {"name": "n"}}
     client.post("/api/v1/nodes", json=node).raise_for_status()
     ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-    client.patch("/api/v1/nodes/n/status", json=ready, headers=MERGE).raise_for_status()
+    client.patch("/api/v1/nodes/n/status", json=ready, headers=MERGE_PATCH).raise_for_status()
     template = {"metadata": {"labels": {"app": "d"}},
                 "spec": {"containers": [{"name": "c", "image": "x:1"}]}}  # fmt: skip
     spec = {"replicas": 4, "selector": {"matchLabels": {"app": "d"}}, "template": template}
@@ -197,7 +197,7 @@ def test_deployment_rolls_over(client: httpx.Client) -> None:
             if "deletionTimestamp" in pod["metadata"]:
                 client.delete(f"{PODS}/{name}?gracePeriodSeconds=0")
             elif pod["status"].get("conditions", [{}])[-1].get("type") != "Ready":
-                client.patch(f"{PODS}/{name}/status", json=ready, headers=MERGE)
+                client.patch(f"{PODS}/{name}/status", json=ready, headers=MERGE_PATCH)
             else:
                 up += 1
         lowest.append(up)
@@ -235,7 +235,7 @@ def test_pod_without_a_node_says_so_until_one_comes(tmp_path: Path) -> None:
         eventually("Unschedulable", lambda: reasons() == ["Unschedulable"])
         client.post("/api/v1/nodes", json={"metadata": {"name": "n"}}).raise_for_status()
         ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        client.patch("/api/v1/nodes/n/status", json=ready, headers=MERGE).raise_for_status()
+        client.patch("/api/v1/nodes/n/status", json=ready, headers=MERGE_PATCH).raise_for_status()
         eventually("bound", lambda: client.get(f"{PODS}/p").json()["spec"].get("nodeName") == "n")
         assert reasons() == [None]
 
@@ -308,7 +308,7 @@ def test_dual_stack_service_there_and_back(tmp_path: Path) -> None:
         shown = []
         for policy in ("PreferDualStack", "SingleStack"):
             patch = {"spec": {"ipFamilyPolicy": policy}}
-            answer = client.patch(f"{SERVICES}/s", json=patch, headers=MERGE)
+            answer = client.patch(f"{SERVICES}/s", json=patch, headers=MERGE_PATCH)
             assert answer.is_success, answer.text
             shown.append(answer.json()["spec"])
         assert shown[0]["ipFamilies"] == ["IPv4", "IPv6"]
@@ -341,7 +341,7 @@ def test_injected_objects_break_nothing(
     assert client.get(path, headers=table).is_success
     assert client.get(path).is_success
     patch = {"metadata": {"labels": {"more": "1"}}}
-    answer = client.patch(f"{path}/odd", json=patch, headers=MERGE)
+    answer = client.patch(f"{path}/odd", json=patch, headers=MERGE_PATCH)
     assert answer.is_success, answer.text
     client.delete(f"{path}/odd?gracePeriodSeconds=0").raise_for_status()
     assert client.get(f"{path}/odd").status_code == 404

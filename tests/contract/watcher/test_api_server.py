@@ -23,7 +23,7 @@ from dunlin_watcher.adapters.errors import ApiError, ExpiredError, NotServedErro
 from dunlin_watcher.adapters.kubernetes import KubernetesApi, error_of_event
 from dunlin_watcher.kinds import KINDS, Kind
 from dunlin_watcher.normalise import identify
-from tests.fixtures.kube_api import STARTERS, Server
+from tests.fixtures.kube_api import MERGE_PATCH, STARTERS, Server
 from tests.scenario.watcher.cluster import World
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -86,7 +86,7 @@ def label_pod(client: httpx.Client, name: str) -> None:
     answer = client.patch(
         f"{PODS}/{name}",
         content=json.dumps({"metadata": {"labels": {"a": "b"}}}),
-        headers={"Content-Type": "application/merge-patch+json"},
+        headers=MERGE_PATCH,
     )
     assert answer.status_code == 200, answer.text
 

@@ -21,7 +21,7 @@ from dunlin_watcher import reflector
 from dunlin_watcher.adapters.errors import RefusedError
 from dunlin_watcher.adapters.kubernetes import KubernetesApi
 from dunlin_watcher.kinds import KINDS, Kind
-from tests.fixtures.kube_api import Server, real, wait_until
+from tests.fixtures.kube_api import MERGE_PATCH, Server, real, wait_until
 from tests.scenario.watcher.cluster import World
 
 K8S = Path(__file__).resolve().parents[3] / "k8s"
@@ -138,7 +138,7 @@ def test_the_roles_allow_nothing_else(watcher: httpx.Client) -> None:
 )
 def test_what_it_does_not_need_is_forbidden(watcher: httpx.Client, method: str, path: str) -> None:
     """Secrets, single objects and every write are 403."""
-    headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
+    headers = MERGE_PATCH if method == "PATCH" else {}
     answer = watcher.request(method, path, json=None if method == "GET" else {}, headers=headers)
     assert answer.status_code == 403, answer.text
 

@@ -25,6 +25,7 @@ from dunlin_lab.kubelet import sandboxes
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.state import LabState, save_state
 from dunlin_lab.underlay import AddressPlan, Underlay, host_networks
+from tests.fixtures.kube_api import MERGE_PATCH
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -250,8 +251,8 @@ def test_the_annotation_turns_readiness_off_and_on(cluster: Cluster) -> None:
     until(lambda: cluster.ready("web"), "readiness")
     for value, expected in (("false", False), ("true", True)):
         body = {"metadata": {"annotations": {"dunlin.dev/lab-ready": value}}}
-        headers = {"Content-Type": "application/merge-patch+json"}
-        cluster.api.patch(f"{PODS}/web", json=body, headers=headers).raise_for_status()
+        answer = cluster.api.patch(f"{PODS}/web", json=body, headers=MERGE_PATCH)
+        answer.raise_for_status()
         until(partial(cluster.is_ready, "web", expected=expected), f"Ready={expected}")
     assert len(cluster.calls("ADD")) == 1
 
