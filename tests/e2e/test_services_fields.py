@@ -18,7 +18,6 @@ from dunlin_lab import links, netns
 from tests.e2e.host_process import listening
 from tests.e2e.lab_cluster import LabCluster, eventually
 from tests.e2e.test_services_external import (
-    PATCH,
     learned_flows,
     node_port_of,
     patch,
@@ -29,6 +28,7 @@ from tests.e2e.test_services_external import (
 )
 from tests.e2e.test_services_node import from_itself, until_reached
 from tests.e2e.traffic import asks, get, gets
+from tests.fixtures.kube_api import MERGE_PATCH
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
@@ -67,7 +67,7 @@ class Place:
                 address = next(ip for ip in one["addresses"] if (":" in ip) == (kind == "IPv6"))
                 mine.append({**one, "addresses": [address]})
             body = {"endpoints": mine, "ports": [{"name": "http", "port": port, "protocol": "TCP"}]}
-            answer = self.cluster.api.patch(f"{path}/{name}", json=body, headers=PATCH)
+            answer = self.cluster.api.patch(f"{path}/{name}", json=body, headers=MERGE_PATCH)
             if answer.status_code == 404:
                 labels = {"kubernetes.io/service-name": service}
                 metadata = {"name": name, "labels": labels}

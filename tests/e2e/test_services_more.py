@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.lab_cluster import LabCluster, eventually
 from tests.e2e.test_faults import SERVICES
-from tests.e2e.test_services_external import PATCH, learned_flows, patch, same_family, web
+from tests.e2e.test_services_external import learned_flows, patch, same_family, web
 from tests.e2e.traffic import HttpProbe, ask, get, gets
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
@@ -20,7 +20,7 @@ def annotate(cluster: LabCluster, namespace: str, pod: str, *, ready: bool) -> N
     """What the lab's kubelet takes for the outcome of a readiness probe."""
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}"
     body = {"metadata": {"annotations": {"dunlin.dev/lab-ready": str(ready).lower()}}}
-    cluster.api.patch(path, json=body, headers=PATCH).raise_for_status()
+    cluster.patch(path, body)
 
 
 def answering(place: str, address: str, count: int = 20) -> set[str]:
