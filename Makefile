@@ -7,6 +7,8 @@ NODES ?= 2
 LAB ?= dunlin
 # The order of the tests and the cases that Hypothesis makes: the same every time; SEED=$$RANDOM looks elsewhere.
 SEED ?= 1
+# The tests of one lab beside all others (tests/parallel.py); 0: one after the other.
+WORKERS ?= 2
 APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk iproute2 iputils-ping \
        ethtool procps curl openssl kubernetes-client:kubectl
 
@@ -37,7 +39,7 @@ check: sync ## Format, lint, types, import contracts, tidiness.
 	$(RUN) pytest -q tests/test_tidy.py
 
 test: setup ## Every test that this machine can run; a tier that is skipped says why. SEED=N: another order, other cases.
-	$(RUN) pytest --randomly-seed=$(SEED) --hypothesis-seed=$(SEED)
+	$(RUN) pytest -n $(WORKERS) --durations=10 --randomly-seed=$(SEED) --hypothesis-seed=$(SEED)
 
 images: sync ## Container images: base images where there is no registry, then all of ours.
 	@tools/apt-install docker.io debootstrap
@@ -47,7 +49,7 @@ compose-test: sync ## The end-to-end test of compose/, on an engine of its own; 
 	@tools/install-compose
 	tools/with-docker $(RUN) pytest -q tests/e2e/test_compose.py tests/e2e/test_compose_official.py
 
-containers: sync ## Both: every image, and the tests of compose/. Minutes, and not in CI: with it CI would be close to its 30.
+containers: sync ## Both: every image, and the tests of compose/; says so where no engine starts.
 	tools/containers
 
 audit: uv ## Known weaknesses of the packages in uv.lock; asks the database of OSV.

@@ -16,6 +16,7 @@ settings.register_profile("dunlin", deadline=None)
 settings.load_profile("dunlin")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> TwoHalves:
     """`pytest -n 2`: what each worker runs is the same every time."""
     return TwoHalves(config, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -82,3 +83,14 @@ def test_large_pings_at_mtu(pair: list[dict]) -> None:  # type: ignore[type-arg]
         assert ping(first["netns"], ip, size=MTU_BYTES - headers, tries=2) == 0, ip
     v4 = next(ip for ip in second["ips"] if ":" not in ip)
     assert ping(first["netns"], v4, count=1, size=MTU_BYTES - 28 + 1) == 1
+
+
+def test_status_as_programs_read_it(cluster: LabCluster, pair: list[dict]) -> None:  # type: ignore[type-arg]
+    """`dunlin lab status --json` prints what these tests go by; without it, a table for people."""
+    told = json.loads(cluster.dunlin("lab", "status", "--json").stdout)
+    known = cluster.status()
+    assert told.keys() == known.keys()
+    assert (told["nodes"], told["outside"]) == (known["nodes"], known["outside"])
+    assert [pod for pod in told["pods"] if pod["namespace"] == "pair"] == pair
+    table = cluster.dunlin("lab", "status").stdout
+    assert all(f"pair/{pod['name']}" in table for pod in pair)
