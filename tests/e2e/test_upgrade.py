@@ -33,8 +33,8 @@ pytestmark = [
 
 ORDER = (*CONTROL_PLANE, "agent")
 """As docs/operate.md says it, and back."""
-EVERYTHING = ("nats", "apiserver", *ORDER, "runner")
-"""All but Open vSwitch, whose restart interrupts its node (docs/LIMITS.md), and the Pods' own."""
+THE_REST = ("nats", "apiserver", "runner")
+"""With ORDER all but Open vSwitch, whose restart interrupts its node (docs/LIMITS.md)."""
 
 
 def previous() -> str:
@@ -184,8 +184,11 @@ def unharmed(lab: Upgraded) -> Iterator[None]:
     assert all(counts.lost == 0 and not counts.errors for counts in results), results
 
 
-def test_rolling_restarts_lose_no_packet(lab: Upgraded) -> None:
-    """From the previous release to this one, all of it once more, and back again; under load."""
+@pytest.mark.parametrize(
+    "again", [pytest.param((), id="once"), pytest.param(ORDER, id="twice", marks=pytest.mark.soak)]
+)
+def test_rolling_restarts_lose_no_packet(lab: Upgraded, again: tuple[str, ...]) -> None:
+    """From the previous release to this one, what it runs on, and back; under load."""
     assert set(lab.releases().values()) == {"old"}
     with unharmed(lab):
         lab.roll(ORDER, "new")
@@ -194,7 +197,8 @@ def test_rolling_restarts_lose_no_packet(lab: Upgraded) -> None:
     lab.wait()
     before = [lab.flows(node) for node in lab.nodes]
     with unharmed(lab):
-        lab.roll(EVERYTHING, "new")
+        # To the same release once more: what tests/e2e/test_faults.py does with SIGKILL.
+        lab.roll((*THE_REST, *again), "new")
     lab.wait()
     eventually("flows as before", lambda: [lab.flows(n) for n in lab.nodes] == before)
     with unharmed(lab):
