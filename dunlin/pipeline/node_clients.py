@@ -61,17 +61,19 @@ def _selected(make: FlowMaker, context: SwitchContext) -> None:
     An endpoint has been chosen for a process of the node.
 
     Its address is kept where the endpoint answers through this switch: to the gateway address from
-    everywhere, to the node's other addresses from its own Pods. Else it becomes the gateway's.
+    everywhere, to the node's other addresses from all Pods (every switch has a route for them).
+    Else, from the kernel of another node or from beyond the cluster, it becomes the gateway's.
 
     What the kernel merely forwards (a container on another bridge of the node) has an address that
     no other node and no route of ours knows: its connections are marked, so that replies go back.
     """
     table = Table.ENDPOINT_SELECTED
     for ip in context.own_addresses:
-        for cidr in context.switch.local_cidrs:
+        cidrs = (*context.switch.local_cidrs, *context.switch.pod_cidrs)
+        for cidr in dict.fromkeys(cidrs):
             if cidr.version == ip.version:
-                here = with_fields(_from(context, ip), family_of(ip).to(cidr))
-                make.add(table, Priority.ROUTE, here, (), Table.EGRESS_SUBJECT)
+                pods = with_fields(_from(context, ip), family_of(ip).to(cidr))
+                make.add(table, Priority.ROUTE, pods, (), Table.EGRESS_SUBJECT)
     for ip in context.switch.gateway_ips:
         make.add(table, Priority.FALLBACK, _from(context, ip), (), Table.EGRESS_SUBJECT)
     for cidr in context.switch.local_cidrs:

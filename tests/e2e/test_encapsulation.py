@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.lab_cluster import LabCluster, a_lab
+from tests.e2e.test_policy import Shop
+from tests.e2e.test_policy_nodes import judged_by_its_address
 from tests.e2e.traffic import get, matrix, ping
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
@@ -43,3 +45,9 @@ def test_pods_talk_through_the_tunnel(tunnel: LabCluster) -> None:
     assert ping(first["netns"], far["ips"][0], count=3, size=GENEVE_MTU_BYTES - 28, tries=2) == 0
     flows = "\n".join(tunnel.flows(tunnel.nodes[0]))
     assert "tun_dst" in flows
+
+
+@pytest.mark.timeout(180)
+def test_policies_know_nodes_by_their_addresses(tunnel: LabCluster) -> None:
+    """Through the tunnel as without: what a node's processes send has the node's own address."""
+    judged_by_its_address(Shop(tunnel, "tunnel-nodes"))

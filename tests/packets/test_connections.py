@@ -258,7 +258,7 @@ def test_another_nodes_pod_to_the_node_itself() -> None:
 @pytest.mark.parametrize("generation", [0, 7], ids=["no policy", "policies"])
 @pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
 def test_the_nodes_own_process_to_its_node_port(protocol: Protocol, generation: int) -> None:
-    """To a Pod here from the node's address, to one elsewhere from the gateway's; and back."""
+    """To a Pod here and to one elsewhere from the node's address, and back; no port is changed."""
     web = service(protocol=protocol)
     here = World.of(web, endpoints(at(1, 1), protocol=protocol), generation=generation)
     for _ in range(2):
@@ -269,10 +269,34 @@ def test_the_nodes_own_process_to_its_node_port(protocol: Protocol, generation: 
     there = World.of(web, endpoints(at(2, 1), protocol=protocol), generation=generation)
     for _ in range(2):
         request = there.send("host", NODE_IP, 30080, protocol=protocol)
-        port, source, source_port, *rest = shown(request)
-        assert (port, source, rest) == (UPLINK, GATEWAY_IP, [pod_ip(2, 1), 8080])
-        assert source_port >= EXTERNAL_PORT_MIN
+        assert shown(request) == (UPLINK, NODE_IP, 40000, pod_ip(2, 1), 8080)
         answer = reply(there, request, UPLINK, **ROUTER)
+        assert shown(answer) == (GATEWAY, NODE_IP, 30080, NODE_IP, 40000)
+
+
+def test_a_pod_answers_another_nodes_process() -> None:
+    """As its switch sees it: from the other node's own address, and back to that node's switch."""
+    world = World.of()
+    sent = first_packet("p21", pod_ip(1, 1), 8080) | packet(nw_src=ip_address("192.0.2.2"))
+    request = world.tracer.trace(sent, world.conntrack)
+    world.conntrack = request.conntrack
+    assert shown(request) == (11, "192.0.2.2", 40000, pod_ip(1, 1), 8080)
+    answer = reply(world, request, **FROM_POD_11)
+    assert shown(answer) == (UPLINK, pod_ip(1, 1), 8080, "192.0.2.2", 40000)
+    (left,) = answer.left
+    there = packet(eth_dst=str(switch("n2", 2).router_mac))
+    assert left.packet["eth_dst"] == there["eth_dst"]
+
+
+def test_the_nodes_own_process_to_another_node_through_its_node_port() -> None:
+    """The other node would answer by itself: so from the gateway's address, and back."""
+    world = World.of(service(), endpoints(Endpoint(ip=ip_address("192.0.2.2"), node="n2")))
+    for _ in range(2):
+        request = world.send("host", NODE_IP, 30080)
+        port, source, source_port, *rest = shown(request)
+        assert (port, source, rest) == (UPLINK, GATEWAY_IP, ["192.0.2.2", 8080])
+        assert source_port >= EXTERNAL_PORT_MIN
+        answer = reply(world, request, UPLINK, **ROUTER)
         assert shown(answer) == (GATEWAY, NODE_IP, 30080, NODE_IP, 40000)
 
 

@@ -97,14 +97,25 @@ CASES = [
         },
     ),
     *case(
-        "the node's own processes: translated where the endpoint is elsewhere",
+        "the node's own processes: kept, too, where the endpoint is a Pod elsewhere",
         (outside(), endpoints(at(2, 1))),
         {
-            ("host", NODE_IP, 30080): to((2, 1), translated=True),
-            ("host", VIP, 80): to((2, 1), translated=True),
-            ("host", CLUSTER_IP, 80): to((2, 1), translated=True),
+            ("host", NODE_IP, 30080): to((2, 1)),
+            ("host", VIP, 80): to((2, 1)),
+            ("host", CLUSTER_IP, 80): to((2, 1)),
             ("node", VIP, 80): to((2, 1)),
             ("node", CLUSTER_IP, 80): to((2, 1)),
+        },
+    ),
+    *case(
+        "the node's own processes: translated where another node is the endpoint",
+        (outside(), endpoints(Endpoint(ip=ip_address("192.0.2.2"), node="n2"))),
+        {
+            ("host", NODE_IP, 30080): to("192.0.2.2:8080", translated=True),
+            ("host", VIP, 80): to("192.0.2.2:8080", translated=True),
+            ("host", CLUSTER_IP, 80): to("192.0.2.2:8080", translated=True),
+            ("node", VIP, 80): to("192.0.2.2:8080"),
+            ("node", CLUSTER_IP, 80): to("192.0.2.2:8080"),
         },
     ),
     *case(
@@ -114,9 +125,9 @@ CASES = [
             endpoints(at(2, 1)),
         ),
         {
-            ("host", NODE_IP, 30080): to((2, 1), translated=True),
-            ("host", EXTERNAL_IP, 80): to((2, 1), translated=True),
-            ("host", VIP, 80): to((2, 1), translated=True),
+            ("host", NODE_IP, 30080): to((2, 1)),
+            ("host", EXTERNAL_IP, 80): to((2, 1)),
+            ("host", VIP, 80): to((2, 1)),
         },
     ),
     *case(
@@ -140,7 +151,7 @@ CASES = [
             endpoints(at(2, 1, version=6), name="web-6"),
         ),
         {
-            ("host", NODE_IP6, 30080): to((2, 1), version=6, translated=True),
+            ("host", NODE_IP6, 30080): to((2, 1), version=6),
             ("host", NODE_IP6, 31999): NODE,
         },
     ),

@@ -61,8 +61,21 @@ class NeighbourSeeded:
     neighbour: Neighbour
 
 
+@dataclass(frozen=True, slots=True)
+class NodeRead:
+    """The InternalIPs of this node's Node."""
+
+    internal_ips: tuple[IPAddress, ...]
+
+
 Event: TypeAlias = (
-    PortsObserved | SwitchObserved | FactRead | StreamBegan | StreamCaughtUp | NeighbourSeeded
+    PortsObserved
+    | SwitchObserved
+    | FactRead
+    | StreamBegan
+    | StreamCaughtUp
+    | NeighbourSeeded
+    | NodeRead
 )
 
 # --- what is to be done ---------------------------------------------------------------------------
@@ -155,6 +168,21 @@ def tunnel_of(
     return ""
 
 
+def sources_of(
+    usable: tuple[IPAddress, ...], internal_ips: tuple[IPAddress, ...]
+) -> tuple[IPAddress, ...]:
+    """
+    What the node's processes send to Pods from: one of each family that there is.
+
+    The Node's first InternalIP that the node has here; else its first address: other nodes have
+    routes to all of these, and to no others.
+    """
+    found: dict[int, IPAddress] = {}
+    for ip in (*(ip for ip in internal_ips if ip in usable), *usable):
+        found.setdefault(ip.version, ip)
+    return tuple(found[version] for version in sorted(found))
+
+
 def keeps_peers_mtu(ovs_version: str, *, userspace_tso: bool) -> bool:
     """
     TCP segments are no larger than their receiver and its path take.
@@ -192,6 +220,8 @@ def _apply(state: State, event: Event) -> State:
             return replace(state, caught_up=True)
         case NeighbourSeeded():
             return replace(state, seeded=state.seeded | {event.neighbour})
+        case NodeRead():
+            return replace(state, internal_ips=event.internal_ips)
         case _:
             assert_never(event)
 

@@ -13,7 +13,7 @@ import structlog
 
 from dunlin import subjects, wire
 from dunlin.bus.base import TOMBSTONE, Batch, Bus, BusError, Message, Record
-from dunlin.events.facts import AttachmentFact, BlockFact, Meta, SwitchFact
+from dunlin.events.facts import AttachmentFact, BlockFact, Meta, NodeFact, SwitchFact
 from dunlin.events.rpc import BarrierReply, BarrierRequest, Failure
 from dunlin.events.state import Applied, Progress
 from dunlin.service.pulse import Pulse
@@ -73,8 +73,9 @@ class Facts:
     # --- tasks ------------------------------------------------------------------------------------
 
     async def follow_facts(self) -> None:
-        """Our attachments, everybody's switches and blocks, for ever."""
+        """Our Node and attachments, everybody's switches and blocks, for ever."""
         filters = [
+            subjects.fact("node", "", self.node),
             f"{self._own_prefix}.>",
             subjects.facts_of("switch"),
             subjects.facts_of("block"),
@@ -159,6 +160,9 @@ class Facts:
         if kind == ["block"]:
             self._take_block(record)
             return
+        if kind == ["node"]:
+            self._take_node(record)
+            return
         type_: type[OwnFact] = SwitchFact if kind == ["switch"] else AttachmentFact
         fact = None if record.is_tombstone else self._decode(record, type_)
         self.emit(FactRead(record.subject, record.seq, fact))
@@ -168,6 +172,12 @@ class Facts:
         fact = None if record.is_tombstone else self._decode(record, BlockFact)
         if fact is None or fact.node == self.node:
             self.blocks_pulse.beat()
+
+    def _take_node(self, record: Record) -> None:
+        """Its addresses; a Node that is gone says nothing of them."""
+        fact = None if record.is_tombstone else self._decode(record, NodeFact)
+        if fact is not None and fact.ips != self.state.internal_ips:
+            self.emit(core.NodeRead(fact.ips))
 
     def _take_state(self, record: Record) -> None:
         words = subjects.split(record.subject)

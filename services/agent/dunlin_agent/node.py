@@ -15,6 +15,7 @@ from dunlin.events.facts import NextHop, NodeAddress, SwitchFact
 from dunlin.events.rpc import Blocks
 from dunlin.model.addresses import (
     GATEWAY_MAC,
+    IPAddress,
     derived_dpid,
     derived_mac,
     host_network,
@@ -76,6 +77,8 @@ class Node:
         self._ipam = ipam
         self._metrics = metrics
         self._seen: NodeAddresses | None = None
+        self._internal_ips: tuple[IPAddress, ...] = ()
+        self._gateway: GatewaySpec | None = None
         self._mourned: str | None = None
         self._told_of_tso = ""
         self._controllers = Controllers(settings.openflow_controllers)
@@ -109,6 +112,7 @@ class Node:
                 self._vswitchd_ended(),
                 self._addresses_changed(),
                 self._blocks_changed(),
+                self._internal_ips_changed(),
                 self._tunnel_changed(fact.tunnel_type),
                 self._controllers.changed(self._targets),
             )
@@ -148,7 +152,9 @@ class Node:
             await self._net.take_over(uplink, EXTERNAL_BRIDGE)
             self._seen = await self._net.addresses(EXTERNAL_BRIDGE)
         blocks = await self._ipam.blocks(IPAM_SECONDS)
-        await self._net.configure_gateway(self._gateway(blocks, pod_mtu))
+        self._internal_ips = self._facts.state.internal_ips
+        self._gateway = self._gateway_spec(blocks, pod_mtu)
+        await self._net.configure_gateway(self._gateway)
         return await self._switch_fact(blocks, tunnel, pod_mtu, incarnation)
 
     def _tunnel(self, found: NodeAddresses | None) -> Literal["", "geneve", "vxlan"]:
@@ -203,7 +209,7 @@ class Node:
         except TimeoutError as error:
             raise NodeNetError(f"{device} has no carrier") from error
 
-    def _gateway(self, blocks: Blocks, pod_mtu: int) -> GatewaySpec:
+    def _gateway_spec(self, blocks: Blocks, pod_mtu: int) -> GatewaySpec:
         pods = blocks.pod_cidrs or self._settings.pod_cidrs
         services = blocks.service_cidrs or self._settings.service_cidrs
         hairpins = tuple(host_network(family.hairpin) for family in FAMILIES)
@@ -211,6 +217,7 @@ class Node:
         return GatewaySpec(
             ifname=GATEWAY_PORT,
             ips=tuple(first[version] for version in sorted(first)),
+            sources=core.sources_of(self._seen.sources if self._seen else (), self._internal_ips),
             cidrs=(*pods, *services, *hairpins),
             router_mac=GATEWAY_MAC,
             mtu_bytes=pod_mtu,
@@ -291,7 +298,7 @@ class Node:
             log.info("the node's addresses are on the uplink", uplink=uplink)
 
     async def _addresses_changed(self) -> None:
-        """The node's own addresses, default routes or the MACs of its gateways."""
+        """The node's own addresses, default routes, MACs of its gateways, or its way to Pods."""
         if not self._settings.uplink:
             await asyncio.Event().wait()
         known = self._seen
@@ -300,9 +307,16 @@ class Node:
             found = await self._net.addresses(EXTERNAL_BRIDGE)
             if _without_macs(found) != _without_macs(known) or _new_macs(found, known):
                 return
+            if self._gateway is not None and not await self._net.gateway_stands(self._gateway):
+                return
 
     async def _blocks_changed(self) -> None:
         await self._facts.blocks_pulse.take().wait()
+
+    async def _internal_ips_changed(self) -> None:
+        """The Node's InternalIPs: what its processes send from is one of them, if it can be."""
+        used = self._internal_ips
+        await self._facts.pulse.until(lambda: self._facts.state.internal_ips != used)
 
     async def _tunnel_changed(self, tunnel: str) -> None:
         await self._facts.pulse.until(lambda: self._tunnel(None) != tunnel)
@@ -311,7 +325,8 @@ class Node:
 def _without_macs(found: NodeAddresses | None) -> object:
     if found is None:
         return None
-    return (found.addresses, tuple(gateway.ip for gateway in found.gateways), found.mtu_bytes)
+    hops = tuple(gateway.ip for gateway in found.gateways)
+    return (found.addresses, found.sources, hops, found.mtu_bytes)
 
 
 def _new_macs(found: NodeAddresses, known: NodeAddresses | None) -> bool:

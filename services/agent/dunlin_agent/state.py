@@ -38,6 +38,7 @@ class State:
     Everything that decisions are made from. `ports` and `switch` None: not observed yet.
 
     `stored` is by subject, in the life `epoch` of the stream, complete once `caught_up`.
+    `internal_ips`: of this Node, as last heard.
     """
 
     node: str
@@ -48,6 +49,7 @@ class State:
     stored: Mapping[str, Stored] = field(default_factory=_empty)
     peers: Mapping[str, SwitchFact] = field(default_factory=lambda: MappingProxyType({}))
     seeded: frozenset[Neighbour] = frozenset()
+    internal_ips: tuple[IPAddress, ...] = ()
 
     @property
     def switch_subject(self) -> str:

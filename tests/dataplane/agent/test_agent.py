@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from dunlin import subjects, wire
+from dunlin.bus.base import Message
 from dunlin.bus.memory import MemoryBus, MemoryServer
-from dunlin.events.facts import SwitchFact
+from dunlin.events.facts import NodeFact, SwitchFact
 from dunlin.events.rpc import Failure
 from dunlin.model.addresses import GATEWAY_MAC, derived_dpid, derived_mac
 from dunlin.openflow.flow import match
@@ -373,3 +374,25 @@ async def test_a_changed_address_is_told(site: Site) -> None:
         return switch is not None and any(a.ip == wanted for a in switch.addresses)
 
     await site.agent.until(told, "the new address in the switch fact")
+
+
+async def test_processes_send_from_the_nodes_own_address(site: Site) -> None:
+    """From its InternalIP where it has several; again after the address went and came back."""
+    await site.agent.until_ready()
+    assert source_to_pods(site) == "172.31.9.10"
+    name = site.ovs_node.name
+    run("ip", "addr", "add", "172.31.9.77/24", "dev", "br-ext", netns=name)
+    fact = NodeFact(name="node-1.example", ips=(ip_address("172.31.9.77"),), ready=True)
+    await site.control.bus.publish(Message(fact.subject, wire.encode(fact)))
+    await site.agent.until(lambda: source_to_pods(site) == "172.31.9.77", "its InternalIP")
+    away = "ip addr del 172.31.9.77/24 dev br-ext"
+    run("sh", "-c", f"{away}; ip addr add 172.31.9.77/24 dev br-ext", netns=name)
+    await site.agent.until(lambda: source_to_pods(site) == "172.31.9.77", "the address once more")
+    run("sh", "-c", away, netns=name)
+    await site.agent.until(lambda: source_to_pods(site) == "172.31.9.10", "its other address")
+
+
+def source_to_pods(site: Site) -> str:
+    """What the kernel sends from to the first Pod CIDR, now."""
+    shown = run("ip", "route", "get", "10.1.3.77", netns=site.ovs_node.name)
+    return shown.partition(" src ")[2].split()[0]

@@ -276,8 +276,8 @@ async def test_gateway_interface(site: Site) -> None:
     for wanted in (
         "inet 10.1.0.1/32",
         "inet6 fd10::1/128",
-        "10.0.0.0/8 via 169.254.100.1 dev dunlin-gw0 proto 100 src 10.1.0.1 onlink",
-        f"fd10::/48 via {ROUTER_IPS[6]} dev dunlin-gw0 proto 100 src fd10::1",
+        "10.0.0.0/8 via 169.254.100.1 dev dunlin-gw0 proto 100 src 10.1.0.1 metric 4096 onlink",
+        f"fd10::/48 via {ROUTER_IPS[6]} dev dunlin-gw0 proto 100 src fd10::1 metric 4096",
         f"169.254.100.1 dev dunlin-gw0 lladdr {GATEWAY_MAC} PERMANENT",
         f"{ROUTER_IPS[6]} dev dunlin-gw0 lladdr {GATEWAY_MAC} PERMANENT",
     ):
@@ -298,6 +298,55 @@ async def test_gateway_interface(site: Site) -> None:
     assert all(gone not in shown for gone in ("10.1.0.1", "10.96.0.0", "fd10::"))
     with pytest.raises(NodeNetError, match="no device gw9"):
         await site.net.configure_gateway(msgspec.structs.replace(less, ifname="gw9"))
+
+
+@pytest.mark.timeout(120)
+async def test_what_the_nodes_processes_send_from(site: Site) -> None:
+    """The node's own addresses, as long as they stand; at the moment they go, the gateway's."""
+    await site.net.configure_gateway(GATEWAY)  # As a node without addresses, or an older agent.
+    assert chosen(site) == ("10.1.0.1", "fd10::1")
+    await site.net.take_over("eth0", "br-ext")
+    seen = await site.net.addresses("br-ext")
+    assert seen.sources == (ip_address("172.31.9.10"), ip_address("fd09::10"))
+    spec = msgspec.structs.replace(GATEWAY, sources=seen.sources)
+    assert not await site.net.gateway_stands(spec)
+    for _ in range(2):
+        await site.net.configure_gateway(spec)
+        assert await site.net.gateway_stands(spec)
+        assert chosen(site) == ("172.31.9.10", "fd09::10")
+    in_node(site, "ip addr del 172.31.9.10/24 dev br-ext; ip addr del fd09::10/64 dev br-ext")
+    assert chosen(site) == ("10.1.0.1", "fd10::1")
+    in_node(site, "ip addr add 172.31.9.10/24 dev br-ext; ip addr add fd09::10/64 dev br-ext nodad")
+    assert not await site.net.gateway_stands(spec), "routes do not come back with addresses"
+    await site.net.configure_gateway(spec)
+    assert chosen(site) == ("172.31.9.10", "fd09::10")
+    await site.net.configure_gateway(GATEWAY)
+    assert chosen(site) == ("10.1.0.1", "fd10::1")
+    shown = in_node(site, "ip route show proto 100; ip -6 route show proto 100")
+    assert "172.31.9.10" not in shown
+    assert "fd09::10" not in shown
+
+
+async def test_addresses_that_nobody_may_send_from(site: Site) -> None:
+    """Deprecated ones are left out; secondary ones come last."""
+    in_node(
+        site,
+        "ip addr add 172.31.9.11/24 dev eth0; ip addr add 172.31.9.12/32 dev eth0 preferred_lft 0;"
+        "ip addr add fd09::11/64 dev eth0 nodad preferred_lft 0",
+    )
+    found = (await site.net.addresses("eth0")).sources
+    assert found == tuple(map(ip_address, ("172.31.9.10", "fd09::10", "172.31.9.11")))
+
+
+def in_node(site: Site, script: str) -> str:
+    """What these commands say in the node's namespace."""
+    return run("sh", "-c", script, netns=site.node.name)
+
+
+def chosen(site: Site) -> tuple[str, ...]:
+    """The kernel's choice of a source towards Pods, IPv4 and IPv6."""
+    shown = in_node(site, "ip route get 10.1.2.3; ip -6 route get fd10::1:3")
+    return tuple(re.findall(r"dunlin-gw0 .*?src (\S+)", shown))
 
 
 async def test_gateways_are_resolved(site: Site) -> None:

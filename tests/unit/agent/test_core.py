@@ -17,6 +17,7 @@ from dunlin_agent.core import (
     Effect,
     FactRead,
     NeighbourSeeded,
+    NodeRead,
     PortsObserved,
     Publish,
     Retract,
@@ -185,6 +186,29 @@ def test_auto_needs_a_tunnel_only_for_another_subnet() -> None:
     assert core.tunnel_of("vxlan", own, state) == "vxlan"
     gone = after(FactRead(far.subject, 3, None), start=state)
     assert core.tunnel_of("auto", own, gone) == ""
+
+
+@pytest.mark.parametrize(
+    ("usable", "internal", "sources"),
+    [
+        ("", "192.0.2.1", ""),
+        ("192.0.2.1 2001:db8::1", "", "192.0.2.1 2001:db8::1"),
+        ("192.0.2.1 192.0.2.7", "192.0.2.7", "192.0.2.7"),
+        ("192.0.2.1 2001:db8::1 2001:db8::7", "2001:db8::7 198.51.100.1", "192.0.2.1 2001:db8::7"),
+        ("192.0.2.1 192.0.2.7", "192.0.2.7 192.0.2.1", "192.0.2.7"),
+    ],
+)
+def test_what_the_nodes_processes_send_from(usable: str, internal: str, sources: str) -> None:
+    """One address of each family: an InternalIP that stands here, else the node's first."""
+    lists = [tuple(map(ip_address, words.split())) for words in (usable, internal, sources)]
+    assert core.sources_of(lists[0], lists[1]) == lists[2]
+
+
+def test_internal_ips_outlive_the_stream() -> None:
+    """A stream that begins anew says nothing of them until it has: what is used stays."""
+    state = after(NodeRead((ip_address("192.0.2.7"),)))
+    assert after(StreamBegan("2"), start=state).internal_ips == (ip_address("192.0.2.7"),)
+    assert effects(state) == effects(after())
 
 
 @given(st.permutations(range(4)), st.permutations(range(6)))

@@ -29,6 +29,9 @@ ROUTER_IPS: Final[dict[int, IPAddress]] = {
 }
 # Marks our routes, so that those no longer wanted are found: linux/rtnetlink.h leaves it free.
 RTPROT_DUNLIN: Final = 100
+# What the kernel takes for a route without a metric (of IPv6: IP6_RT_PRIO_USER, which it shows).
+FIRST_METRIC: Final[dict[int, int | None]] = {4: None, 6: 1024}
+LAST_METRIC: Final = 4096
 RT_SCOPE_UNIVERSE: Final = 0
 NUD_PERMANENT: Final = 0x80
 
@@ -37,12 +40,15 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
     """
     The node's interface to Pods.
 
-    `ips`: at most one of each family. `cidrs`: of Pods and Services, reached by this interface;
-    those of a family without an address are left out. `router_mac`: what br-int takes for its own.
+    `ips`: at most one of each family. `sources`: what the node's processes send from, at most one
+    of each family and the node's own; a family without one sends from `ips`. `cidrs`: of Pods and
+    Services, reached by this interface; those of a family without an address are left out.
+    `router_mac`: what br-int takes for its own.
     """
 
     ifname: str
     ips: tuple[IPAddress, ...]
+    sources: tuple[IPAddress, ...] = ()
     cidrs: tuple[IPNetwork, ...]
     router_mac: MacAddress
     mtu_bytes: int
@@ -66,6 +72,23 @@ def route_key(route: Route) -> tuple[IPNetwork, IPAddress | None, int]:
     return (route.dst, route.gateway, route.table)
 
 
+def stands(spec: GatewaySpec, present: UplinkState) -> bool:
+    """
+    All addresses and routes of the specification are there.
+
+    The kernel takes a route away (IPv4), or its source (IPv6), with the address that is its source.
+    """
+    wanted = {address.interface for address in _gateway_addresses(spec)}
+    routes = {(*_metric_key(route), route.source) for route in _gateway_routes(spec)}
+    return wanted <= {address.interface for address in present.addresses} and routes <= {
+        (*_metric_key(route), route.source) for route in present.routes
+    }
+
+
+def _metric_key(route: Route) -> tuple[IPNetwork, IPAddress | None, int, int | None]:
+    return (*route_key(route), route.metric)
+
+
 def _versions(spec: GatewaySpec) -> dict[int, IPAddress]:
     return {ip.version: ip for ip in spec.ips}
 
@@ -79,19 +102,33 @@ def _gateway_addresses(spec: GatewaySpec) -> tuple[Address, ...]:
 
 
 def _gateway_routes(spec: GatewaySpec) -> tuple[Route, ...]:
-    """Each CIDR by the virtual router, with the gateway's address as the source."""
-    own = _versions(spec)
-    return tuple(
-        Route(
-            dst=cidr,
-            gateway=ROUTER_IPS[cidr.version],
-            source=own[cidr.version],
-            protocol=RTPROT_DUNLIN,
-            scope=RT_SCOPE_UNIVERSE,
-            on_link=cidr.version == 4,
-        )
-        for cidr in spec.cidrs
+    """
+    Each CIDR by the virtual router, with the node's own address as the source.
+
+    With a larger metric once more, from the gateway's address: the way that is left at the moment
+    in which the node's address goes. ADR 0038.
+    """
+    gateway = _versions(spec)
+    own = {ip.version: ip for ip in spec.sources}
+    cidrs = [cidr for cidr in spec.cidrs if cidr.version in gateway]
+    last = [_route(cidr, gateway[cidr.version], LAST_METRIC) for cidr in cidrs]
+    first = [
+        _route(cidr, own[cidr.version], FIRST_METRIC[cidr.version])
+        for cidr in cidrs
         if cidr.version in own
+    ]
+    return (*last, *first)
+
+
+def _route(cidr: IPNetwork, source: IPAddress, metric: int | None) -> Route:
+    return Route(
+        dst=cidr,
+        gateway=ROUTER_IPS[cidr.version],
+        source=source,
+        metric=metric,
+        protocol=RTPROT_DUNLIN,
+        scope=RT_SCOPE_UNIVERSE,
+        on_link=cidr.version == 4,
     )
 
 
@@ -115,7 +152,7 @@ def _without(
 ) -> list[rt.Request]:
     """Requests that remove what an earlier spec left."""
     wanted = {item.interface for item in addresses}
-    keys = {route_key(route) for route in routes}
+    keys = {_metric_key(route) for route in routes}
     gone = (errno.EADDRNOTAVAIL, errno.ESRCH)
     return [
         address_request(rt.RTM_DELADDR, 0, item, index, gone)
@@ -124,5 +161,5 @@ def _without(
     ] + [
         route_request(rt.RTM_DELROUTE, 0, item, index, gone)
         for item in present.routes
-        if item.protocol == RTPROT_DUNLIN and route_key(item) not in keys
+        if item.protocol == RTPROT_DUNLIN and _metric_key(item) not in keys
     ]

@@ -22,7 +22,7 @@ import structlog
 from dunlin import wire
 from dunlin.model.addresses import IPAddress, MacAddress
 from dunlin_agent.adapters import rtnetlink as rt
-from dunlin_agent.adapters.gateway import GatewaySpec, gateway_requests, route_key
+from dunlin_agent.adapters.gateway import GatewaySpec, gateway_requests, route_key, stands
 from dunlin_agent.adapters.links import IGNORING_SYSCTLS
 from dunlin_agent.adapters.netns import entered, read_sysctl, write_sysctl
 from dunlin_agent.adapters.uplink import (
@@ -31,6 +31,7 @@ from dunlin_agent.adapters.uplink import (
     UplinkState,
     move_requests,
     read,
+    sources,
     up_request,
 )
 
@@ -78,13 +79,18 @@ class Gateway(msgspec.Struct, frozen=True):
 
 
 class NodeAddresses(msgspec.Struct, frozen=True, kw_only=True):
-    """What the node has on one device, which is the uplink or br-ext. `mtu_bytes` of the device."""
+    """
+    What the node has on one device, which is the uplink or br-ext. `mtu_bytes` of the device.
+
+    `sources`: the addresses that processes may send from now, the main ones first.
+    """
 
     device: str
     mac: MacAddress
     mtu_bytes: int
     addresses: tuple[Address, ...]
     gateways: tuple[Gateway, ...]
+    sources: tuple[IPAddress, ...] = ()
 
 
 class NodeNet:
@@ -148,6 +154,19 @@ class NodeNet:
             NodeNetError: no such interface, or the kernel refused something.
         """
         await self._run(lambda: self._configure_gateway(spec))
+
+    async def gateway_stands(self, spec: GatewaySpec) -> bool:
+        """
+        The interface still has the addresses and routes that `configure_gateway` gave it.
+
+        Raises:
+            NodeNetError: no such interface.
+        """
+
+        def look() -> bool:
+            return stands(spec, read(self._netlink, self._index(spec.ifname), spec.ifname))
+
+        return await self._run(look)
 
     async def addresses(self, device: str) -> NodeAddresses:
         """
@@ -329,6 +348,7 @@ class NodeNet:
             mtu_bytes=attrs["IFLA_MTU"],
             addresses=state.addresses,
             gateways=gateways,
+            sources=sources(self._netlink, index),
         )
 
     def _neighbour(self, device: str, ip: IPAddress) -> MacAddress | None:

@@ -17,7 +17,9 @@ from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_agent.adapters import rtnetlink as rt
 
 IFF_UP: Final = 1
+IFA_F_SECONDARY: Final = 0x01  # of IPv4; of IPv6 the same bit says: temporary
 IFA_F_NODAD: Final = 0x02
+IFA_F_UNFIT: Final = 0x08 | 0x20 | 0x40  # duplicate, deprecated, tentative
 IFA_F_NOPREFIXROUTE: Final = 0x200
 RT_SCOPE_SITE: Final = 200
 RT_TABLE_LOCAL: Final = 255
@@ -87,6 +89,21 @@ def read(netlink: rt.Rtnetlink, index: int, name: str) -> UplinkState:
         if attrs.get("RTA_OIF") == index and _is_kept(message, attrs):
             routes.append(_route(message, attrs))
     return UplinkState(tuple(addresses), tuple(sorted(routes, key=_on_link_first)))
+
+
+def sources(netlink: rt.Rtnetlink, index: int) -> tuple[IPAddress, ...]:
+    """
+    The addresses of the device that a process may send from, the node's main ones first.
+
+    Not those that are tentative, duplicate or deprecated: the kernel refuses them or avoids them.
+    """
+    found = []
+    for message in netlink.dump(rt.RTM_GETADDR, rt.address_message()):
+        flags = rt.attributes(message).get("IFA_FLAGS", 0)
+        fit = message["scope"] <= RT_SCOPE_SITE and not flags & IFA_F_UNFIT
+        if message["index"] == index and fit:
+            found.append((bool(flags & IFA_F_SECONDARY), _address(message).ip))
+    return tuple(ip for _, ip in sorted(found, key=lambda item: item[0]))
 
 
 def _is_kept(message: Any, attrs: dict[str, Any]) -> bool:
