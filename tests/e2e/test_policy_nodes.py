@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from typing import Any
 
@@ -93,8 +94,10 @@ def _blocks(node: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _reached(node: dict[str, Any], ways: list[tuple[str, int]]) -> set[tuple[str, int]]:
-    """The ways by which the node's processes get an answer."""
-    return {way for way in ways if answers(node["netns"], *way)}
+    """The ways by which the node's processes get an answer; all are tried at once."""
+    with ThreadPoolExecutor(len(ways)) as pool:
+        found = pool.map(lambda way: answers(node["netns"], *way), ways)
+        return {way for way, answered in zip(ways, found, strict=True) if answered}
 
 
 def _explained(shop: Shop, node: dict[str, Any]) -> str:
