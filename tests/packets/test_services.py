@@ -108,17 +108,6 @@ CASES = [
         },
     ),
     *case(
-        "the node's own processes: translated where another node is the endpoint",
-        (outside(), endpoints(Endpoint(ip=ip_address("192.0.2.2"), node="n2"))),
-        {
-            ("host", NODE_IP, 30080): to("192.0.2.2:8080", translated=True),
-            ("host", VIP, 80): to("192.0.2.2:8080", translated=True),
-            ("host", CLUSTER_IP, 80): to("192.0.2.2:8080", translated=True),
-            ("node", VIP, 80): to("192.0.2.2:8080"),
-            ("node", CLUSTER_IP, 80): to("192.0.2.2:8080"),
-        },
-    ),
-    *case(
         "the node's own processes are not from outside: policy Local does not bind them",
         (
             outside(external_policy_local=True),
@@ -496,9 +485,11 @@ def test_a_named_target_port_that_differs_by_endpoint(version: int) -> None:
 
 
 def test_a_host_network_endpoint_of_another_node() -> None:
-    """As the API server: Pods reach it with their own address, so does the node itself."""
+    """As the API server: Pods reach it with their own address; the node from its gateway's."""
     host = Endpoint(ip=ip_address("192.0.2.2"), node="n2")
     world = World.of(service(), endpoints(host))
     for source in ("p12", "node"):
         assert world.verdict(source, CLUSTER_IP, 80) == to("192.0.2.2:8080")
     assert world.verdict(CLIENT, NODE_IP, 30080) == to("192.0.2.2:8080", translated=True)
+    assert world.verdict("host", NODE_IP, 30080) == to("192.0.2.2:8080", translated=True)
+    assert world.verdict("host", CLUSTER_IP, 80) == to("192.0.2.2:8080", translated=True)
