@@ -22,9 +22,11 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from dunlin_lab import links, netns
+from dunlin_lab.hugepages import HugepageError, Hugepages
 from tests.e2e.lab_cluster import REPOSITORY, eventually
 from tests.e2e.real_kubelet import containerd_config, image, kubelet_config
 
@@ -47,8 +49,12 @@ AS_KUBEADM = {
         "x509": {"clientCAFile": "/run/node/pki/ca.crt"},
     },
     "authorization": {"mode": "Webhook"},
+    "clusterDNS": ["10.96.0.10"],
+    "clusterDomain": "cluster.local",
 }
-"""Who may ask a kubelet, as kubeadm writes it."""
+"""Who may ask a kubelet, and where Pods find names, as kubeadm writes it."""
+HUGE_PAGES = 256
+"""Of 2 MiB, for Open vSwitch with DPDK."""
 CONTAINERS = (
     "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
     "/run/node/containerd/io.containerd.grpc.v1.cri/containers",
@@ -91,6 +97,7 @@ class RealCluster:
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
         self.prefix = f"dl-rc-{os.getpid()}"
+        self.admin = folder / "pki" / "admin.kubeconfig"
         self._first: dict[str, int] = {}
         self.machines = [self._machine(index) for index in range(1, size + 1)]
 
@@ -131,7 +138,7 @@ class RealCluster:
             running.wait()
 
     def _kubectl(self, *words: str) -> list[str]:
-        return ["kubectl", f"--kubeconfig={self.folder / 'pki' / 'admin.kubeconfig'}", *words]
+        return ["kubectl", f"--kubeconfig={self.admin}", *words]
 
     def _inside(self, machine: Machine, command: list[str]) -> list[str]:
         return ["nsenter", f"--net={machine.netns}", *command]
@@ -279,6 +286,23 @@ class RealCluster:
             containerd.terminate()
             containerd.wait()
         saved.unlink()
+
+
+@contextmanager
+def hugepages(who: str) -> Iterator[None]:
+    """Pages for one machine, given back; the folder that a volume makes in /dev goes, too."""
+    pool, vfio = Hugepages(), Path("/dev/vfio")
+    there = vfio.exists()
+    try:
+        pool.borrow(who, HUGE_PAGES)
+    except HugepageError as error:
+        pytest.skip(str(error))
+    try:
+        yield
+    finally:
+        pool.give_back(who)
+        if not there and vfio.exists():
+            vfio.rmdir()
 
 
 def _remove_groups(identities: set[str]) -> None:

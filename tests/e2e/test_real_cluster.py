@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.deploy.test_chart import OVERLAYS
 from tests.e2e.lab_cluster import REPOSITORY, eventually
-from tests.e2e.real_cluster import RealCluster, why_no_cluster
+from tests.e2e.real_cluster import HUGE_PAGES, RealCluster, hugepages, why_no_cluster
 
 pytestmark = [
     pytest.mark.docker, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)
@@ -26,7 +29,10 @@ pytestmark = [
 PARTS = ("watcher", "ipam", "planner", "flowctl", "metrics", "agent", "ovs", "nats")
 ROLLOUT_TIMEOUT_S = 240.0
 ROLE = "node-role.kubernetes.io/control-plane"
-SHOP = (Path(__file__).parent / "cluster" / "shop.yaml").read_text(encoding="utf-8")
+SHOP, DNS = (
+    (Path(__file__).parent / "cluster" / f"{name}.yaml").read_text(encoding="utf-8")
+    for name in ("shop", "dns")
+)
 # Asks sixty times, and on until the file is there that a second word names; then says who answered
 # how often, and what failed.
 ASK = """
@@ -46,31 +52,74 @@ print(json.dumps([found, failed]))
 """
 
 
-@pytest.fixture(scope="module", params=[("k8s", 3), ("k8s/overlays/dev", 1)], ids=["k8s", "dev"])
+CHART = "k8s/chart"
+VALUES: dict[str, Any] = {
+    **OVERLAYS["overlays/dev"],
+    "secrets": {"generate": True},
+    # As the overlay dpdk, but for a machine whose devices are nobody's to take.
+    "ovs": {
+        "datapath": "dpdk",
+        "dpdk": {
+            "memoryMiB": 256,
+            "extra": "--file-prefix=dunlin --no-pci",
+            "hugepages": f"{2 * HUGE_PAGES}Mi",
+            "resources": {
+                "requests": {"cpu": "100m", "memory": "256Mi"},
+                "limits": {"cpu": "2", "memory": "1Gi"},
+            },
+        },
+    },
+}
+
+
+def by_kustomize(cluster: RealCluster, overlay: str) -> None:
+    """`kubectl apply -k`, Secrets last: Dunlin's parts wait for them."""
+    cluster.kubectl("apply", "-k", overlay)
+    cluster.kubectl("apply", "-k", "k8s/crds")
+    addresses = [str(machine.address.ip) for machine in cluster.machines]
+    secrets = subprocess.run(
+        [REPOSITORY / "tools/cluster-secrets", *addresses],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=secrets.stdout)
+
+
+def by_helm(cluster: RealCluster) -> None:
+    """`helm install` of a node with DPDK; the chart makes CRDs and Secrets itself."""
+    (machine,) = cluster.machines
+    cluster.kubectl("label", "node", machine.name, "dunlin.dev/dpdk=true")
+    program = str(Path(__file__).parent / "cluster" / "helm_install.py")
+    command = [sys.executable, program, str(cluster.admin), CHART]
+    done = cluster.run(machine, command, stdin=json.dumps(VALUES))
+    assert done.stdout.strip() == "deployed", f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("k8s", 3), ("k8s/overlays/dev", 1), (CHART, 1)],
+    ids=["k8s", "dev", "helm-dpdk"],
+)
 def cluster(request: pytest.FixtureRequest) -> Iterator[RealCluster]:
-    """An empty cluster after docs/install.md, Secrets last: Dunlin's parts wait for them."""
+    """An empty cluster after docs/install.md."""
     if reason := why_no_cluster():
         pytest.skip(reason)
-    overlay, size = request.param
+    what, size = request.param
     with tempfile.TemporaryDirectory(
         prefix="dl-rc",
         dir="/var/tmp",
         ignore_cleanup_errors=True,
     ) as folder:
         made = RealCluster(Path(folder), size)
-        with made.running():
+        huge = hugepages(made.prefix) if what == CHART else nullcontext()
+        with huge, made.running():
             assert not any(made.node_ready(machine) for machine in made.machines), "no network yet"
             for machine in made.machines:
                 made.kubectl("label", "node", machine.name, f"{ROLE}=")
                 made.kubectl("taint", "node", machine.name, f"{ROLE}:NoSchedule")
-            made.kubectl("apply", "-k", overlay)
-            made.kubectl("apply", "-k", "k8s/crds")
-            addresses = [str(machine.address.ip) for machine in made.machines]
-            secrets = subprocess.run(
-                [REPOSITORY / "tools/cluster-secrets", *addresses],
-                capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            made.kubectl("apply", "-f", "-", stdin=secrets.stdout)
+            if what == CHART:
+                by_helm(made)
+            else:
+                by_kustomize(made, what)
             try:
                 eventually("all is rolled out", partial(rolled_out, made), ROLLOUT_TIMEOUT_S)
                 yield made
@@ -119,6 +168,14 @@ def shop(cluster: RealCluster) -> str:
     return str(cluster.get("-n", "shop", "service", "web")["spec"]["clusterIP"])
 
 
+def on_switch(cluster: RealCluster, node: str, *words: str) -> str:
+    """What ovs-vsctl says on a node."""
+    pods = cluster.get("-n", "dunlin-system", "pods", "-l", "app.kubernetes.io/name=ovs")
+    (pod,) = [item for item in pods["items"] if item["spec"]["nodeName"] == node]
+    command = ("exec", pod["metadata"]["name"], "--", "ovs-vsctl", "--no-headings", *words)
+    return cluster.kubectl("-n", "dunlin-system", *command)
+
+
 def ask(cluster: RealCluster, pod: str, url: str) -> tuple[dict[str, int], list[str]]:
     """Sixty requests from inside a Pod: who answered, what failed."""
     words = ("-n", "shop", "exec", pod, "--", "python", "-c", ASK, url)
@@ -157,6 +214,38 @@ def test_pods_and_services(cluster: RealCluster) -> None:
     )
     told = cluster.kubectl("-n", "shop", "exec", "client", "--", "python", "-c", script)
     assert told.strip() == "200"
+
+
+def test_names_of_services(cluster: RealCluster) -> None:
+    """
+    Pods resolve names by the cluster's own name server, which they reach as they do any Service.
+
+    It reads Services through the API server's Service, and came long after Dunlin: no part of
+    Dunlin needs it.
+    """
+    shop(cluster)
+    where = ("-n", "kube-system")
+    cluster.kubectl("apply", "-f", "-", stdin=DNS)
+    cluster.kubectl(*where, "rollout", "status", "deployment/dns", "--timeout=90s")
+    pods = cluster.get("-n", "shop", "pods", "-l", "app=web")["items"]
+    names = {pod["metadata"]["name"] for pod in pods}
+    for name in ("web", "web.shop.svc.cluster.local"):
+        found, failed = ask(cluster, "client", f"http://{name}/")
+        assert (set(found), failed) == (names, [])
+    script = "import socket; socket.getaddrinfo('nobody.shop.svc.cluster.local', 80)"
+    words = ("-n", "shop", "exec", "client", "--", "python", "-c", script)
+    done = cluster.kubectl_done(*words)
+    assert done.returncode != 0
+    assert "Name or service not known" in done.stderr, "the name server says no, it is not silent"
+
+
+def test_dpdk(cluster: RealCluster, request: pytest.FixtureRequest) -> None:
+    """Where it was asked for, Open vSwitch has DPDK and hugepages; elsewhere it has none."""
+    asked = "helm-dpdk" in request.node.name
+    for machine in cluster.machines:
+        words = ("get", "Open_vSwitch", ".", "dpdk_initialized")
+        told = on_switch(cluster, machine.name, *words).strip()
+        assert told == str(asked).lower()
 
 
 def test_a_policy_holds(cluster: RealCluster) -> None:
@@ -213,11 +302,7 @@ def test_pods_go_and_leave_nothing(cluster: RealCluster) -> None:
     cluster.kubectl("delete", "namespace", "shop", "--timeout=90s", timeout_s=100)
 
     def no_port(node: str) -> bool:
-        name = cluster.get("-n", "dunlin-system", "pods", "-l", "app.kubernetes.io/name=ovs")
-        (pod,) = [p for p in name["items"] if p["spec"]["nodeName"] == node]
-        words = ("exec", pod["metadata"]["name"], "--", "ovs-vsctl", "--no-headings")
-        columns = ("--columns=external_ids", "list", "Interface")
-        told = cluster.kubectl("-n", "dunlin-system", *words, *columns)
+        told = on_switch(cluster, node, "--columns=external_ids", "list", "Interface")
         return "shop" not in told
 
     for machine in cluster.machines:
