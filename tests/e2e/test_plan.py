@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from typing import Any
 
@@ -86,7 +87,9 @@ def holds(ports: list[str]) -> bool:
 
 def reached(shop: Shop) -> dict[tuple[str, str], bool]:
     """Who gets an answer from whom, over real TCP."""
-    return {pair: shop.everywhere(*pair) for pair in permutations(PODS, 2)}
+    pairs = list(permutations(PODS, 2))
+    with ThreadPoolExecutor(len(pairs)) as pool:
+        return dict(zip(pairs, pool.map(lambda pair: shop.everywhere(*pair), pairs), strict=True))
 
 
 @pytest.mark.timeout(300)

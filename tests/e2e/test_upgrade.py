@@ -21,7 +21,7 @@ import pytest
 
 from dunlin_lab.catalogue import CONTROL_PLANE
 from tests.e2e.lab_cluster import REPOSITORY, WebCluster, eventually, why_not
-from tests.e2e.traffic import HttpProbe, UdpProbe, get
+from tests.e2e.traffic import HttpProbe, UdpProbe, get, stop_all
 
 pytestmark = [
     pytest.mark.root,
@@ -180,7 +180,7 @@ def unharmed(lab: Upgraded) -> Iterator[None]:
         eventually("traffic runs", lambda: all(p.counts.answered > 10 for p in probes))
         yield
     finally:
-        results = [probe.stop() for probe in probes]
+        results = stop_all(probes)
     assert all(counts.lost == 0 and not counts.errors for counts in results), results
 
 

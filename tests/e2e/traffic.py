@@ -34,10 +34,11 @@ def family(address: str) -> socket.AddressFamily:
 
 def get(place: str, address: str, port: int = 80, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """One new HTTP connection from inside a namespace; the JSON answer."""
-    return netns.run_in(place, lambda: _get(address, port, timeout_s))
+    return netns.run_in(place, lambda: get_here(address, port, timeout_s))
 
 
-def _get(address: str, port: int, timeout_s: float) -> dict[str, Any]:
+def get_here(address: str, port: int, timeout_s: float) -> dict[str, Any]:
+    """As `get`, in the namespace of this thread."""
     link = http.client.HTTPConnection(address, port, timeout=timeout_s)
     try:
         link.request("GET", "/")
@@ -49,7 +50,7 @@ def _get(address: str, port: int, timeout_s: float) -> dict[str, Any]:
 
 def gets(place: str, address: str, count: int, port: int = 80) -> list[dict[str, Any]]:
     """Many new connections, one after the other."""
-    return netns.run_in(place, lambda: [_get(address, port, TIMEOUT_S) for _ in range(count)])
+    return netns.run_in(place, lambda: [get_here(address, port, TIMEOUT_S) for _ in range(count)])
 
 
 def ask(place: str, address: str, port: int, data: bytes = b"?") -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _attempt(call: Any, address: str, port: int, own: set[str]) -> str:
 
 
 def _tcp_once(address: str, port: int) -> dict[str, Any]:
-    return _get(address, port, 1.0)
+    return get_here(address, port, 1.0)
 
 
 def _udp_once(address: str, port: int) -> dict[str, Any]:
@@ -243,9 +244,13 @@ class UdpProbe:
             except OSError as error:
                 self.counts.errors.add(os.strerror(error.errno or 0))
 
+    def end(self) -> None:
+        """Send no more; answers under way still count."""
+        self._stop.set()
+
     def stop(self) -> Counts:
         """End it and return what it saw."""
-        self._stop.set()
+        self.end()
         self._future.result(timeout=LATE_S + 30.0)
         return self.counts
 
@@ -275,7 +280,7 @@ class HttpProbe:
 
     def _run_new(self, address: str, port: int) -> None:
         while not self._stop.is_set():
-            self._count(lambda: _get(address, port, TIMEOUT_S))
+            self._count(lambda: get_here(address, port, TIMEOUT_S))
             self._stop.wait(self._pause_s)
 
     def _run_kept(self, address: str, port: int) -> None:
@@ -310,8 +315,20 @@ class HttpProbe:
         self.counts.answered += 1
         self.pods[pod] = self.pods.get(pod, 0) + 1
 
+    def end(self) -> None:
+        """Send no more; answers under way still count."""
+        self._stop.set()
+
     def stop(self) -> Counts:
         """End it and return what it saw."""
-        self._stop.set()
+        self.end()
         self._future.result(timeout=20.0)
         return self.counts
+
+
+def stop_all(probes: Iterable[UdpProbe | HttpProbe]) -> list[Counts]:
+    """End them together: they wait for late answers, up to LATE_S, side by side."""
+    running = list(probes)
+    for probe in running:
+        probe.end()
+    return [probe.stop() for probe in running]
