@@ -118,7 +118,7 @@ def nats() -> str:
     )
     swaps = (
         Swap("  replicas: 3\n", '  replicas: {{ include "dunlin.natsReplicas" . }}\n'),
-        Swap("image: nats:2-alpine\n", "image: {{ .Values.nats.image | quote }}\n", 2),
+        Swap("image: nats:2.15.1-alpine\n", "image: {{ .Values.nats.image | quote }}\n", 2),
         Swap(PULL.old, PULL.new, 2),
         resources_of("nats", text),
         Swap(labels, checksum + labels),

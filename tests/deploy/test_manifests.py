@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from dunlin.bus.nats_server import find_binary
 from dunlin.service.settings import describe
 from dunlin_watcher.kinds import KINDS
 
@@ -249,3 +250,13 @@ def test_prometheus_takes_every_query(tmp_path: Path) -> None:
             [*promtool, "check", "rules", str(copy)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", ["compose/compose.yaml", "k8s/base/nats.yaml"])
+def test_the_tested_nats_server_is_the_deployed_one(file: str) -> None:
+    """Its image is of the version that all tests here run against, no newer and no older one."""
+    done = subprocess.run([find_binary(), "-v"], capture_output=True, text=True, check=True)
+    version = re.search(r"v(\d\S+)", done.stdout)
+    assert version is not None
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert set(re.findall(r"image: nats:(\S+)", text)) == {f"{version[1]}-alpine"}

@@ -37,7 +37,7 @@ PROGRAMS = (
     *("nsenter", "unshare", "setpriv", "openssl"),
 )
 IMAGES = ("watcher", "ipam", "planner", "flowctl", "metrics", "agent", "cni", "ovs")
-NATS = "nats:2-alpine"
+NATS = "nats:2.15.1-alpine"
 GATEWAY = IPv4Interface("192.0.2.1/24")
 FIRST_HOST = 10
 START_TIMEOUT_S = 120.0

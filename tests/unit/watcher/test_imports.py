@@ -17,4 +17,4 @@ def test_no_model_is_loaded() -> None:
     )
     loaded = done.stdout.split()
     assert "kubernetes.aio.client.rest" in loaded
-    assert not [name for name in loaded if ".client.models" in name or ".client.api." in name]
+    assert not [name for name in loaded if ".client.models." in name or ".client.api." in name]
