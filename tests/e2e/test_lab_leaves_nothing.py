@@ -13,6 +13,7 @@ from dunlin_lab.down import down
 from dunlin_lab.hugepages import Hugepages
 from dunlin_lab.paths import LabPaths
 from tests.e2e.lab_cluster import DUNLIN, LabCluster, eventually, why_not
+from tests.fixtures.hugepages import unborrowed
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 TIMES = 10
@@ -50,17 +51,6 @@ def _environ(pid: str) -> bytes:
         return b""
 
 
-def hugepages() -> str:
-    """Pages of the default size that the kernel holds; "" where another lab has some of them."""
-    pool = Hugepages()
-    try:
-        quiet = not pool.shares()
-        pages = pool.pool.read_text()
-    except FileNotFoundError:
-        return ""
-    return pages if quiet and not pool.shares() else ""
-
-
 @pytest.fixture(autouse=True)
 def _can_run() -> None:
     reason = why_not()
@@ -84,7 +74,7 @@ def test_ten_times() -> None:
     """Up and down ten times in a row leaves no namespace, link, process, mount, page or file."""
     name = f"ten-{os.getpid()}"
     run = LabPaths.named(name).run_dir
-    pages = hugepages()
+    pages = unborrowed()
     for _ in range(TIMES):
         lab = LabCluster(name)
         try:
@@ -94,7 +84,7 @@ def test_ten_times() -> None:
         found = remains(name)
         assert not any(found.values()), found
         assert str(run) not in Hugepages().shares()
-        assert not pages or hugepages() in {pages, ""}
+        assert unborrowed() == pages
 
 
 @pytest.mark.timeout(180)

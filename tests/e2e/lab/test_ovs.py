@@ -19,6 +19,7 @@ from dunlin_lab.hugepages import Hugepages
 from dunlin_lab.ovs import Datapath, NodeOvs, OvsError, choose_datapath, start_all
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.underlay import AddressPlan, Underlay, host_networks
+from tests.fixtures.hugepages import unborrowed
 
 pytestmark = [
     pytest.mark.root,
@@ -90,13 +91,13 @@ def test_three_nodes_start_together_and_quickly(paths: LabPaths, kind: str) -> N
 def test_hugepages_are_given_back_as_found(paths: LabPaths) -> None:
     """Also when the lab is taken down without an orderly end, and beside another lab."""
     pool = Hugepages()
-    found = pool.pool.read_text()
+    found = unborrowed()
     nodes = build(paths, 1, dpdk_or_skip(paths, 1))
     start_all(nodes)
-    assert int(pool.pool.read_text()) >= int(found) + 32
     assert pool.shares()[str(paths.run_dir)] == 32
+    assert unborrowed() == found
     down(paths)
-    assert pool.pool.read_text() == found
+    assert unborrowed() == found
     assert str(paths.run_dir) not in pool.shares()
     assert str(paths.run_dir) not in Path("/proc/self/mounts").read_text()
 
@@ -166,7 +167,7 @@ def test_a_vswitchd_that_ends_is_reported_with_its_log(paths: LabPaths) -> None:
 
 def test_ten_labs_in_a_row_leave_nothing_behind(paths: LabPaths) -> None:
     """Namespaces, links, mounts, processes, hugepages and files are as before, each time."""
-    found = Hugepages().pool.read_text()
+    found = unborrowed()
     times = []
     for _ in range(10):
         begin = time.monotonic()
@@ -179,7 +180,8 @@ def test_ten_labs_in_a_row_leave_nothing_behind(paths: LabPaths) -> None:
         assert not [name for name in links.names_here() if paths.owns_link(name)]
         assert str(paths.run_dir) not in Path("/proc/self/mounts").read_text()
         assert procs.marked(paths.run_dir) == set()
-        assert Hugepages().pool.read_text() == found
+        assert str(paths.run_dir) not in Hugepages().shares()
+        assert unborrowed() == found
         assert not paths.root.exists()
     up, gone = (max(column) for column in zip(*times, strict=True))
     print(f"\n{datapath.kind}: up {up:.2f} s, down {gone:.2f} s at most")
