@@ -124,6 +124,8 @@ def running(
         found.kubeconfig.write_text(found("exec", "-T", service, "cat", file))
         yield found
     finally:
+        # `down` takes only what the profiles name, whatever a test has set.
+        found.environment["COMPOSE_PROFILES"] = profiles
         # Shown where a test fails.
         print(found("ps", "--all"), found("logs", "--no-color", "--tail", "12"))
         found("down", "--volumes", "--timeout", "25")
