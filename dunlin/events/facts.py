@@ -17,6 +17,10 @@ from dunlin.model.addresses import IPAddress, IPNetwork, MacAddress
 PortNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
+Bandwidth: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+"""Bits a second, 0: no limit."""
+
+
 class Protocol(StrEnum):
     """`core/v1.Protocol`."""
 
@@ -107,7 +111,9 @@ class PodFact(Fact, frozen=True, kw_only=True, tag="pod"):
     A Kubernetes Pod. `node` is "" before it is bound; `ips` are status.podIPs.
 
     `finished`: phase is Succeeded or Failed: its addresses are free. `annotations`: those
-    under `dunlin.dev/` only. `created_ms`: Unix time of its creation, 0 unless it asks for a
+    under `dunlin.dev/` only. `ingress_bps`, `egress_bps`: bits a second that it may receive and
+    send, by its annotations `kubernetes.io/ingress-bandwidth`, `…/egress-bandwidth`; 0: no limit.
+    `created_ms`: Unix time of its creation, 0 unless it asks for a
     host port: of two Pods that ask for one the older has it.
     """
 
@@ -121,6 +127,8 @@ class PodFact(Fact, frozen=True, kw_only=True, tag="pod"):
     terminating: bool = False
     finished: bool = False
     created_ms: int = 0
+    ingress_bps: Bandwidth = 0
+    egress_bps: Bandwidth = 0
 
 
 class ServiceType(StrEnum):

@@ -12,6 +12,7 @@ import msgspec
 
 from dunlin import subjects
 from dunlin.events.facts import (
+    Bandwidth,
     Event,
     NextHop,
     NodeAddress,
@@ -84,7 +85,8 @@ class EndpointIntent(Intent, frozen=True, kw_only=True, tag="endpoint"):
     """
     A Pod's interface on its node; scope = the node, key = `<namespace>/<pod>/<ifname>`.
 
-    By ipam, from the attachment and the ledger.
+    By ipam, from the attachment and the ledger. `ingress_bps`, `egress_bps`: bits a second that
+    it may receive and send, of the Pod; 0: no limit.
     """
 
     pod_namespace: str
@@ -92,6 +94,8 @@ class EndpointIntent(Intent, frozen=True, kw_only=True, tag="endpoint"):
     ofport: int
     mac: MacAddress
     ips: tuple[IPAddress, ...]
+    ingress_bps: Bandwidth = 0
+    egress_bps: Bandwidth = 0
 
 
 class RouteIntent(Intent, frozen=True, kw_only=True, tag="route"):

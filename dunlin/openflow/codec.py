@@ -17,13 +17,12 @@ from ryu.ofproto import ofproto_v1_5_parser
 from ryu.ofproto.ofproto_protocol import ProtocolDesc
 
 from dunlin.openflow import wire_session
-from dunlin.openflow.flow import OFPP_CONTROLLER, Action, field_match
+from dunlin.openflow.flow import OFPP_CONTROLLER, Action, Meter, field_match
 from dunlin.openflow.messages import (
     CannotEncode,
     GroupTooLarge,
     Header,
     Message,
-    Meter,
     OpenFlowError,
     Other,
 )
@@ -56,7 +55,9 @@ __all__ = [
     "encode_echo_reply", "encode_echo_request", "encode_features_request", "encode_flow",
     "encode_flow_delete", "encode_flow_dump_request", "encode_group", "encode_group_delete_all",
     "encode_group_dump_request", "encode_group_stats_request", "encode_hello",
-    "encode_meter_mod", "encode_packet_in_format", "encode_packet_out", "encode_port_desc_request",
+    "encode_meter_delete", "encode_meter_dump_request", "encode_meter_mod",
+    "encode_meter_stats_request", "encode_packet_in_format", "encode_packet_out",
+    "encode_port_desc_request",
     "encode_port_stats_request", "encode_role_request", "encode_set_async", "encode_set_config",
     "encode_table_stats_request", "parse_header",
 ]  # fmt: skip
@@ -137,11 +138,34 @@ def encode_set_async(
 
 
 def encode_meter_mod(command: Literal["add", "modify"], meter: Meter, xid: int) -> bytes:
-    """OFPT_METER_MOD: packets a second, the rest dropped; counted by the switch."""
-    flags = ofp.OFPMF_PKTPS | ofp.OFPMF_BURST | ofp.OFPMF_STATS
+    """OFPT_METER_MOD: what is beyond the rate is dropped; counted by the switch."""
+    unit = ofp.OFPMF_PKTPS if meter.unit == "pps" else ofp.OFPMF_KBPS
+    flags = unit | ofp.OFPMF_BURST | ofp.OFPMF_STATS
     band = ofp_parser.OFPMeterBandDrop(rate=meter.rate, burst_size=meter.burst)
     number = ofp.OFPMC_ADD if command == "add" else ofp.OFPMC_MODIFY
     return _encode(ofp_parser.OFPMeterMod(_PROTOCOL, number, flags, meter.meter_id, [band]), xid)
+
+
+def encode_meter_delete(meter_id: int, xid: int = 0) -> bytes:
+    """OFPT_METER_MOD: Open vSwitch deletes the flows that name it, too."""
+    return _encode(ofp_parser.OFPMeterMod(_PROTOCOL, ofp.OFPMC_DELETE, 0, meter_id, []), xid)
+
+
+def encode_meter_dump_request(xid: int) -> bytes:
+    """OFPMP_METER_CONFIG (OpenFlow 1.5: _DESC) of all meters."""
+    return _encode_meter_request(10, xid)
+
+
+def encode_meter_stats_request(xid: int) -> bytes:
+    """OFPMP_METER of all meters."""
+    return _encode_meter_request(9, xid)
+
+
+def _encode_meter_request(kind: int, xid: int) -> bytes:
+    # ryu has no request of kind 10 in 1.5, and calls its parts by other names in each version.
+    body = struct.pack("!HH4xI4x", kind, 0, ofp.OFPM_ALL)
+    head = struct.pack("!BBHI", VERSION, ofp.OFPT_MULTIPART_REQUEST, HEADER_LEN + len(body), xid)
+    return head + body
 
 
 def encode_packet_in_format(xid: int) -> bytes:

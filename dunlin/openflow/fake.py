@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from dunlin.openflow.flow import Flow, Group, Match, groups_referred
-from dunlin.openflow.messages import FlowRemoved, InstalledFlow, Meter, Port
+from dunlin.openflow.flow import Flow, Group, Match, Meter, groups_referred, meters_referred
+from dunlin.openflow.messages import FlowRemoved, InstalledFlow, MeterCounters, Port
 from dunlin.openflow.prerequisites import refusal
 from dunlin.openflow.wire_flow import canonical, canonical_group
 
@@ -23,6 +23,7 @@ ERRORS = {
     "OFPBRC_BAD_LEN": (1, 6),
     "OFPBRC_IS_SLAVE": (1, 10),
     "OFPBRC_BAD_MULTIPART": (1, 2),
+    "OFPMMFC_INVALID_METER": (12, 2),
     "OFPBAC_BAD_OUT_GROUP": (2, 9),
     "OFPBAC_MATCH_INCONSISTENT": (2, 10),
     "OFPBAC_BAD_SET_ARGUMENT": (2, 15),
@@ -165,6 +166,20 @@ class FakeSwitch:
         self.meters.clear()
         self.generation_id = self.master = None
 
+    # --- meters ---
+
+    def delete_meter(self, meter_id: int) -> None:
+        """With it go the flows that name it."""
+        if self.meters.pop(meter_id, None) is not None:
+            for entry in list(self.flows.values()):
+                if meter_id in meters_referred(entry.flow):
+                    self._remove(entry, "meter_delete")
+
+    def meter_counters(self) -> list[MeterCounters]:
+        """As no packet has come."""
+        named = [one for entry in self.flows.values() for one in meters_referred(entry.flow)]
+        return [MeterCounters(one, named.count(one), 0, 0, 0, 0) for one in self.meters]
+
     # --- flows ---
 
     def _apply_flow(self, mod: FlowMod) -> None:
@@ -214,6 +229,9 @@ class FakeSwitch:
             raise Refused(error, f"flow {flow}")
         if flow.goto is not None and not flow.table < flow.goto <= N_TABLES:
             raise Refused("OFPBIC_BAD_TABLE_ID", f"goto_table:{flow.goto} in table {flow.table}")
+        for meter_id in meters_referred(flow):
+            if meter_id not in self.meters:
+                raise Refused("OFPMMFC_INVALID_METER", f"meter {meter_id:#x} of flow {flow.key}")
         for group_id in groups_referred(flow):
             if group_id not in self.groups:
                 raise Refused("OFPBAC_BAD_OUT_GROUP", f"group {group_id:#x} of flow {flow.key}")

@@ -21,11 +21,11 @@ from dunlin.openflow.fake import (
     Mod,
     Refused,
 )
+from dunlin.openflow.flow import Meter
 from dunlin.openflow.messages import (
     BundleReply,
     FeaturesReply,
     FlowRemoved,
-    Meter,
     OpenFlowError,
     PacketIn,
     Port,
@@ -35,12 +35,13 @@ from dunlin.openflow.messages import (
 )
 from dunlin.openflow.wire_flow import decode_flow_mod
 from dunlin.openflow.wire_group import decode_bundle_add, decode_group_mod
+from dunlin.openflow.wire_meter import encode_meter_config, encode_meter_stats
 
 _HELLO, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _FEATURES_REQUEST = 0, 2, 3, 4, 5
 _SET_CONFIG, _PACKET_OUT, _FLOW_MOD, _GROUP_MOD, _MULTIPART_REQUEST = 9, 13, 14, 15, 18
 _BARRIER_REQUEST, _ROLE_REQUEST, _SET_ASYNC, _METER_MOD = 20, 24, 28, 29
 _BUNDLE_CONTROL, _BUNDLE_ADD = 33, 34
-_METER_ADD, _METER_MODIFY = 0, 1
+_METER_ADD, _METER_MODIFY, _METER_DELETE = 0, 1, 2
 _ROLES = ("nochange", "equal", "master", "slave")
 FlowCommands = Literal["add", "modify", "modify_strict", "delete", "delete_strict"]
 GroupCommands = Literal["add", "modify", "delete", "insert_bucket", "remove_bucket"]
@@ -131,14 +132,19 @@ class FakeSession:
         return []
 
     def _meter(self, data: bytes, _xid: int) -> list[bytes]:
-        command, _, meter_id = struct.unpack_from("!HHI", data, 8)
+        self._refuse_slave()
+        command, flags, meter_id = _unpack("!HHI", data, 8)
         exists = meter_id in self.switch.meters
+        if command == _METER_DELETE:
+            self.switch.delete_meter(meter_id)
+            return []
         if command == _METER_ADD and exists:
             raise Refused("OFPMMFC_METER_EXISTS", f"meter {meter_id}")
         if command == _METER_MODIFY and not exists:
             raise Refused("OFPMMFC_UNKNOWN_METER", f"meter {meter_id}")
-        rate, burst = struct.unpack_from("!II", data, 20)
-        self.switch.meters[meter_id] = Meter(meter_id, rate, burst)
+        rate, burst = _unpack("!II", data, 20)
+        unit: Literal["kbps", "pps"] = "kbps" if flags & 1 else "pps"
+        self.switch.meters[meter_id] = Meter(meter_id, rate, burst, unit)
         return []
 
     def _packet_out(self, data: bytes, _xid: int) -> list[bytes]:
@@ -241,6 +247,12 @@ class FakeSession:
         if kind == 7:
             groups = [wire_switch.group_desc(group) for group in self.switch.groups.values()]
             return wire_switch.multipart(xid, kind, groups)
+        if kind == 10:
+            meters = map(encode_meter_config, self.switch.meters.values())
+            return wire_switch.multipart(xid, kind, list(meters))
+        if kind == 9:
+            stats = map(encode_meter_stats, self.switch.meter_counters())
+            return wire_switch.multipart(xid, kind, list(stats))
         if kind == 13:
             ports = [wire_switch.port_desc(port) for port in self.switch.ports.values()]
             return wire_switch.multipart(xid, kind, ports)

@@ -9,6 +9,7 @@ them is possible).
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from operator import attrgetter
+from typing import Literal
 
 import msgspec
 
@@ -312,15 +313,36 @@ class Group(msgspec.Struct, frozen=True, gc=False):
     hash_fields: tuple[str, ...] = ()
 
 
+class Meter(msgspec.Struct, frozen=True, gc=False):
+    """
+    A meter that drops what is beyond `rate` a second, `burst` at once; identity is `meter_id`.
+
+    `unit`: pps (rate and burst in packets) or kbps (in 1,000 bits).
+    """
+
+    meter_id: int
+    rate: int
+    burst: int
+    unit: Literal["pps", "kbps"] = "pps"
+
+
 class Program(msgspec.Struct, frozen=True, gc=False):
-    """Flows and groups, as one intent or a whole switch needs them; no key twice."""
+    """Flows, groups and meters, as one intent or a whole switch needs them; no key twice."""
 
     flows: tuple[Flow, ...] = ()
     groups: tuple[Group, ...] = ()
+    meters: tuple[Meter, ...] = ()
 
     def __add__(self, other: "Program") -> "Program":
         """Both, in order."""
-        return Program(self.flows + other.flows, self.groups + other.groups)
+        return Program(
+            self.flows + other.flows, self.groups + other.groups, self.meters + other.meters
+        )
+
+
+def meters_referred(flow: Flow) -> Iterable[int]:
+    """Ids of the meters that a flow's actions name."""
+    return (action.meter_id for action in flow.actions if isinstance(action, MeterAction))
 
 
 def groups_referred(flow: Flow) -> Iterable[int]:

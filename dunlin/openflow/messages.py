@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dunlin.openflow.flow import Flow, Group, Match
+from dunlin.openflow.flow import Flow, Group, Match, Meter
 
 
 class OpenFlowError(Exception):
@@ -260,12 +260,38 @@ class FlowRemoved:
 
 
 @dataclass(frozen=True, slots=True)
-class Meter:
-    """A meter that drops what is beyond `rate` packets a second, `burst` packets at once."""
+class MeterDump:
+    """OFPMP_METER_CONFIG: the meters of the kind that Dunlin makes; the others by their ids."""
+
+    xid: int
+    meters: tuple[Meter, ...]
+    others: tuple[int, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MeterCounters:
+    """
+    One meter: what came to it, and what it dropped. `flows`: that name it.
+
+    Counters of a meter begin anew when it is made, and go on when it is modified.
+    """
 
     meter_id: int
-    rate: int
-    burst: int
+    flows: int
+    packets: int
+    bytes: int
+    dropped_packets: int
+    dropped_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStats:
+    """OFPMP_METER."""
+
+    xid: int
+    entries: tuple[MeterCounters, ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +333,8 @@ Message = (
     | FlowDump
     | GroupDump
     | GroupStats
+    | MeterDump
+    | MeterStats
     | PortStats
     | PortDesc
     | PortStatus

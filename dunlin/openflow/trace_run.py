@@ -27,6 +27,7 @@ from dunlin.openflow.flow import (
     Flow,
     Group,
     Learn,
+    MeterAction,
     Move,
     Output,
     OutputReg,
@@ -197,6 +198,9 @@ class Run:
             match action:
                 case Output(port=port):
                     self._output(port, table, packet, depth)
+                case MeterAction(meter_id=meter_id):
+                    # A tracer knows no time: there is room in every meter.
+                    self._note(depth, table, f"meter:{meter_id}")
                 case OutputReg(field=name):
                     self._output(_port_in(name, packet), table, packet, depth)
                 case Controller(userdata=userdata):

@@ -24,6 +24,8 @@ from dunlin.openflow.messages import (
     GroupStats,
     Hello,
     Message,
+    MeterDump,
+    MeterStats,
     OpenFlowError,
     Other,
     PacketIn,
@@ -39,6 +41,7 @@ from dunlin.openflow.messages import (
 from dunlin.openflow.wire_fields import decode_match, decode_oxms
 from dunlin.openflow.wire_flow import decode_flow_descs, read_oxs
 from dunlin.openflow.wire_group import decode_group_descs, properties
+from dunlin.openflow.wire_meter import decode_meter_configs, decode_meter_stats
 from dunlin.openflow.wire_nat import NX_VENDOR
 
 NXT_PACKET_IN2 = 30
@@ -234,6 +237,14 @@ def _group_stats(part: _Part) -> GroupStats:
     return GroupStats(part.xid, tuple(entries), part.more)
 
 
+def _meter_dump(part: _Part) -> MeterDump:
+    return MeterDump(part.xid, *decode_meter_configs(part.data, _MULTIPART_BODY), part.more)
+
+
+def _meter_stats(part: _Part) -> MeterStats:
+    return MeterStats(part.xid, decode_meter_stats(part.data, _MULTIPART_BODY), part.more)
+
+
 _MULTIPART: dict[int, Callable[[_Part], Message]] = {
     1: _flow_dump,
     2: _aggregate,
@@ -241,6 +252,8 @@ _MULTIPART: dict[int, Callable[[_Part], Message]] = {
     4: _port_stats,
     6: _group_stats,
     7: _group_dump,
+    9: _meter_stats,
+    10: _meter_dump,
     13: _port_desc,
 }
 

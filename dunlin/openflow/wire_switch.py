@@ -146,7 +146,7 @@ def packet_in(packet: PacketIn) -> bytes:
 
 def flow_removed(removed: FlowRemoved) -> bytes:
     """OFPT_FLOW_REMOVED."""
-    reasons = ("idle_timeout", "hard_timeout", "delete", "group_delete")
+    reasons = ("idle_timeout", "hard_timeout", "delete", "group_delete", "meter_delete")
     flow = removed.flow
     head = struct.pack(
         "!BBHHHQ", flow.table, reasons.index(removed.reason), flow.priority, flow.idle_timeout_s,

@@ -5,6 +5,7 @@ from ipaddress import IPv6Network
 from dunlin.events.intents import EndpointIntent
 from dunlin.model.addresses import GATEWAY_MAC, IPAddress, IPNetwork
 from dunlin.openflow.flow import OFPP_IN_PORT, Program, match, with_fields
+from dunlin.pipeline.bandwidth import egress, ingress, meters
 from dunlin.pipeline.base import FlowMaker, deliver
 from dunlin.pipeline.families import family_of
 from dunlin.pipeline.layout import Priority, Table
@@ -14,7 +15,7 @@ LINK_LOCAL = IPv6Network("fe80::/10")
 
 
 def compile_endpoint(intent: EndpointIntent) -> Program:
-    """Spoof guard, delivery and hairpin of one interface; nothing without an OpenFlow port."""
+    """Spoof guard, delivery, hairpin, meters of one interface; nothing without an OpenFlow port."""
     make = FlowMaker(intent.id)
     if not intent.ofport:
         return Program()
@@ -24,13 +25,13 @@ def compile_endpoint(intent: EndpointIntent) -> Program:
         _fence(make, ip)
     if any(ip.version == 6 for ip in intent.ips):
         _neighbours(make, intent)
-    return Program(tuple(make.flows))
+    return Program(tuple(make.flows), meters=meters(intent))
 
 
 def _guard(make: FlowMaker, intent: EndpointIntent, ip: IPAddress) -> None:
     port = match(in_port=intent.ofport, eth_src=intent.mac)
     source = with_fields(port, family_of(ip).from_(ip))
-    make.add(Table.CLASSIFIER, Priority.LOCAL, source, (), Table.UNSNAT)
+    make.add(Table.CLASSIFIER, Priority.LOCAL, source, egress(intent), Table.UNSNAT)
     if ip.version == 4:
         who = match(in_port=intent.ofport, arp_spa=ip, arp_sha=intent.mac, arp_op=1)
         make.add(Table.CLASSIFIER, Priority.EXACT, with_fields(who, ARP), (), Table.ARP_RESPONDER)
@@ -56,9 +57,10 @@ def _neighbours(make: FlowMaker, intent: EndpointIntent) -> None:
 def _deliver(make: FlowMaker, intent: EndpointIntent, ip: IPAddress) -> None:
     family = family_of(ip)
     there = family.to(ip)
-    out = deliver(GATEWAY_MAC, intent.mac, intent.ofport)
+    limit = ingress(intent)
+    out = (*limit, *deliver(GATEWAY_MAC, intent.mac, intent.ofport))
     make.add(Table.L3_FORWARD, Priority.EXACT, there, out)
     itself = with_fields(there, family.from_(ip))
     make.add(Table.ENDPOINT_SELECTED, Priority.EXACT, itself, (mark_hairpin(),))
-    back = deliver(GATEWAY_MAC, intent.mac, OFPP_IN_PORT)
+    back = (*limit, *deliver(GATEWAY_MAC, intent.mac, OFPP_IN_PORT))
     make.add(Table.HAIRPIN_OUTPUT, Priority.EXACT, there, back)

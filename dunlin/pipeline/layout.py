@@ -244,6 +244,10 @@ DENY_USERDATA = b"dunlin-deny"
 DENY_MAX_LEN = 128
 DENY_METER = 1
 
+# Meters of Pods' interfaces: these + the OpenFlow port, which no two of a switch share.
+EGRESS_METERS = 0x10000
+INGRESS_METERS = 0x20000
+
 HAIRPIN_V4 = IPv4Address("169.254.0.253")
 HAIRPIN_V6 = IPv6Address("fd64:756e:6c69:6e::fd")
 

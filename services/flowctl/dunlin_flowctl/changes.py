@@ -9,7 +9,7 @@ import structlog
 
 from dunlin.events.intents import ServicePortIntent
 from dunlin.model.ids import IntentId
-from dunlin.openflow import messages
+from dunlin.openflow.flow import Meter
 from dunlin.pipeline.layout import DENY_METER
 from dunlin.service.kubeproxy import families_of
 from dunlin_flowctl.adapters.dump import Dump, dump
@@ -22,6 +22,7 @@ from dunlin_flowctl.core.sync import Rules, SyncPlan, cookies_of, plan_sync
 from dunlin_flowctl.encode import COMMIT_XID, OPEN_XID, Bundle, Unencodable
 from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
+from dunlin_flowctl.meters import Meters, NotMaster, left_by, wanted_by
 from dunlin_flowctl.ownership import Held
 from dunlin_flowctl.writer import Plan, at_once, bundles, plan_fresh_switch, plan_work
 
@@ -32,10 +33,6 @@ BACK_OFF_MAX_S = 30.0
 AUDITS = frozenset({"audit", "flow_removed"})
 """Causes of a comparison in which a difference is drift."""
 PHASES = ("groups_put", "flows_put", "flows_deleted", "groups_deleted")
-
-
-class NotMaster(Exception):
-    """The switch has another master."""
 
 
 class Changes:
@@ -76,6 +73,8 @@ class Changes:
         self.expected: set[FlowKey] = set()
         self.programming_ms: float | None = None
         self.sync_ms: float | None = None
+        self.meters = Meters(session, switch.node, handles.metrics)
+        self._wanted_meters: dict[int, Meter] = {}
         self.stale_udp = StaleUdp(session, switch.node, handles.desired, handles.metrics)
 
     async def apply(self) -> None:
@@ -93,7 +92,10 @@ class Changes:
             may_delete=handles.may_delete,
             known=handles.cache.known,
         )
+        await self.meters.put(wanted_by(work.parts.values()))
         if await self._write(work, plan):
+            if not plan.deferred:
+                await self.meters.drop(left_by(work.parts.values()))
             self._hold(work, plan)
 
     def _take(self, *, retry: bool = False) -> Work:
@@ -108,12 +110,13 @@ class Changes:
         Write what is pending at once, in one bundle; its answer is seen to when it comes.
 
         False: nothing has happened, `apply` must do it (the session is busy, it takes more than
-        one bundle, a dump is needed, …).
+        one bundle, meters change, a dump is needed, …).
         """
         switch, handles = self.switch, self._handles
         work = self._take()
         bundle = None
-        if not switch.suspect and self._held.valid:
+        concerned = self.meters.concerned(work.parts.values())
+        if not switch.suspect and self._held.valid and not concerned:
             plan = plan_work(
                 handles.desired,
                 switch,
@@ -175,7 +178,10 @@ class Changes:
             if found is None:
                 return
             work, plan, swept = found
+            await self.meters.put(self._wanted_meters.values())
             if await self._write(work, plan):
+                if swept:
+                    await self.meters.sweep(self._wanted_meters)
                 switch.leftovers = plan.deferred > 0
                 switch.stray_groups = plan.stray_groups
                 self.swept = swept
@@ -194,6 +200,7 @@ class Changes:
         """What differs from a dump; whether that includes deletes. None: not the time for it."""
         switch = self.switch
         held = await dump(self._session, self._handles.settings.dump_max)
+        await self.meters.look()
         if self._handles.desired.switches.get(switch.node) is not switch:
             return None
         if self._handles.desired.releasing:
@@ -204,11 +211,21 @@ class Changes:
         switch.suspect = False
         work = self._take(retry=True)
         switch.suspect = False
+        self._want_meters(cause)
         may_delete = self._handles.may_delete
         empty = not (held.flows or held.groups or work.refused)
         if cause == "connect" and empty and not switch.partial:
             return work, self._fresh(cause), may_delete
         return work, await self._compared(work, held, cause, may_delete=may_delete), may_delete
+
+    def _want_meters(self, cause: str) -> None:
+        """All meters of this switch, as its flows are about to name them."""
+        own = self.switch.own.effective.values()
+        self._wanted_meters = {m.meter_id: m for part in own for m in part.meters.values()}
+        differing = self.meters.differing(self._wanted_meters)
+        if cause in AUDITS and differing:
+            self._handles.metrics.drift.labels(self.switch.node, "meter").inc(differing)
+            self._log.warning("drift", cause=cause, meters=differing)
 
     def _fresh(self, cause: str) -> Plan:
         """Nothing stands there: everything, without a comparison."""
@@ -250,7 +267,7 @@ class Changes:
         """Before any flow that names it: without it the switch would send every packet."""
         rate = self._handles.settings.deny_log_sample
         try:
-            await self._session.set_meter(messages.Meter(DENY_METER, rate, rate))
+            await self._session.set_meter(Meter(DENY_METER, rate, rate))
         except Refusal as refusal:
             if refusal.error.name == "OFPBRC_IS_SLAVE":
                 raise NotMaster(str(refusal)) from refusal

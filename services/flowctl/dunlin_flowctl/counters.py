@@ -10,6 +10,7 @@ from dunlin.events.intents import EndpointIntent
 from dunlin.openflow import codec, messages
 from dunlin.openflow.flow import Action, Ct
 from dunlin.openflow.render import actions_text, match_text
+from dunlin.pipeline.bandwidth import direction_of, meters
 from dunlin.pipeline.layout import WANTED_REG, Table
 from dunlin.pipeline.traffic import number_in_label
 from dunlin_flowctl.adapters.session import Session
@@ -18,6 +19,7 @@ from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.core.program import Compiled
 from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.models import (
+    BandwidthCounters,
     BucketCounters,
     Counters,
     FlowCounters,
@@ -56,7 +58,7 @@ class CounterCache:
 
 
 async def read_counters(desired: Desired, node: str, session: Session) -> Counters:
-    """Everything, in four requests."""
+    """Everything, in five requests."""
     flows = _Flows(desired, desired.cookies_on(node))
     async for part in session.replies(codec.encode_flow_dump_request, messages.FlowDump):
         flows.add(part.entries)
@@ -69,6 +71,9 @@ async def read_counters(desired: Desired, node: str, session: Session) -> Counte
     groups: list[messages.GroupCounters] = []
     async for found in session.replies(codec.encode_group_stats_request, messages.GroupStats):
         groups.extend(found.entries)
+    limits: list[messages.MeterCounters] = []
+    async for of_meters in session.replies(codec.encode_meter_stats_request, messages.MeterStats):
+        limits.extend(of_meters.entries)
     return Counters(
         node=node,
         at_ms=now_ms(),
@@ -82,6 +87,7 @@ async def read_counters(desired: Desired, node: str, session: Session) -> Counte
         services=flows.traffic,
         rules=flows.of_policies.rules,
         denied=flows.of_policies.denied,
+        bandwidth=list(_bandwidth(desired, node, limits)),
     )
 
 
@@ -181,6 +187,27 @@ def _ports(
             )
         )
     return models
+
+
+def _bandwidth(
+    desired: Desired, node: str, counters: Sequence[messages.MeterCounters]
+) -> Iterator[BandwidthCounters]:
+    """Of the limits that today's intents have, by intent and direction."""
+    counted = {one.meter_id: one for one in counters}
+    for version in desired.intents_of(node):
+        if not isinstance(version.intent, EndpointIntent):
+            continue
+        for meter in meters(version.intent):
+            one = counted.get(meter.meter_id)
+            if one is not None:
+                yield BandwidthCounters(
+                    intent=version.intent.id,
+                    object=version.intent.object,
+                    direction=direction_of(meter.meter_id),
+                    limit_kbps=meter.rate,
+                    dropped_packets=one.dropped_packets,
+                    dropped_bytes=one.dropped_bytes,
+                )
 
 
 def _endpoint(actions: Sequence[Action]) -> str:

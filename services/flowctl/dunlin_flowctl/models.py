@@ -259,6 +259,17 @@ class DeniedCounters(BaseModel):
     bytes: int
 
 
+class BandwidthCounters(BaseModel):
+    """What a Pod's limit dropped. `direction` as the Pod sees it; `limit_kbps`: 1,000 bit/s."""
+
+    intent: str
+    object: str
+    direction: str
+    limit_kbps: int
+    dropped_packets: int
+    dropped_bytes: int
+
+
 class Counters(BaseModel):
     """Live counters of one switch. `at_ms`: Unix milliseconds when they were read."""
 
@@ -273,3 +284,4 @@ class Counters(BaseModel):
     )
     rules: list[RuleCounters] = Field(default=[], description="Of policies, by rule.")
     denied: list[DeniedCounters] = Field(default=[], description="Of isolated Pods, by policies.")
+    bandwidth: list[BandwidthCounters] = Field(default=[], description="Of Pods with a limit.")

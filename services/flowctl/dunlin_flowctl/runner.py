@@ -13,10 +13,11 @@ from dunlin.openflow.cookie import is_ours
 from dunlin.pipeline.layout import DENY_USERDATA
 from dunlin_flowctl.adapters.session import Refusal, Session, SessionClosed
 from dunlin_flowctl.barrier import barriers
-from dunlin_flowctl.changes import Changes, NotMaster
+from dunlin_flowctl.changes import Changes
 from dunlin_flowctl.core.switch import Switch
 from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
+from dunlin_flowctl.meters import NotMaster
 from dunlin_flowctl.ownership import Held
 from dunlin_flowctl.refuse import Refuser
 

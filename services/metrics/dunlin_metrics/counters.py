@@ -90,6 +90,15 @@ class Denied(msgspec.Struct, frozen=True):
     policies: tuple[str, ...] = ()
 
 
+class Bandwidth(msgspec.Struct, frozen=True):
+    """What the limit of a Pod's interface dropped; `direction` as the Pod sees it."""
+
+    intent: str
+    direction: str
+    dropped_packets: int
+    dropped_bytes: int
+
+
 class Counters(msgspec.Struct, frozen=True):
     """Everything of one switch."""
 
@@ -100,3 +109,4 @@ class Counters(msgspec.Struct, frozen=True):
     services: tuple[Traffic, ...] = ()
     rules: tuple[Rule, ...] = ()
     denied: tuple[Denied, ...] = ()
+    bandwidth: tuple[Bandwidth, ...] = ()

@@ -6,7 +6,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dunlin_metrics import policies
-from dunlin_metrics.samples import POD_FIELDS, TRAFFIC, TRAFFIC_FIELDS
+from dunlin_metrics.samples import (
+    BANDWIDTH,
+    BANDWIDTH_FIELDS,
+    POD_FIELDS,
+    TRAFFIC,
+    TRAFFIC_FIELDS,
+)
 from dunlin_metrics.spread import shares
 from dunlin_metrics.state import State
 
@@ -31,6 +37,7 @@ class StateCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families."""
         yield from self._pods()
+        yield from self._limits()
         yield from self._nodes()
         yield from self._endpoints()
         yield from self._shares()
@@ -43,6 +50,18 @@ class StateCollector(Collector):
                 f"dunlin_pod_{field}", POD_HELP[field], labels=("namespace", "pod", "node")
             )
             for target, total in self.state.meter.of("pod"):
+                family.add_metric(target[1:], total.values[index])
+            yield family
+
+    def _limits(self) -> Iterator[Metric]:
+        for index, field in enumerate(BANDWIDTH_FIELDS):
+            family = CounterMetricFamily(
+                f"dunlin_pod_bandwidth_dropped_{field}",
+                f"{field.title()} that a Pod's bandwidth limit dropped; direction as the Pod sees "
+                "it. Only Pods with a limit.",
+                labels=("namespace", "pod", "direction"),
+            )
+            for target, total in self.state.meter.of(BANDWIDTH):
                 family.add_metric(target[1:], total.values[index])
             yield family
 

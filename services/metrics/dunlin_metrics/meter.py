@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 Target: TypeAlias = tuple[str, ...]
 """
 ("pod", namespace, name, node), ("route", source, destination), ("endpoint", namespace, …),
-("rule", policy, direction, index, action, name), ("denied", direction, policy, …).
+("rule", policy, direction, index, action, name), ("denied", direction, policy, …),
+("bandwidth", namespace, name, direction).
 """
 
 Source: TypeAlias = tuple[str, ...]

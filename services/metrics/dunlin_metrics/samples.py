@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dunlin.events.intents import ServicePortIntent
-from dunlin_metrics.counters import Counters, Group, Port, Rule, Traffic
+from dunlin_metrics.counters import Bandwidth, Counters, Group, Port, Rule, Traffic
 from dunlin_metrics.meter import Part, Sample, Target
 from dunlin_metrics.state import State
 
@@ -18,6 +18,8 @@ POD_FIELDS = (
 ROUTE_FIELDS = ("bytes", "packets")
 TRAFFIC = "traffic"
 TRAFFIC_FIELDS = ("bytes", "packets")
+BANDWIDTH = "bandwidth"
+BANDWIDTH_FIELDS = ("packets", "bytes")
 RULE_FIELDS = ("packets", "bytes", "connections")
 DENIED_FIELDS = ("packets", "bytes")
 
@@ -51,6 +53,8 @@ def samples_of(state: State, counters: Counters) -> Iterator[Sample]:
     for denied in counters.denied:
         part = Part(("denied", denied.direction, *denied.policies), (denied.packets, denied.bytes))
         yield Sample(("denied", denied.intent), (part,))
+    for limited in counters.bandwidth:
+        yield from _bandwidth(limited)
 
 
 def _rule(rule: Rule) -> Iterator[Sample]:
@@ -77,6 +81,16 @@ def _port(node: str, port: Port) -> Iterator[Sample]:
     target = ("pod", namespace, name, node)
     source = ("port", port.name or str(port.port))
     yield Sample(source, (Part(target, tuple(value or 0 for value in values)),))
+
+
+def _bandwidth(limited: Bandwidth) -> Iterator[Sample]:
+    _scope, kind, key = _intent(limited.intent)
+    names = key.split("/")
+    if kind == "endpoint" and len(names) == 3:
+        target = (BANDWIDTH, names[0], names[1], limited.direction)
+        values = (limited.dropped_packets, limited.dropped_bytes)
+        source = (BANDWIDTH, limited.intent, limited.direction)
+        yield Sample(source, (Part(target, values),))
 
 
 def _group(intent: ServicePortIntent, group: Group) -> Sample:

@@ -19,6 +19,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (counters.Group, models.GroupCountersModel),
     (counters.Rule, models.RuleCounters),
     (counters.Denied, models.DeniedCounters),
+    (counters.Bandwidth, models.BandwidthCounters),
     (counters.Counters, models.Counters),
 ]
 

@@ -19,6 +19,8 @@ from dunlin.openflow.flow import (
     Ct,
     Flow,
     Group,
+    Meter,
+    MeterAction,
     Move,
     Output,
     SetField,
@@ -32,7 +34,8 @@ from dunlin.openflow.messages import (
     ErrorMessage,
     FlowDump,
     Message,
-    Meter,
+    MeterDump,
+    MeterStats,
 )
 from tests.contract.openflow.asking import Session, add_groups, errors, flows_of, groups_of
 from tests.fixtures.openflow_samples import GROUPS, MAC, sample_flows
@@ -367,3 +370,38 @@ def test_meters(session: Session) -> None:
     again = session.ask(codec.encode_meter_mod("add", meter, 3))
     assert [e.name for e in again if isinstance(e, ErrorMessage)] == ["OFPMMFC_METER_EXISTS"]
     assert not session.ask(codec.encode_meter_mod("modify", Meter(3, 11, 21), 4))
+
+
+def meters_of(session: Session) -> set[Meter]:
+    """Those of a dump."""
+    dumps = session.ask(codec.encode_meter_dump_request(9))
+    assert all(isinstance(dump, MeterDump) and not dump.others for dump in dumps)
+    return {meter for dump in dumps if isinstance(dump, MeterDump) for meter in dump.meters}
+
+
+def test_meters_are_dumped_as_they_were_made(session: Session) -> None:
+    """Both units, by ids up to those of Pods; each counts the flows that name it."""
+    wanted = {Meter(1, 20, 20), Meter(0x10004, 20_000, 2_000, "kbps"), Meter(0x2FFFF, 1, 1, "kbps")}
+    for meter in wanted:
+        assert not session.ask(codec.encode_meter_mod("add", meter, 1))
+    assert meters_of(session) == wanted
+    flow = Flow(0, 5, match(in_port=1), (MeterAction(0x10004), Output(2)))
+    assert not session.ask(codec.encode_flow(flow, "add"))
+    assert flows_of(session) == {flow}
+    (stats,) = session.ask(codec.encode_meter_stats_request(2))
+    assert isinstance(stats, MeterStats)
+    counted = {one.meter_id: (one.flows, one.dropped_packets) for one in stats.entries}
+    assert counted == {1: (0, 0), 0x10004: (1, 0), 0x2FFFF: (0, 0)}
+
+
+def test_a_meter_takes_its_flows_with_it(session: Session) -> None:
+    """So it is deleted last; a flow that names a missing one is refused, by name."""
+    flow = Flow(0, 5, match(in_port=1), (MeterAction(7), Output(2)))
+    (refused,) = errors(session.ask(codec.encode_flow(flow, "add")))
+    assert refused.name == "OFPMMFC_INVALID_METER"
+    session.ask(codec.encode_meter_mod("add", Meter(7, 1000, 100, "kbps"), 1))
+    assert not session.ask(codec.encode_flow(flow, "add"))
+    assert not session.ask(codec.encode_meter_delete(7))
+    assert flows_of(session) == set()
+    assert meters_of(session) == set()
+    assert not session.ask(codec.encode_meter_delete(7)), "what is not there is no mistake"

@@ -7,7 +7,8 @@ import pytest
 from dunlin.openflow import fake as fakes
 from dunlin.openflow.fake import Refused
 from dunlin.openflow.fake_session import FakeSession
-from dunlin.openflow.messages import Meter, PacketIn
+from dunlin.openflow.flow import Meter
+from dunlin.openflow.messages import PacketIn
 from dunlin.pipeline.layout import DENY_METER, DENY_USERDATA
 from tests.scenario.flowctl.scenes import Scene, one_switch
 from tests.unit.flowctl.harness import until

@@ -29,6 +29,16 @@ def test_an_attachment_with_its_addresses_is_an_endpoint() -> None:
     assert intent.trigger_ms == 5
 
 
+def test_limits_are_those_of_the_pod_that_lives_there() -> None:
+    """They come with its fact, change with it, and are not those of a later Pod of that name."""
+    book = attached()
+    assert [(i.ingress_bps, i.egress_bps) for i in book.plan().intents] == [(0, 0)]
+    book.tell(pod("web", "10.244.1.2", ingress_bps=5_000, egress_bps=7_000))
+    assert [(i.ingress_bps, i.egress_bps) for i in book.plan().intents] == [(5_000, 7_000)]
+    book.tell(pod("web", ingress_bps=1_000, meta=Meta(uid="another")))
+    assert [(i.ingress_bps, i.egress_bps) for i in book.plan().intents] == [(0, 0)]
+
+
 def test_a_stranger_with_the_same_address_gets_no_flows() -> None:
     """The contradiction names both; the owner's intent stays."""
     book = attached()

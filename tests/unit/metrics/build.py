@@ -11,7 +11,7 @@ from dunlin.events.state import Applied
 from dunlin.model.addresses import MacAddress
 from dunlin.pipeline.traffic import endpoint_number
 from dunlin_metrics.core import step
-from dunlin_metrics.counters import Bucket, Counters, Flow, Group, Port, Traffic
+from dunlin_metrics.counters import Bandwidth, Bucket, Counters, Flow, Group, Port, Traffic
 from dunlin_metrics.events import Outcome, Polled, StreamRead
 from dunlin_metrics.state import State
 from tests.fixtures import cluster
@@ -140,7 +140,7 @@ def traffic(endpoint: ServiceEndpoint, packets: int) -> Traffic:
 
 
 def poll(
-    state: State, now_ms: int, *parts: Port | Flow | Group | Traffic, node: str = "n1"
+    state: State, now_ms: int, *parts: Port | Flow | Group | Traffic | Bandwidth, node: str = "n1"
 ) -> None:
     """One reading of a switch."""
     counters = Counters(
@@ -149,5 +149,6 @@ def poll(
         ports=tuple(part for part in parts if isinstance(part, Port)),
         groups=tuple(part for part in parts if isinstance(part, Group)),
         services=tuple(part for part in parts if isinstance(part, Traffic)),
+        bandwidth=tuple(part for part in parts if isinstance(part, Bandwidth)),
     )
     step(state, Polled(counters, now_ms))

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dunlin.events.intents import ServiceEndpoint
+from dunlin_metrics.counters import Bandwidth
 from dunlin_metrics.exposition import StateCollector
 from dunlin_metrics.state import State
 from tests.unit.metrics.build import flow, group, poll, port, started, traffic
@@ -48,6 +49,19 @@ def test_series() -> None:
         'dunlin_switch_connected{node="n2"} 0.0',
     }
     assert expected <= lines(state)
+
+
+def test_what_a_limit_dropped() -> None:
+    """By Pod and direction, of all its interfaces; also when the meter is made anew."""
+    state = started()
+    intent = "n1/endpoint/default/p11/eth0"
+    for number, packets in enumerate((2, 5, 1), 1):
+        poll(state, number, Bandwidth(intent, "egress", packets, packets * 100))
+    labels = '{direction="egress",namespace="default",pod="p11"}'
+    assert {
+        f"dunlin_pod_bandwidth_dropped_packets_total{labels} 6.0",
+        f"dunlin_pod_bandwidth_dropped_bytes_total{labels} 600.0",
+    } <= lines(state)
 
 
 def test_nothing_yet() -> None:

@@ -290,10 +290,16 @@ def test_to_the_controller() -> None:
     assert (left.port, left.userdata) == (0xFFFFFFFD, b"x")
 
 
+def test_a_meter_lets_one_packet_through() -> None:
+    """What it drops depends on other packets, of which a tracer knows nothing; it is shown."""
+    trace = Tracer([Flow(0, 1, (), (MeterAction(7), Output(2)))]).trace(UDP)
+    assert trace.ports == (2,)
+    assert "meter:7" in [step.why for step in trace.steps]
+
+
 @pytest.mark.parametrize(
     ("actions", "words"),
     [
-        ((MeterAction(1),), "MeterAction"),
         ((Unknown("action", b"12345678"),), "Unknown"),
         ((SetField("ct_mark", 1),), "ct_mark is set"),
         ((SetField("no_such", 1),), "not one of ours"),

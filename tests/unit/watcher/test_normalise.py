@@ -382,12 +382,6 @@ UNSUPPORTED = [
         "SCTP",
         "spec.containers[].ports[].protocol=SCTP",
     ),
-    (
-        "pod",
-        "metadata.annotations",
-        {"kubernetes.io/egress-bandwidth": "1M"},
-        "metadata.annotations[kubernetes.io/egress-bandwidth]",
-    ),
     ("endpointslice", "addressType", "FQDN", "addressType=FQDN"),
     ("endpointslice", "ports.0.port", None, "ports[].port"),
 ]
@@ -402,65 +396,6 @@ def test_unsupported(kind: str, path: str, value: Any, field: str) -> None:
     assert found.unsupported == (field,)
     assert found.problems == ()
     assert found.fact is not None
-
-
-HOST_PORT = changed(pod("x"), "spec.containers.0.ports.0.hostPort", 8080)
-HOST_PORT = changed(HOST_PORT, "metadata.creationTimestamp", "2026-01-02T03:04:05Z")
-
-
-@pytest.mark.parametrize(
-    ("host_ip", "expected"),
-    [
-        (None, None),
-        ("", None),
-        ("0.0.0.0", ip_address("0.0.0.0")),
-        ("192.0.2.1", ip_address("192.0.2.1")),
-        ("::", ip_address("::")),
-    ],
-)
-def test_host_port(host_ip: str | None, expected: object) -> None:
-    """With its address, and when the Pod was made: the older of two has the port."""
-    found = read("pod", changed(HOST_PORT, "spec.containers.0.ports.0.hostIP", host_ip))
-    assert (found.unsupported, found.problems) == ((), ())
-    assert isinstance(found.fact, PodFact)
-    (port,) = found.fact.ports
-    assert (port.host_port, port.host_ip) == (8080, expected)
-    assert found.fact.created_ms == 1767323045000
-    without = read("pod", changed(pod("x"), "metadata.creationTimestamp", "2026-01-02T03:04:05Z"))
-    assert isinstance(without.fact, PodFact)
-    assert without.fact.created_ms == 0, "nobody needs it"
-
-
-def test_host_port_at_no_address_is_served_nowhere() -> None:
-    """An address that makes no sense must not become all addresses; the container port stays."""
-    found = read("pod", changed(HOST_PORT, "spec.containers.0.ports.0.hostIP", "eth0"))
-    assert [str(p) for p in found.problems] == [
-        'spec.containers[0].ports[0].hostIP: not an IP address: "eth0"'
-    ]
-    assert isinstance(found.fact, PodFact)
-    (port,) = found.fact.ports
-    assert (port.host_port, port.host_ip) == (0, None)
-    assert port.port
-
-
-def test_ports_on_host_network_are_the_nodes_own() -> None:
-    """The API server gives every port there a hostPort: nobody asked for anything."""
-    found = read("pod", changed(HOST_PORT, "spec.hostNetwork", True))
-    assert isinstance(found.fact, PodFact)
-    assert [port.host_port for port in found.fact.ports] == [0]
-    sctp = changed(HOST_PORT, "spec.containers.0.ports.0.protocol", "SCTP")
-    assert read("pod", sctp).unsupported
-    assert not read("pod", changed(sctp, "spec.hostNetwork", True)).unsupported
-
-
-def test_host_ports_of_init_containers() -> None:
-    """Those that run as long as the Pod have them; those that end before it have not."""
-    for policy, expected in (("Always", [8080, 9090]), (None, [8080])):
-        ports = [{"containerPort": 90, "hostPort": 9090}]
-        init = [{"name": "i", "restartPolicy": policy, "ports": ports}]
-        found = read("pod", changed(HOST_PORT, "spec.initContainers", init)).fact
-        assert isinstance(found, PodFact)
-        assert [port.host_port for port in found.ports] == expected
 
 
 def test_long_input_is_cut() -> None:

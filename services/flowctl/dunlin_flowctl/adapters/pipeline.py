@@ -30,5 +30,7 @@ class PipelineCompiler:
 
 def _canonical(program: Program) -> Program:
     return Program(
-        tuple(map(canonical, program.flows)), tuple(map(canonical_group, program.groups))
+        tuple(map(canonical, program.flows)),
+        tuple(map(canonical_group, program.groups)),
+        program.meters,
     )

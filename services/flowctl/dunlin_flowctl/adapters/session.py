@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import structlog
 
 from dunlin.openflow import codec, messages
+from dunlin.openflow.flow import Meter
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.encode import COMMIT, COMMIT_XID, OPEN, SHARED_XID, Bundle
 from dunlin_flowctl.metrics import FlowctlMetrics
@@ -384,7 +385,7 @@ class Session:
         self._metrics.bundle_results[applied].inc()
         return CommitResult(applied, commit.errors)
 
-    async def set_meter(self, meter: messages.Meter) -> None:
+    async def set_meter(self, meter: Meter) -> None:
         """
         The meter is there from now on, as asked.
 
@@ -397,7 +398,20 @@ class Session:
                 raise
             await self._meter("modify", meter)
 
-    async def _meter(self, command: Literal["add", "modify"], meter: messages.Meter) -> None:
+    async def delete_meter(self, meter_id: int) -> None:
+        """
+        It is gone, if it was there, and with it every flow that names it.
+
+        Raises Refusal: the switch has none.
+        """
+        await self.request(
+            lambda xid: (
+                codec.encode_meter_delete(meter_id, xid) + codec.encode_barrier_request(xid)
+            ),
+            messages.BarrierReply,
+        )
+
+    async def _meter(self, command: Literal["add", "modify"], meter: Meter) -> None:
         # A modification has no reply: a barrier of the same xid ends it, an error comes before.
         await self.request(
             lambda xid: (

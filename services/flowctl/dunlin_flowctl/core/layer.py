@@ -11,6 +11,7 @@ from dunlin_flowctl.core.program import (
     Conflict,
     Content,
     Key,
+    MeterKey,
     Workshop,
     program_keys,
 )
@@ -72,11 +73,13 @@ class Layer:
         return claimants[0] if claimants else None
 
     def content(self, key: Key) -> Content | None:
-        """What should stand at `key` by this layer."""
+        """What should stand at `key` by this layer; of meters only the owner is kept here."""
         owner = self.owner(key)
         if owner is None:
             return None
         part = self._effective[owner]
+        if isinstance(key, MeterKey):
+            return None
         return part.groups.get(key) if isinstance(key, int) else part.flows.get(key)
 
     def put(self, intent_id: IntentId, program: Program | None) -> Changes:
@@ -170,7 +173,10 @@ class Layer:
 def _same(old: Compiled, new: Compiled) -> bool:
     """A rebuild that gave the same part again."""
     return old is new or (
-        old.conflicts == new.conflicts and old.flows == new.flows and old.groups == new.groups
+        old.conflicts == new.conflicts
+        and old.flows == new.flows
+        and old.groups == new.groups
+        and old.meters == new.meters
     )
 
 

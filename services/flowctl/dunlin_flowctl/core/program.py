@@ -3,16 +3,24 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from dunlin.model.ids import IntentId
-from dunlin.openflow.flow import Flow, Group, Match, Program
+from dunlin.openflow.flow import Flow, Group, Match, Meter, Program
 
 FlowKey = tuple[int, int, Match]
 """(table, priority, match)."""
 
-Key = FlowKey | int
-"""What names something on a switch: a flow's key, or a group's id."""
+
+class MeterKey(NamedTuple):
+    """What names a meter."""
+
+    meter_id: int
+
+
+Key = FlowKey | int | MeterKey
+"""What names something on a switch: a flow's key, a group's id, or a meter."""
 
 Content = Flow | Group
 
@@ -33,6 +41,8 @@ def describe_key(key: Key) -> str:
     """A key in a few words."""
     if isinstance(key, int):
         return f"group {key}"
+    if isinstance(key, MeterKey):
+        return f"meter {key.meter_id}"
     table, priority, match = key
     return f"flow table={table} priority={priority} on {','.join(m.field for m in match) or 'all'}"
 
@@ -43,17 +53,18 @@ class Compiled:
     What one version of one intent puts on a switch; shared by every switch that holds it.
 
     Equality is identity; `serial` is unique in this process. `conflicts`: what the intent asked
-    for and does not get.
+    for and does not get. `meters` are no part of bundles: `meters.py` writes them.
     """
 
     intent_id: IntentId
     serial: int
     flows: Mapping[FlowKey, Flow]
     groups: Mapping[int, Group]
+    meters: Mapping[int, Meter]
     conflicts: tuple[Conflict, ...] = ()
 
     def keys(self) -> Iterator[Key]:
-        """Every key, groups first."""
+        """Every key of flows and groups, groups first."""
         return chain(self.groups, self.flows)
 
     def items(self) -> Iterator[tuple[Key, Content]]:
@@ -66,6 +77,7 @@ def program_keys(program: Program | None) -> set[Key]:
     if program is None:
         return set()
     keys: set[Key] = {group.group_id for group in program.groups}
+    keys.update(MeterKey(meter.meter_id) for meter in program.meters)
     keys.update(flow.key for flow in program.flows)
     return keys
 
@@ -108,10 +120,13 @@ class Workshop:
         if len(groups) < len(program.groups) or len(flows) < len(program.flows):
             twice += [g.group_id for g in program.groups if groups[g.group_id] != g]
             twice += [f.key for f in program.flows if flows[f.key] != f]
+        meters = {meter.meter_id: meter for meter in program.meters}
         for conflict in lost:
             if isinstance(conflict.key, int):
                 groups.pop(conflict.key, None)
+            elif isinstance(conflict.key, MeterKey):
+                meters.pop(conflict.key.meter_id, None)
             else:
                 flows.pop(conflict.key, None)
         conflicts = (*lost, *(Conflict(key, intent_id) for key in twice))
-        return Compiled(intent_id, next(self._serials), flows, groups, conflicts)
+        return Compiled(intent_id, next(self._serials), flows, groups, meters, conflicts)

@@ -35,10 +35,12 @@ def plan_node(state: State, node: str) -> Plan:
         best[key] = rivals.pop()
         findings.extend(map(_replaced, rivals))
     findings.extend(_pod_findings(state, node))
-    return Plan(tuple(_intent(best[key], key) for key in sorted(best)), tuple(findings))
+    intents = tuple(_intent(state, best[key], key) for key in sorted(best))
+    return Plan(intents, tuple(findings))
 
 
-def _intent(attachment: AttachmentFact, key: str) -> EndpointIntent:
+def _intent(state: State, attachment: AttachmentFact, key: str) -> EndpointIntent:
+    pod = _pod_of(state, attachment)
     return EndpointIntent(
         scope=attachment.node,
         key=key,
@@ -49,13 +51,20 @@ def _intent(attachment: AttachmentFact, key: str) -> EndpointIntent:
         ofport=attachment.ofport,
         mac=attachment.mac,
         ips=attachment.ips,
+        ingress_bps=pod.ingress_bps if pod is not None else 0,
+        egress_bps=pod.egress_bps if pod is not None else 0,
     )
+
+
+def _pod_of(state: State, attachment: AttachmentFact) -> PodFact | None:
+    """The Pod that lives in this sandbox; None: it is an earlier one's of that name."""
+    pod: PodFact | None = state.find("pod", attachment.pod_namespace, attachment.pod_name)
+    return pod if pod is not None and attachment.pod_uid in ("", pod.meta.uid) else None
 
 
 def _rank(state: State, attachment: AttachmentFact) -> tuple[bool, int, str]:
     """Of two sandboxes: the one of the living Pod, then the one that got addresses last."""
-    pod: PodFact | None = state.find("pod", attachment.pod_namespace, attachment.pod_name)
-    living = pod is not None and attachment.pod_uid in ("", pod.meta.uid)
+    living = _pod_of(state, attachment) is not None
     since = max(state.lines[ip].fact.since_ms for ip in attachment.ips)
     return living, since, attachment.name
 

@@ -8,6 +8,8 @@ from dunlin_watcher import kube
 from dunlin_watcher.normalise.cluster import ready
 from dunlin_watcher.normalise.reader import ANNOTATION_PREFIX, Reader
 
+INGRESS_BANDWIDTH = "kubernetes.io/ingress-bandwidth"
+EGRESS_BANDWIDTH = "kubernetes.io/egress-bandwidth"
 FINISHED = ("Succeeded", "Failed")
 
 
@@ -31,6 +33,8 @@ def pod(reader: Reader, namespace: str, name: str, obj: kube.Pod) -> PodFact:
         terminating=obj.metadata.deletion_timestamp is not None,
         finished=reader.text("status.phase", status.phase) in FINISHED,
         created_ms=_created(reader, obj) if any(port.host_port for port in ports) else 0,
+        ingress_bps=reader.bandwidth(obj.metadata.annotations, INGRESS_BANDWIDTH),
+        egress_bps=reader.bandwidth(obj.metadata.annotations, EGRESS_BANDWIDTH),
     )
 
 

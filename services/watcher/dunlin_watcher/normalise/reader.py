@@ -2,8 +2,10 @@
 
 import ipaddress
 import json
+import re
 from collections.abc import Iterable
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -11,6 +13,13 @@ import msgspec
 from dunlin.events.facts import Protocol
 from dunlin.model.addresses import IPAddress, IPNetwork
 
+BANDWIDTH_MIN, BANDWIDTH_MAX = 10**3, 10**15
+_QUANTITY = re.compile(
+    r"(?P<number>[+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30}))"
+    r"(?P<suffix>[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?",
+    re.ASCII,
+)
+_POWERS = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 ANNOTATION_PREFIX = "dunlin.dev/"
 LOG_DENIED = f"{ANNOTATION_PREFIX}log-denied"
 
@@ -152,6 +161,22 @@ class Reader:
         self.bad(field, "value", f'expected "true" or "false", got {quoted(value)}')
         return False
 
+    def bandwidth(self, annotations: Any, key: str) -> int:
+        """
+        Bits a second of an annotation that holds a quantity, 0 where there is none.
+
+        Kubernetes takes 1k to 1P; anything else is bad, and no limit.
+        """
+        value = item(annotations, key)
+        if value is None:
+            return 0
+        bps = quantity(value)
+        if bps is not None and BANDWIDTH_MIN <= bps <= BANDWIDTH_MAX:
+            return int(bps)
+        field = f"metadata.annotations[{quoted(key)}]"
+        self.bad(field, "quantity", f"expected a quantity from 1k to 1P, got {quoted(value)}")
+        return 0
+
     def time_ms(self, field: str, value: Any) -> int | None:
         """An RFC 3339 time as Unix milliseconds; null stays None."""
         if value is None:
@@ -164,6 +189,19 @@ class Reader:
         except (TypeError, ValueError, OverflowError):
             self.bad(field, "time", f"not an RFC 3339 time: {quoted(value)}")
             return None
+
+
+def quantity(value: Any) -> Decimal | None:
+    """A `resource.Quantity` (apimachinery): 10M, 1.5Gi, 1e6, 500k; None: it is none."""
+    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return None
+    number, suffix = Decimal(found["number"]), found["suffix"] or ""
+    if suffix.endswith("i"):
+        return number * Decimal(1024) ** ("KMGTPE".index(suffix[0]) + 1)
+    if suffix[:1] in ("e", "E") and len(suffix) > 1:
+        return number.scaleb(int(suffix[1:]))
+    return number.scaleb(_POWERS[suffix])
 
 
 def item(value: Any, key: str) -> Any:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from dunlin_watcher import kube
 from dunlin_watcher.normalise.pod import listening
-from dunlin_watcher.normalise.reader import item
 
 
 class Rule(NamedTuple):
@@ -32,19 +31,10 @@ def _any_port(asks: Callable[[kube.ContainerPort], bool]) -> Callable[[kube.Pod]
     return test
 
 
-def _annotated(kind: str, key: str) -> Rule:
-    def test(obj: kube.Object) -> bool:
-        return item(obj.metadata.annotations, key) not in (None, "", "Disabled", "disabled")
-
-    return Rule(kind, f"metadata.annotations[{key}]", test)
-
-
 RULES: tuple[Rule, ...] = (
     Rule(
         "pod", "spec.containers[].ports[].protocol=SCTP", _any_port(lambda p: p.protocol == "SCTP")
     ),
-    _annotated("pod", "kubernetes.io/ingress-bandwidth"),
-    _annotated("pod", "kubernetes.io/egress-bandwidth"),
     Rule("endpointslice", "addressType=FQDN", lambda o: o.address_type == "FQDN"),
     Rule("endpointslice", "ports[].port", lambda o: any(p.port is None for p in o.ports or ())),
     Rule(
