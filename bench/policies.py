@@ -22,10 +22,9 @@ from typing import Any
 import msgspec
 import uvloop
 
-from bench import endpoint_change, lab, ovs
+from bench import endpoint_change, lab, ovs, throughput
+from bench.load import Tools, tools
 from bench.measure import Metric, Options, Table, percentile, take_turns
-from bench.throughput import METRICS as THROUGHPUT
-from bench.throughput import Tools, tools
 from dunlin import wire
 from dunlin.bus.base import Message
 from dunlin.events.facts import (
@@ -52,7 +51,6 @@ CHANGE = (
     Metric("flowctl", "MB", digits=0),
     Metric("Open vSwitch", "MB", digits=0),
 )
-LOAD = THROUGHPUT
 POLICIES = f"/apis/networking.k8s.io/v1/namespaces/{lab.NAMESPACE}/networkpolicies"
 
 
@@ -206,13 +204,13 @@ class Load:
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         address = self.pods[f"server{size}"]["ips"][0]
-        return self._load.measure(self.pods["client"]["netns"], address, self._seconds)
+        client = self.pods["client"]["netns"]
+        return throughput.measure(self._load, client, address, self._seconds)
 
     def serve(self, stack: ExitStack) -> None:
         """On every server."""
         for size in LOADED:
-            for process in self._load.serve(self.pods[f"server{size}"]["netns"]):
-                stack.callback(_end, process)
+            self._load.serve(stack, self.pods[f"server{size}"]["netns"])
 
 
 def manifest(size: int, number: int) -> dict[str, Any]:
@@ -223,15 +221,12 @@ def manifest(size: int, number: int) -> dict[str, Any]:
     return {"metadata": {"name": f"p{size}-{number}"}, "spec": spec}
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    process.wait(10)
-
-
 def load_table(options: Options) -> Table:
     """Raises Unavailable."""
     rows = {size: f"selected by {size:,}" for size in LOADED}
-    table = Table("Two Pods of one node, the server selected by policies", LOAD, rows[0])
+    table = Table(
+        "Two Pods of one node, the server selected by policies", throughput.METRICS, rows[0]
+    )
     with ExitStack() as stack:
         found = stack.enter_context(tools())
         cluster = stack.enter_context(lab.running(1))

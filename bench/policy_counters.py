@@ -15,13 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bench import lab
+from bench.load import Tools, start, tools
 from bench.measure import Metric, Options, Table, take_turns
-from bench.throughput import Tools, tools
 from dunlin.pipeline.layout import Table as Pipeline
-from dunlin_lab import netns
 
 RULES = 16
 PORT = 5400
@@ -80,7 +78,7 @@ class Scene:
         before = self._busy_us()
         rate = self._rr(self.seconds)
         cost, megaflows = (self._busy_us() - before) / self._packets(), self._megaflows()
-        stream = self.load._stream(self.client, self.address, self.seconds)  # noqa: SLF001 - a sibling's tool
+        stream = self.load.stream(self.client, self.address, self.seconds)
         values = (stream["sum_received"]["bits_per_second"] / 1e9, rate, cost, megaflows)
         return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
 
@@ -131,17 +129,7 @@ class Scene:
         commands: list[list[str]] = [[self.load.netload, "serve", str(p)] for p in ports]
         commands.append([self.load.iperf3, "-s", "-p", str(STREAM_RULE)])
         for command in commands:
-            process = netns.run_in(Path(self.server), partial(_spawn, command))
-            stack.callback(_end, process)
-
-
-def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _end(process: "subprocess.Popen[Any]") -> None:
-    process.terminate()
-    process.wait(10)
+            start(stack, self.server, command)
 
 
 def run(options: Options) -> list[Table]:

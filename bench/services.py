@@ -8,7 +8,6 @@ against rules. Each Service has ten endpoints, which are ten addresses of one Po
 all Services in turn.
 """
 
-import json
 import os
 import re
 import shutil
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import baseline, kube_proxy, lab
+from bench.load import LOAD_PORT, STREAM_PORT, Tools, output, tools
 from bench.measure import Metric, Options, Table, Unavailable, percentile, take_turns
-from bench.throughput import LOAD_PORT, STREAM_PORT, Tools, _end, tools
 from dunlin.events.facts import (
     Endpoint,
     EndpointPort,
@@ -51,6 +50,8 @@ COLD_SAMPLES = 100
 """First packets a round, of as many different Services as there are, after caches were emptied."""
 WARM = 3_000
 """Connections before those that are counted, to as many Services: the first of these again."""
+LOAD_LIMIT_S = 240
+"""For one transaction of a kernel's rules."""
 CONTROL_PLANE = ("runner", "flowctl", "planner", "ipam", "watcher", "metrics", "agent", "nats")
 IPTABLES, NFTABLES, DUNLIN = "kube-proxy, iptables", "kube-proxy, nftables", "Dunlin"
 METRICS = (
@@ -167,7 +168,7 @@ class Kernel:
         """These Services and no others."""
         command = {IPTABLES: ["iptables-legacy-restore"], NFTABLES: ["nft", "-f", "-"]}[self.mode]
         for text in kernel_rules(self.mode, services, self.pods.endpoints):
-            run_in(self._node, command, text)
+            output(self._node, command, text, limit_s=LOAD_LIMIT_S)
 
     def forget(self) -> None:
         """It has no caches to empty."""
@@ -253,19 +254,6 @@ def more_addresses(place: Path, first: str) -> list[str]:
     return found
 
 
-def run_in(place: Path, command: list[str], text: str = "") -> str:
-    """Output of a command in a namespace; its error is the exception's text."""
-    done = netns.run_in(
-        place,
-        lambda: subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=240, check=False
-        ),
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-500:]}")
-    return done.stdout
-
-
 class Bench:
     """All ways with the same Services."""
 
@@ -276,17 +264,17 @@ class Bench:
 
     def measure(self, name: str, services: int) -> Mapping[str, float]:
         """Every figure of one way, one after the other."""
-        way = self._ways[name]
+        way, seconds = self._ways[name], self._seconds
         cold: list[float] = []
         while len(cold) < COLD_SAMPLES:
             way.forget()
-            cold += self._each(way, 0, services, min(services, COLD_SAMPLES))["each_us"]
-        self._each(way, 0, services, min(services, WARM))
-        warm = self._each(way, self._seconds, services)
+            cold += self._each(name, 0, services, min(services, COLD_SAMPLES))["each_us"]
+        self._each(name, 0, services, min(services, WARM))
+        warm = self._each(name, seconds, services)
         address = str(FIRST_IP)
-        rr = self._load._load(way.pods.client, "rr", address, self._seconds)  # noqa: SLF001 - a sibling's tool
-        udp = self._load._load(way.pods.client, "udp", address, self._seconds, "18")  # noqa: SLF001
-        tcp = self._load._stream(way.pods.client, address, self._seconds)  # noqa: SLF001
+        rr = self._load.load(way.pods.client, "rr", address, str(seconds))
+        udp = self._load.load(way.pods.client, "udp", address, str(seconds), "18")
+        tcp = self._load.stream(way.pods.client, address, seconds)
         values = (
             percentile(cold, 0.5),
             percentile(cold, 0.9),
@@ -299,15 +287,18 @@ class Bench:
         )
         return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
 
-    def _each(self, way: Way, seconds: float, services: int, count: int = 0) -> dict[str, Any]:
-        words = ["each", str(FIRST_IP), str(LOAD_PORT), str(seconds), str(services), str(count)]
-        found: dict[str, Any] = json.loads(run_in(way.pods.client, [self._load.netload, *words]))
+    def _each(self, name: str, seconds: float, services: int, count: int = 0) -> dict[str, Any]:
+        words = (str(seconds), str(services), str(count))
+        client = self._ways[name].pods.client
+        found = self._load.load(client, "each", str(FIRST_IP), *words)
+        self.failed[name] += found["failed"]
         return found
 
     def settle(self) -> None:
         """Servers listen, neighbours are known."""
-        for way in self._ways.values():
-            eventually(partial(self._each, way, 0, 1, 1))
+        for name in self._ways:
+            eventually(partial(self._each, name, 0, 1, 1))
+        self.failed = dict.fromkeys(self._ways, 0)
 
 
 def eventually(act: Callable[[], object]) -> None:
@@ -338,7 +329,7 @@ def run(options: Options) -> list[Table]:
         ways[DUNLIN] = Switch(stack.enter_context(lab.running(1)))
         for way in ways.values():
             baseline.widen_ports(way.pods.client)
-            stack.callback(_end, load.serve(way.pods.server))
+            load.serve(stack, way.pods.server)
         bench = Bench(load, ways, 0.5 if options.quick else 1.5)
         return [one_size(bench, ways, services, options) for services in sizes]
 

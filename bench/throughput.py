@@ -6,25 +6,17 @@ Services loaded. All traffic is between network namespaces of this machine: clie
 server share its cores, so the figures are ratios of whole paths, not what a switch alone can do.
 """
 
-import json
-import shutil
-import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from bench import baseline, lab
-from bench.measure import Metric, Options, Table, Unavailable, take_turns
-from dunlin_lab import netns
+from bench.load import LOAD_PORT, STREAM_PORT, Place, Tools, tools
+from bench.measure import Metric, Options, Table, take_turns
 
 SERVICES = 1_000
-STREAM_PORT, LOAD_PORT = 5201, 5300
 METRICS = (
     Metric("TCP", "Gbit/s", lower_is_better=False, digits=2),
     Metric("TCP retransmits", "", digits=0),
@@ -35,77 +27,21 @@ METRICS = (
 )
 
 
-@dataclass(frozen=True)
-class Tools:
-    """The two programs that make load."""
-
-    netload: str
-    iperf3: str
-
-    def serve(self, place: Path | str) -> list[subprocess.Popen[bytes]]:
-        """Both servers in a namespace."""
-        commands = (
-            [self.netload, "serve", str(LOAD_PORT)],
-            [self.iperf3, "-s", "-p", str(STREAM_PORT)],
-        )
-        return [netns.run_in(place, partial(_spawn, command)) for command in commands]
-
-    def measure(self, place: Path | str, address: str, seconds: float) -> Mapping[str, float]:
-        """Everything of one path, one after the other."""
-        rr = self._load(place, "rr", address, seconds)
-        crr = self._load(place, "crr", address, seconds)
-        udp = self._load(place, "udp", address, seconds, "18")
-        tcp = self._stream(place, address, seconds)
-        values = (
-            tcp["sum_received"]["bits_per_second"] / 1e9,
-            tcp["sum_sent"]["retransmits"],
-            rr["p50_us"],
-            rr["p99_us"],
-            crr["per_s"],
-            udp["received_per_s"],
-        )
-        return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
-
-    def _load(
-        self, place: Path | str, mode: str, address: str, seconds: float, *more: str
-    ) -> dict[str, float]:
-        command = [self.netload, mode, address, str(LOAD_PORT), str(seconds), *more]
-        found: dict[str, float] = json.loads(_output(place, command))
-        return found
-
-    def _stream(self, place: Path | str, address: str, seconds: float) -> dict[str, Any]:
-        # Whole seconds are all that iperf3 takes.
-        length = str(max(1, round(seconds)))
-        command = [self.iperf3, "-c", address, "-p", str(STREAM_PORT), "-t", length, "-J"]
-        end: dict[str, Any] = json.loads(_output(place, command))["end"]
-        return end
-
-
-def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _output(place: Path | str, command: list[str]) -> str:
-    done = netns.run_in(
-        place,
-        lambda: subprocess.run(command, capture_output=True, text=True, timeout=60, check=False),
+def measure(load: Tools, place: Place, address: str, seconds: float) -> Mapping[str, float]:
+    """Everything of one path, one after the other."""
+    rr = load.load(place, "rr", address, str(seconds))
+    crr = load.load(place, "crr", address, str(seconds))
+    udp = load.load(place, "udp", address, str(seconds), "18")
+    tcp = load.stream(place, address, seconds)
+    values = (
+        tcp["sum_received"]["bits_per_second"] / 1e9,
+        tcp["sum_sent"]["retransmits"],
+        rr["p50_us"],
+        rr["p99_us"],
+        crr["per_s"],
+        udp["received_per_s"],
     )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stdout} {done.stderr}")
-    return done.stdout
-
-
-@contextmanager
-def tools() -> Iterator[Tools]:
-    """Raises Unavailable: no iperf3, or no C compiler."""
-    iperf3, compiler = shutil.which("iperf3"), shutil.which("cc")
-    if iperf3 is None or compiler is None:
-        raise Unavailable("needs iperf3 and a C compiler (Debian: iperf3, build-essential)")
-    with tempfile.TemporaryDirectory(prefix="dunlin-bench-") as directory:
-        program = f"{directory}/netload"
-        source = Path(__file__).with_name("netload.c")
-        subprocess.run([compiler, "-O2", "-Wall", "-o", program, str(source)], check=True)
-        yield Tools(program, iperf3)
+    return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +50,7 @@ class Way:
 
     table: str
     name: str
-    client: Path | str
+    client: Place
     address: str
 
 
@@ -168,14 +104,14 @@ def run(options: Options) -> list[Table]:
         ]
         for place in {str(way.client) for way in ways}:
             baseline.widen_ports(place)
-        places: list[Path | str] = [*servers, b2.netns, r2.netns, r3.netns]
+        places: list[Place] = [*servers, b2.netns, r2.netns, r3.netns]
         for server in places:
-            stack.callback(_end, load.serve(server))
+            load.serve(stack, server)
         _settle(load, ways)
         for name, table in tables.items():
             mine = [way for way in ways if way.table == name]
             turns = {
-                way.name: partial(load.measure, way.client, way.address, seconds) for way in mine
+                way.name: partial(measure, load, way.client, way.address, seconds) for way in mine
             }
             take_turns(turns, table, options.rounds(3), options.progress)
             table.notes.append(
@@ -191,16 +127,9 @@ def _settle(load: Tools, ways: list[Way]) -> None:
     for way in ways:
         while True:
             try:
-                load.measure(way.client, way.address, 0.05)
+                measure(load, way.client, way.address, 0.05)
                 break
             except RuntimeError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    for process in processes:
-        process.wait(10)
