@@ -12,7 +12,8 @@ import pytest
 
 from dunlin.events.facts import Endpoint, Protocol, ServicePort
 from dunlin.pipeline.layout import EXTERNAL_PORT_MIN
-from tests.contract.pipeline.test_icmp_errors_ovs import (
+from tests.fixtures.ovs_dummy import OvsBridge, OvsDummy
+from tests.fixtures.ovs_site import (
     CLUSTER_IP,
     CLUSTER_IP6,
     OUTSIDE,
@@ -24,7 +25,6 @@ from tests.contract.pipeline.test_icmp_errors_ovs import (
     udp,
     web,
 )
-from tests.fixtures.ovs_dummy import OvsBridge, OvsDummy
 from tests.packets.world import (
     CLIENT,
     CLIENT6,
