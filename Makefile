@@ -9,7 +9,7 @@ LAB ?= dunlin
 SEED ?= 1
 # The tests of one lab beside all others (tests/parallel.py); 0: one after the other.
 WORKERS ?= 2
-APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk iproute2 iputils-ping \
+APT := build-essential python3-venv openvswitch-switch openvswitch-switch-dpdk libjemalloc2 iproute2 iputils-ping \
        ethtool procps curl openssl kubernetes-client:kubectl
 
 .PHONY: help setup apt uv sync build check test images compose-test containers audit fuzz soak bench up down golden-update docs
@@ -28,8 +28,9 @@ uv:
 sync: uv
 	@UV_COMPILE_BYTECODE=1 $(UV) sync --frozen --quiet
 
-build: sync ## The CNI executable.
+build: sync ## The CNI executable, and what ovs-vswitchd preloads.
 	@$(MAKE) --no-print-directory -s -C services/agent/cni
+	@$(MAKE) --no-print-directory -s -C services/agent/ovs
 
 check: sync ## Format, lint, types, import contracts, tidiness.
 	$(RUN) ruff format --check .

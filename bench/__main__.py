@@ -19,6 +19,7 @@ BENCHES = {
     "cni_add": "CNI ADD and DEL, against the bridge plugin with host-local",
     "services": "through a Service, against the rules of kube-proxy (iptables, nftables)",
     "throughput": "TCP, request/response and UDP of Pods, against a Linux bridge and routed veth",
+    "idle_pods": "two Pods beside idle ones: Open vSwitch as it comes, and with what we preload",
     "policy_counters": "established traffic counted by policy rule, against not counted",
     "policies": "a change of policy, packets and memory, with 1 to 1,000 policies of 50 peers",
     "own_processes": "connections of a node's own processes, with rules to Services and without",

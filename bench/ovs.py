@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,14 +20,15 @@ TIMEOUT_S = 30.0
 class Ovs:
     """One ovsdb-server and one ovs-vswitchd; `directory` is their OVS_RUNDIR."""
 
-    def __init__(self, directory: Path, namespace: Path) -> None:
+    def __init__(self, directory: Path, namespace: Path, more: Mapping[str, str]) -> None:
         self.directory = directory
         self.namespace = namespace
         names = ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR")
         self._env = os.environ | dict.fromkeys(names, str(directory))
+        self._more = dict(more)
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> None:
+    def start(self, *, userspace_tso: bool) -> None:
         """Both daemons; returns when ovs-vswitchd has taken over its database."""
         self._run("ovsdb-tool", "create", str(self.directory / "conf.db"), str(SCHEMA))
         self._daemon("ovsdb-server", str(self.directory / "conf.db"), "--remote=punix:db.sock")
@@ -37,7 +38,12 @@ class Ovs:
                 raise Unavailable("ovsdb-server does not start")
             time.sleep(0.005)
         self.vsctl("--no-wait", "init")
+        tso = f"other_config:userspace-tso-enable={str(userspace_tso).lower()}"
+        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", tso)
+        self._env |= self._more
         self._daemon("ovs-vswitchd", f"unix:{self.directory}/db.sock", "--disable-system")
+        for name in self._more:
+            del self._env[name]
         self.vsctl("show")
 
     def _daemon(self, *command: str) -> None:
@@ -94,9 +100,13 @@ class Ovs:
 
 
 @contextmanager
-def running() -> Iterator[Ovs]:
+def running(
+    name: str = "", more: Mapping[str, str] | None = None, *, userspace_tso: bool = False
+) -> Iterator[Ovs]:
     """
     An Open vSwitch, gone afterwards; `namespace` has a loopback and nothing else.
+
+    Several at once need names; ovs-vswitchd's environment has `more`.
 
     Raises:
         Unavailable: it is not installed, or we are not root.
@@ -106,11 +116,11 @@ def running() -> Iterator[Ovs]:
     if shutil.which("ovs-vswitchd") is None or not SCHEMA.exists():
         raise Unavailable("no ovs-vswitchd (Debian: openvswitch-switch)")
     directory = Path(tempfile.mkdtemp(prefix="dunlin-bench-"))
-    namespace = f"dunlin-bench-{os.getpid()}"
-    ovs = Ovs(directory, netns.create(namespace))
+    namespace = f"dunlin-bench-{os.getpid()}{name}"
+    ovs = Ovs(directory, netns.create(namespace), more or {})
     try:
         netns.run_in(ovs.namespace, _loopback)
-        ovs.start()
+        ovs.start(userspace_tso=userspace_tso)
         yield ovs
     finally:
         ovs.stop()

@@ -18,13 +18,13 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dunlin_lab import hugepages, netns, procs
+from dunlin_lab import hugepages, netns, preload, procs
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.state import Journal
 
@@ -168,7 +168,11 @@ class NodeOvs:
         """
         if not self._alive(self._vswitchd):
             argv = ["ovs-vswitchd", f"unix:{self.db_socket}"]
-            self._spawn(self._vswitchd, argv, self._datapath.binary)
+            try:
+                preloaded = preload.environment()
+            except FileNotFoundError as error:
+                raise OvsError(f"node {self.node}: {error}") from error
+            self._spawn(self._vswitchd, argv, self._datapath.binary, preloaded)
         wanted = self._next_cfg()
         self._wait(self._vswitchd, lambda: self._column("cur_cfg") >= wanted, "configuration")
         self._wait(self._vswitchd, self._answers, "answer")
@@ -270,7 +274,9 @@ class NodeOvs:
         if done.returncode != 0 or '"error"' in done.stdout:
             raise OvsError(f"node {self.node}: {argv}: {done.stdout} {done.stderr}")
 
-    def _spawn(self, name: str, argv: list[str], program: str) -> None:
+    def _spawn(
+        self, name: str, argv: list[str], program: str, more: Mapping[str, str] | None = None
+    ) -> None:
         """Run a daemon in the foreground; argv[0] names its pid, log and socket files."""
         log = self.rundir / f"{argv[0]}.log"
         rest = ["--no-chdir", "--pidfile", f"--log-file={log}", "-vconsole:off"]
@@ -278,7 +284,7 @@ class NodeOvs:
             self._processes.start(
                 name,
                 [*argv, *rest],
-                env=self.environment,
+                env={**self.environment, **(more or {})},
                 netns_path=self._netns,
                 program=program,
             )

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,8 +35,11 @@ def wait_for(level: Callable[[], bool], what: str) -> None:
 class OvsNode:
     """Namespaces `name` (the node) and `name`-<pod>; OVS 3.1 without DPDK; all gone at the end."""
 
-    def __init__(self, name: str, *, userspace_tso: bool = False) -> None:
-        """Nothing is started before `with`."""
+    def __init__(
+        self, name: str, *, userspace_tso: bool = False, more: Mapping[str, str] | None = None
+    ) -> None:
+        """Nothing is started before `with`; ovs-vswitchd's environment has `more`."""
+        self._more = dict(more or {})
         self.name = name
         self.rundir = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         self._tso = userspace_tso
@@ -99,7 +102,7 @@ class OvsNode:
 
     def start_vswitchd(self) -> None:
         """Start ovs-vswitchd in the node's namespace and wait until it answers."""
-        self._spawn("ovs-vswitchd", self.remote)
+        self._spawn("ovs-vswitchd", self.remote, **self._more)
         pidfile = self.rundir / "ovs-vswitchd.pid"
         pid = str(self._processes["ovs-vswitchd"].pid)
         wait_for(
@@ -125,9 +128,10 @@ class OvsNode:
         """What ovs-vswitchd has written."""
         return (self.rundir / "ovs-vswitchd.log").read_text()
 
-    def _spawn(self, program: str, *arguments: str) -> None:
+    def _spawn(self, program: str, *arguments: str, **more: str) -> None:
         """In the node's namespace, in the foreground, as a child of this process itself."""
         environment = os.environ | {"OVS_RUNDIR": str(self.rundir), "OVS_LOGDIR": str(self.rundir)}
+        environment |= more
         options = ("--pidfile", "--log-file", "-vconsole:off", "-vsyslog:off")
         command = ("ip", "netns", "exec", self.name, program, *arguments, *options)
         self._processes[program] = subprocess.Popen(command, env=environment)
