@@ -91,6 +91,7 @@ def test_status_as_programs_read_it(cluster: LabCluster, pair: list[dict]) -> No
     known = cluster.status()
     assert told.keys() == known.keys()
     assert (told["nodes"], told["outside"]) == (known["nodes"], known["outside"])
-    assert [pod for pod in told["pods"] if pod["namespace"] == "pair"] == pair
+    mine = {pod["name"]: pod for pod in told["pods"] if pod["namespace"] == "pair"}
+    assert mine == {pod["name"]: pod for pod in pair}
     table = cluster.dunlin("lab", "status").stdout
     assert all(f"pair/{pod['name']}" in table for pod in pair)
