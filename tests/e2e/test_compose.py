@@ -342,6 +342,31 @@ def test_images_hold_no_tools_and_run_as_nobody(compose: Compose) -> None:
         assert not any(lines[2:]), service
 
 
+DIGESTS = """
+import hashlib, importlib.util, pathlib, sys
+for name in sys.argv[1:]:
+    root = pathlib.Path(importlib.util.find_spec(name).origin).parent
+    files = sorted(root.rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    print(name, len(files), digest.hexdigest())
+"""
+
+
+def test_images_hold_the_code_of_this_checkout(compose: Compose) -> None:
+    """Each of its files, in every image: nothing that a builder's cache has kept from before."""
+    for name in (name for name in NAMES if name not in {"cni", "ovs"}):
+        packages = ("dunlin", f"dunlin_{name}")
+        run = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python"]
+        for_image = [*run, f"dunlin/{name}:dev", "-c", DIGESTS, *packages]
+        found = subprocess.run(for_image, capture_output=True, text=True, check=True).stdout
+        for_checkout = [sys.executable, "-c", DIGESTS, *packages]
+        here = subprocess.run(for_checkout, capture_output=True, text=True, check=True).stdout
+        assert found == here, name
+    assert compose("ps", "--quiet"), "the running ones are of these images"
+
+
 @pytest.mark.parametrize("image", ["planner", "ovs"])
 def test_an_image_lists_what_it_is_made_of(compose: Compose, image: str) -> None:
     """Debian's and Python's packages, each with its version and package URL."""
