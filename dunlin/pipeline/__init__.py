@@ -54,6 +54,7 @@ def is_shared(intent: AnyIntent) -> bool:
 
 
 _SHARED = (
+    RouteIntent,
     ServicePortIntent,
     PolicyIntent,
     PolicyClassIntent,
@@ -65,7 +66,10 @@ _SHARED = (
 )
 
 
-def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
+def compile_intent(
+    intent: AnyIntent,
+    context: SwitchContext | None,  # noqa: ARG001 - what an intent may need; none does since ADR 0040
+) -> Program:
     """
     Flows and groups of one intent on one switch.
 
@@ -77,8 +81,7 @@ def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
         case EndpointIntent():
             return compile_endpoint(intent)
         case RouteIntent():
-            assert context is not None, intent.id
-            return compile_route(intent, context)
+            return compile_route(intent)
         case ServicePortIntent():
             return compile_service(intent)
         case LocalServiceIntent():

@@ -48,6 +48,8 @@ class Table(IntEnum):
     COMMIT = 50
     SERVICE_SNAT = 52
     L3_FORWARD = 60
+    NEXT_HOP = 62
+    BEYOND = 64
     HAIRPIN = 70
     HAIRPIN_OUTPUT = 72
     EXTERNAL = 80
@@ -103,6 +105,8 @@ _TITLES = {
     Table.COMMIT: "Commit",
     Table.SERVICE_SNAT: "ServiceSNAT",
     Table.L3_FORWARD: "L3Forward",
+    Table.NEXT_HOP: "NextHop",
+    Table.BEYOND: "Beyond",
     Table.HAIRPIN: "Hairpin",
     Table.HAIRPIN_OUTPUT: "HairpinOutput",
     Table.EXTERNAL: "External",
@@ -145,7 +149,9 @@ PURPOSE = {
     Table.POLICY_DENY: "forbidden: a connection that was allowed is marked denied; drop",
     Table.COMMIT: "new connections that no Service has committed",
     Table.SERVICE_SNAT: "source NAT of clients whose endpoint would not answer through this node",
-    Table.L3_FORWARD: "destination -> Pod, gateway, other node, or the world outside",
+    Table.L3_FORWARD: "destination -> Pod, gateway, other node, or what is beyond",
+    Table.NEXT_HOP: "to the node that the route names: this switch's uplink or tunnel",
+    Table.BEYOND: "nobody's in the cluster: drop; the rest: the world outside",
     Table.HAIRPIN: "source NAT of connections from a Pod to itself",
     Table.HAIRPIN_OUTPUT: "back out of the port where they came from",
     Table.EXTERNAL: "source NAT to the node's address",
@@ -223,6 +229,16 @@ ENDPOINT_REG = "reg13"
 LIFETIME_REG = "reg14"
 NOTHING_REG = "reg15"
 
+# What a route says of its node, between L3Forward and NextHop, in registers that only policy needs
+# before: numbers of up to four subnets; which kinds of tunnel end there; these ends.
+SUBNET_REGS = ("reg4", "reg5", "reg6", "reg7")
+SUBNETS_XXREG = "xxreg1"
+WAYS_REG = "reg8"
+TUNNEL_V4 = Mark(0x1, 0x1)
+TUNNEL_V6 = Mark(0x2, 0x2)
+TUNNEL_V4_REG = "reg9"
+TUNNEL_V6_XXREG = "xxreg0"
+
 REGISTERS = {
     f"{FLAGS} {TO_NODE.value:#x}": "to an address where this node serves NodePorts",
     f"{FLAGS} {HAS_SCTP.value:#x}": "this Open vSwitch tracks SCTP ports (3.2 and later)",
@@ -233,6 +249,9 @@ REGISTERS = {
     ENDPOINT_REG: "a client with affinity: its bucket id of that group; else bits of dp_hash",
     LIFETIME_REG: "of learned flows alone: seconds without use after which flowctl removes it",
     NOTHING_REG: "always 0",
+    "reg4-reg7": "from L3Forward on: subnets of the route's node, 32 bits of SHA-256 each",
+    f"{WAYS_REG} {TUNNEL_V4.value:#x}": "… a tunnel may lead to the address in reg9",
+    f"{WAYS_REG} {TUNNEL_V6.value:#x}": "… a tunnel may lead to the address in xxreg0",
 }
 
 # userdata of packets that the controller must refuse (TCP RST, ICMP port unreachable).

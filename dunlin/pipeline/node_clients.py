@@ -22,7 +22,7 @@ def node_clients(make: FlowMaker, context: SwitchContext) -> None:
     for ip in context.own_addresses:
         # To the world outside as a Pod would go: an endpoint there, a port that is no Service's.
         out = _from(context, ip)
-        make.add(Table.L3_FORWARD, Priority.DROP - 1, out, (NO_IN_PORT,), Table.EXTERNAL)
+        make.add(Table.BEYOND, Priority.DROP - 1, out, (NO_IN_PORT,), Table.EXTERNAL)
 
 
 def takes_node_clients(flows: tuple[Flow, ...], gateway_port: int) -> bool:

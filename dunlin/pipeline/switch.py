@@ -46,6 +46,7 @@ from dunlin.pipeline.layout import (
 )
 from dunlin.pipeline.node_clients import node_clients
 from dunlin.pipeline.policy_state import policy_base
+from dunlin.pipeline.route import next_hops
 from dunlin.pipeline.traffic import count_nobody
 
 _GO_BACK: tuple[Action, ...] = (NO_IN_PORT, set_field(FLAGS, AS_IS.pair))
@@ -68,8 +69,11 @@ def compile_switch(intent: SwitchIntent) -> Program:
     _neighbours(make)
     _conntrack(make, context)
     _services(make, context)
-    node_clients(make, context)
     policy_base(make, context)
+    # What L3Forward leads to comes before it: also where an older pipeline is replaced.
+    _beyond(make, context)
+    next_hops(make, context)
+    node_clients(make, context)
     _forwarding(make, context)
     _hairpin(make, context)
     _external(make, context)
@@ -317,23 +321,28 @@ def mark_hairpin() -> Ct:
 
 
 def _forwarding(make: FlowMaker, context: SwitchContext) -> None:
-    switch = context.switch
     for ip in context.own_addresses:
         make.add(Table.L3_FORWARD, Priority.LOCAL, family_of(ip).to(ip), to_gateway(context))
     for family in FAMILIES:
         # Not to another node's switch, which knows nothing of the connection: to its kernel.
         as_is = with_fields(family.any, match(**{FLAGS: AS_IS.pair}))
         make.add(Table.L3_FORWARD, Priority.GUARD, as_is, (), Table.EXTERNAL)
+        make.add(Table.L3_FORWARD, Priority.DEFAULT, family.any, (), Table.BEYOND)
+
+
+def _beyond(make: FlowMaker, context: SwitchContext) -> None:
+    """What no Pod, node or route has."""
+    switch = context.switch
     inside = {*switch.local_cidrs, *switch.pod_cidrs, *switch.service_cidrs, *NEVER_ROUTED}
     for cidr in sorted(inside, key=_network_order):
-        make.add(Table.L3_FORWARD, Priority.DROP, family_of(cidr).to(cidr))
+        make.add(Table.BEYOND, Priority.DROP, family_of(cidr).to(cidr))
     for family in FAMILIES:
         # Only Pods and the node itself reach the world outside through this switch: nothing is in
         # transit.
         for port in filter(None, (switch.gateway_port, switch.uplink_port, switch.tunnel_port)):
             transit = with_fields(match(in_port=port), family.any)
-            make.add(Table.L3_FORWARD, Priority.DROP - 2, transit)
-        make.add(Table.L3_FORWARD, Priority.DEFAULT, family.any, (), Table.EXTERNAL)
+            make.add(Table.BEYOND, Priority.DROP - 2, transit)
+        make.add(Table.BEYOND, Priority.DEFAULT, family.any, (), Table.EXTERNAL)
 
 
 def _hairpin(make: FlowMaker, context: SwitchContext) -> None:

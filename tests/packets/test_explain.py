@@ -85,7 +85,7 @@ def test_without_endpoints_and_without_pods() -> None:
         p for p in ask(world(nobody), "default/p21", "10.96.0.7").paths if "." in p.source.ip
     )
     assert (path.verdict, path.destination.kind) == ("UNREACHABLE", "address")
-    assert "dropped in L3Forward" in path.reason
+    assert "dropped in Beyond" in path.reason
 
 
 def test_what_a_node_has_of_its_own() -> None:

@@ -5,9 +5,7 @@ from typing import Any
 
 from dunlin.events.intents import ServicePortIntent
 from dunlin.model.ids import format_dpid
-from dunlin.openflow.flow import Output
-from dunlin.pipeline import SwitchContext
-from dunlin.pipeline.route import compile_route
+from dunlin.pipeline.route import link
 from dunlin_metrics.meter import Target, Total
 from dunlin_metrics.samples import POD_FIELDS, ROUTE_FIELDS
 from dunlin_metrics.spread import shares
@@ -75,19 +73,11 @@ def link_via(state: State, source: str, destination: str) -> str:
     switch, route = state.switches.get(source), state.routes.get(destination)
     if switch is None or route is None:
         return ""
-    program = compile_route(route, SwitchContext(switch))
-    ports = {
-        action.port
-        for flow in program.flows
-        for action in flow.actions
-        if isinstance(action, Output)
-    }
-    if not ports:
-        return ""
-    if switch.tunnel_port in ports:
-        fact = state.switch_facts.get(source)
-        return (fact.tunnel_type if fact else "") or "tunnel"
-    return "direct"
+    by = link(route, switch)
+    if by != "tunnel":
+        return "direct" if by else ""
+    fact = state.switch_facts.get(source)
+    return (fact.tunnel_type if fact else "") or "tunnel"
 
 
 def _pods(state: State) -> Iterator[dict[str, Any]]:

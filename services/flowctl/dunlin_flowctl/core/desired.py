@@ -273,9 +273,13 @@ class Desired:
         return None if owner in but else owner
 
     def parts(self, node: str) -> Iterator[Compiled]:
-        """Everything that the switch of `node` should hold; no key twice."""
-        yield from self.shared.effective.values()
+        """
+        Everything that the switch of `node` should hold; no key twice.
+
+        Its own comes first: of a new pipeline the tables that shared flows lead to.
+        """
         yield from self.switches[node].own.effective.values()
+        yield from self.shared.effective.values()
 
     def errors(self, node: str) -> list[tuple[IntentId, int, str]]:
         """(intent, revision, reason) of everything that is not as asked there, by id."""
