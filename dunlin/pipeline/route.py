@@ -10,9 +10,19 @@ from typing import Literal
 
 from dunlin.events.intents import RouteIntent, SwitchIntent
 from dunlin.model.addresses import IPAddress, IPNetwork, host_network
-from dunlin.openflow.flow import Action, DecTtl, Match, Move, Output, Program, match, set_field
+from dunlin.openflow.flow import (
+    Action,
+    DecTtl,
+    Match,
+    Move,
+    Output,
+    Program,
+    match,
+    set_field,
+    with_fields,
+)
 from dunlin.pipeline.base import FlowMaker, SwitchContext
-from dunlin.pipeline.families import FAMILIES, family_of
+from dunlin.pipeline.families import FAMILIES, Family, family_of
 from dunlin.pipeline.layout import (
     SUBNET_REGS,
     SUBNETS_XXREG,
@@ -74,21 +84,25 @@ def subnet_number(subnet: IPNetwork) -> int:
 
 
 def next_hops(make: FlowMaker, context: SwitchContext) -> None:
-    """How this switch reaches whatever node a route has named; IPv4 tunnels before IPv6."""
+    """How this switch reaches whatever node a route has named."""
     switch = context.switch
     make.add(Table.NEXT_HOP, Priority.GUARD, match(eth_dst=switch.router_mac), (), Table.BEYOND)
-    if switch.uplink_port:
-        out = (DecTtl(), set_field("eth_src", switch.router_mac), Output(switch.uplink_port))
-        for subnet in dict.fromkeys(a.subnet for a in switch.addresses):
-            for register in SUBNET_REGS:
-                when = match(**{register: subnet_number(subnet)})
-                make.add(Table.NEXT_HOP, Priority.EXACT, when, out)
-    if switch.tunnel_port:
-        _tunnels(make, context)
+    for family in FAMILIES:
+        # dec_ttl needs to know that it is IP.
+        if switch.uplink_port:
+            out = (DecTtl(), set_field("eth_src", switch.router_mac), Output(switch.uplink_port))
+            for subnet in dict.fromkeys(a.subnet for a in switch.addresses):
+                for register in SUBNET_REGS:
+                    named = match(**{register: subnet_number(subnet)})
+                    when = with_fields(family.any, named)
+                    make.add(Table.NEXT_HOP, Priority.EXACT, when, out)
+        if switch.tunnel_port:
+            _tunnels(make, context, family)
     make.add(Table.NEXT_HOP, Priority.DEFAULT, Match(), (), Table.BEYOND)
 
 
-def _tunnels(make: FlowMaker, context: SwitchContext) -> None:
+def _tunnels(make: FlowMaker, context: SwitchContext, inside: Family) -> None:
+    """For packets of one family, by tunnels over IPv4 before those over IPv6."""
     switch = context.switch
     ways = (
         (4, Priority.LOCAL, TUNNEL_V4, Move(TUNNEL_V4_REG, "tun_dst")),
@@ -98,7 +112,8 @@ def _tunnels(make: FlowMaker, context: SwitchContext) -> None:
         if context.address(version) is not None:
             mac = set_field("eth_src", switch.router_mac)
             out = (DecTtl(), mac, end, Output(switch.tunnel_port))
-            make.add(Table.NEXT_HOP, priority, match(**{WAYS_REG: way.pair}), out)
+            when = with_fields(inside.any, match(**{WAYS_REG: way.pair}))
+            make.add(Table.NEXT_HOP, priority, when, out)
 
 
 def link(intent: RouteIntent, switch: SwitchIntent) -> Literal["uplink", "tunnel", ""]:
