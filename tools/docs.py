@@ -69,8 +69,9 @@ Classifier ─┬─ ARP/ND ─> ARPResponder, NDResponder ─> NDReply ─> bac
                             └────────────> Egress… <─────────────┘          │
                                            Ingress… (policy) ─> Commit ─────┤
                                                                             v
-          Pod, gateway, other node <────────────────────────────────── L3Forward
-                                    External ─ct(EXTERNAL,snat)─> uplink <──┘
+          Pod, gateway <────────────────────────────────────────────── L3Forward
+          other node <──────────────────────────────────────────── NextHop <┤
+                      uplink <─ct(EXTERNAL,snat)─ External <───── Beyond <──┘
 ```
 
 ## Conntrack zones

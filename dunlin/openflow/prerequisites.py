@@ -15,7 +15,7 @@ from dunlin.openflow.fields import (
     IP_TCP,
     IP_UDP,
 )
-from dunlin.openflow.flow import Action, Ct, FieldMatch, Match, Move, SetField
+from dunlin.openflow.flow import Action, Ct, DecTtl, FieldMatch, Match, Move, SetField
 
 _IP = frozenset({ETH_IPV4, ETH_IPV6})
 _V4, _V6, _ARP = frozenset({ETH_IPV4}), frozenset({ETH_IPV6}), frozenset({ETH_ARP})
@@ -82,7 +82,7 @@ def _refused_action(action: Action, known: dict[str, FieldMatch]) -> str | None:
             return "OFPBAC_MATCH_INCONSISTENT"
         case Move(dst=dst) if dst in _CT_ONLY or dst in _READ_ONLY:
             return "OFPBAC_BAD_SET_ARGUMENT"
-        case Ct() if known.get("eth_type") is None or known["eth_type"].value not in _IP:
+        case Ct() | DecTtl() if known.get("eth_type") is None or known["eth_type"].value not in _IP:
             return "OFPBAC_MATCH_INCONSISTENT"
     return None
 

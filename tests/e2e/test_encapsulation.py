@@ -44,7 +44,7 @@ def test_pods_talk_through_the_tunnel(tunnel: LabCluster) -> None:
         assert get(pod["netns"], tunnel.outside["ips"][0])["pod"] == "outside"
     assert ping(first["netns"], far["ips"][0], count=3, size=GENEVE_MTU_BYTES - 28, tries=2) == 0
     flows = "\n".join(tunnel.flows(tunnel.nodes[0]))
-    assert "tun_dst" in flows
+    assert "TUN_IPV4_DST" in flows
 
 
 @pytest.mark.timeout(180)

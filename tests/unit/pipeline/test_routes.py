@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from dunlin.events.facts import NodeAddress
 from dunlin.events.intents import RouteIntent, SwitchIntent
 from dunlin.model.addresses import IPAddress, mac_to_int
-from dunlin.openflow.flow import Flow, Match, Program, Resubmit
+from dunlin.openflow.flow import DecTtl, Flow, Match, Program, Resubmit
 from dunlin.openflow.packet import packet
+from dunlin.openflow.prerequisites import refusal
 from dunlin.openflow.trace import Trace, Tracer
 from dunlin.pipeline import compile_intent, is_shared
 from dunlin.pipeline.layout import Table
@@ -116,6 +117,16 @@ def test_a_route_needs_nothing_of_the_switch() -> None:
     route = cluster.route(2)
     assert is_shared(route)
     assert {flow.table for flow in compile_intent(route, None).flows} == {Table.L3_FORWARD}
+
+
+@given(pairs())
+def test_open_vswitch_takes_every_flow(drawn: tuple[SwitchIntent, RouteIntent, IPAddress]) -> None:
+    """Each says what its fields and actions need; a flow that does not is noticed."""
+    switch, route, _ = drawn
+    for intent in (switch, route):
+        for flow in compile_intent(intent, None).flows:
+            assert refusal(flow.match, flow.actions) is None, flow
+    assert refusal(Match(), (DecTtl(),)) == "OFPBAC_MATCH_INCONSISTENT"
 
 
 def test_what_leads_to_a_table_comes_after_it() -> None:
