@@ -15,6 +15,7 @@ from bench.measure import Options, Table, Unavailable, show
 BENCHES = {
     "programming": "one switch with 10,000 Services of 10 endpoints, against ovs-ofctl",
     "endpoint_change": "EndpointSlice change -> acknowledged by 100 bridges, against a bare bundle",
+    "sessions": "flowctl with thousands of connected switches, and without one of its replicas",
     "scale": "the cost of one change, and of 20 Pod changes a second, by size of the cluster",
     "cni_add": "CNI ADD and DEL, against the bridge plugin with host-local",
     "services": "through a Service, against the rules of kube-proxy (iptables, nftables)",

@@ -189,23 +189,25 @@ class Plane:
 
     def rss_mib(self) -> dict[str, float]:
         """Of each service."""
-        return {name: _rss_mib(process.pid) for name, process in self.processes.items()}
+        return {name: rss_mib_of(process.pid) for name, process in self.processes.items()}
 
     def cpu_s(self) -> dict[str, float]:
         """Of each service, so far."""
-        return {name: _cpu_s(process.pid) for name, process in self.processes.items()}
+        return {name: cpu_s_of(process.pid) for name, process in self.processes.items()}
 
     def dead(self) -> list[str]:
         """Services that have ended."""
         return [name for name, process in self.processes.items() if process.poll() is not None]
 
 
-def _rss_mib(pid: int) -> float:
+def rss_mib_of(pid: int) -> float:
+    """Resident memory of a process, MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s_of(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(stat[11]) + int(stat[12])) / TICKS
 
@@ -220,7 +222,7 @@ async def control_plane(
     tasks: list[asyncio.Task[None]] = []
     bus = await connect(FlowctlSettings(nats_url=nats.url, replica="bench"))
     plane = Plane(bus, Seen(), "", size, http=aiohttp.ClientSession())
-    stub = _start("bench.stub_api", directory, {}, str(size.nodes), str(size.services),
+    stub = start("bench.stub_api", directory, {}, str(size.nodes), str(size.services),
                   str(directory / "kubeconfig"))  # fmt: skip
     try:
         await bus.ensure_streams()
@@ -229,8 +231,8 @@ async def control_plane(
         port = free_port("127.0.0.1")
         env = _environment(nats, directory, port)
         for name in SERVICES_RUN:
-            plane.processes[name] = _start(f"dunlin_{name}", directory, env)
-        await _listening(port)
+            plane.processes[name] = start(f"dunlin_{name}", directory, env)
+        await listening(port)
         tasks.append(asyncio.create_task(plane.seen.follow_state(bus)))
         tasks.append(asyncio.create_task(plane.seen.follow_facts(bus)))
         await _connect_switches(plane, switch, port, (simulated, bridges), tasks)
@@ -288,9 +290,10 @@ def wire_server(kubeconfig: Path) -> str:
     return server
 
 
-def _start(
+def start(
     module: str, directory: Path, env: dict[str, str], *arguments: str
 ) -> subprocess.Popen[bytes]:
+    """A service as a process; its log goes to `directory`."""
     with (directory / f"{module}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -308,7 +311,8 @@ def _file(path: Path) -> None:
         time.sleep(0.05)
 
 
-async def _listening(port: int) -> None:
+async def listening(port: int) -> None:
+    """Until somebody accepts there. Raises OSError: nobody does."""
     deadline = time.monotonic() + 60
     while True:
         try:
