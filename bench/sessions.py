@@ -58,9 +58,9 @@ class Seen:
 
     async def follow(self, bus: Bus) -> None:
         """For ever."""
-        async for batch in bus.follow(subjects.STATE_STREAM, [subjects.applied("*")]):
+        async for batch in bus.follow(subjects.STATE_STREAM):
             for record in batch.records:
-                if not record.is_tombstone:
+                if not record.is_tombstone and subjects.split(record.subject)[0] == "applied":
                     applied = wire.decode(record.data, Applied)
                     self.applied[applied.node] = applied
             self.moved.set()
