@@ -66,10 +66,7 @@ _SHARED = (
 )
 
 
-def compile_intent(
-    intent: AnyIntent,
-    context: SwitchContext | None,  # noqa: ARG001 - what an intent may need; none does since ADR 0040
-) -> Program:
+def compile_intent(intent: AnyIntent, context: SwitchContext | None) -> Program:
     """
     Flows and groups of one intent on one switch.
 
