@@ -19,6 +19,39 @@ APPLIED = f"{subjects.PREFIX}.applied.*"
 NAMED_MAX = 20
 
 
+class Said:
+    """What switches say of themselves, by node; read only while somebody waits for it."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.applied: dict[str, Applied] = {}
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Read until what is known satisfies `reached`; all that stands is known first."""
+        self.applied.clear()
+        async with aclosing(self._bus.follow(subjects.STATE_STREAM, [APPLIED])) as batches:
+            caught_up = False
+            async for batch in batches:
+                if batch.reset:
+                    self.applied.clear()
+                for record in batch.records:
+                    self._take(record)
+                caught_up = caught_up or batch.caught_up
+                if caught_up and reached():
+                    return
+
+    def _take(self, record: Record) -> None:
+        node = subjects.split(record.subject)[-1]
+        if record.is_tombstone:
+            self.applied.pop(node, None)
+            return
+        try:
+            self.applied[node] = wire.decode(record.data, Applied)
+        except (msgspec.DecodeError, ValueError) as error:
+            # Bad input, no bug of ours.
+            log.error("bad acknowledgement", subject=record.subject, reason=str(error))  # noqa: TRY400
+
+
 class Acknowledgements:
     """
     Waits for one prepared change at a time.
@@ -38,14 +71,13 @@ class Acknowledgements:
         wait_s: float,
         settle_s: float,
     ) -> None:
-        self._bus = bus
         self._nodes = nodes
         self._on_done = on_done
         self._wait_s = wait_s
         self._settle_s = settle_s
         self._task: asyncio.Task[None] | None = None
         self._deadline: float | None = None
-        self._applied: dict[str, Applied] = {}
+        self._said = Said(bus)
         self.done = 0
         """The newest change that may go on."""
         self._changes = Counter(
@@ -82,7 +114,7 @@ class Acknowledgements:
     async def _run(self, change: int, epoch: str, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                await self._all_hold(change, epoch)
+                await self._said.until(lambda: not self._missing(change, epoch))
         except TimeoutError:
             missing = sorted(self._missing(change, epoch))
             self.count("overdue")
@@ -96,37 +128,13 @@ class Acknowledgements:
         self.done = change
         self._on_done()
 
-    async def _all_hold(self, change: int, epoch: str) -> None:
-        self._applied.clear()
-        async with aclosing(self._bus.follow(subjects.STATE_STREAM, [APPLIED])) as batches:
-            caught_up = False
-            async for batch in batches:
-                if batch.reset:
-                    self._applied.clear()
-                for record in batch.records:
-                    self._take(record)
-                caught_up = caught_up or batch.caught_up
-                if caught_up and not self._missing(change, epoch):
-                    return
-
-    def _take(self, record: Record) -> None:
-        node = subjects.split(record.subject)[-1]
-        if record.is_tombstone:
-            self._applied.pop(node, None)
-            return
-        try:
-            self._applied[node] = wire.decode(record.data, Applied)
-        except (msgspec.DecodeError, ValueError) as error:
-            # Bad input, no bug of ours.
-            log.error("bad acknowledgement", subject=record.subject, reason=str(error))  # noqa: TRY400
-
     def _missing(self, change: int, epoch: str) -> set[str]:
         """Nodes that are waited for; one that never held anything is not."""
         known = self._nodes()
         lost_ms = (time.time() - self._wait_s) * 1000
         return {
             node
-            for node, said in self._applied.items()
+            for node, said in self._said.applied.items()
             if node in known
             and (said.connected or said.at_ms >= lost_ms)
             and not (said.epoch == epoch and said.prepared >= change)

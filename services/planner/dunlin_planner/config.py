@@ -49,6 +49,12 @@ class PlannerSettings(CommonSettings):
         unit="seconds",
         low=0,
     )
+    policy_fence_s: float = setting(
+        3.0,
+        "How long a new Pod that a rule denies by its labels waits for switches to know it.",
+        unit="seconds",
+        low=0,
+    )
 
     @property
     def cluster(self) -> Cluster:

@@ -4,12 +4,14 @@ Changes of policy, written so that a switch gets all of one or nothing of it (AD
 What has changed is written with the number of its change; then a commit says that this number is
 complete; then tombstones, for what the commit has named as gone already. A change that may open one
 direction and close the other is prepared first: it is committed when every switch holds both
-versions (ADR 0030). What comes meanwhile waits for that, but not long: then it joins.
+versions (ADR 0030). What comes meanwhile waits for that, but not long: then it joins. What lifts
+the fence of a Pod that a rule denies by its labels is a change of its own, after every switch knows
+the Pod (ADR 0039).
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 import structlog
@@ -20,6 +22,7 @@ from dunlin.events.intents import AnyIntent, PolicyCommitIntent, PolicyDirection
 from dunlin.service.intent_writer import IntentWriter
 from dunlin_planner.acknowledgements import Acknowledgements
 from dunlin_planner.core.policy.order import commit, numbered
+from dunlin_planner.fences import Fences
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +58,7 @@ class PolicyWriter:
         bus: Bus,
         writer: IntentWriter,
         acknowledged: Acknowledgements,
+        fences: Fences,
         renew: Callable[[], Mapping[str, AnyIntent | None]],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -62,6 +66,7 @@ class PolicyWriter:
         self._bus = bus
         self._writer = writer
         self._acknowledged = acknowledged
+        self._fences = fences
         self._renew = renew
         self._clock = clock
         self.committed = 0
@@ -73,6 +78,7 @@ class PolicyWriter:
         self.prepared = 0
         self._awaited = 0
         self._acknowledged.stop()
+        self._fences.forget()
         self._touched: set[str] = set()
         self._gone: set[str] = set()
         self._named: set[str] = set()
@@ -81,32 +87,40 @@ class PolicyWriter:
         self._adopting = False
         self._later: dict[str, AnyIntent | None] = {}
         self._later_turned: set[PolicyDirection] = set()
+        self._later_fenced: set[str] = set()
         self._later_since = 0.0
 
     @property
     def waiting(self) -> bool:
         """Something that is wanted is not in the stream yet: it cannot be claimed."""
-        return bool(self._later)
+        return bool(self._later or self._fences)
 
     def may_withdraw(self, subject: str) -> bool:
         """While a change is prepared, what it withdraws still stands."""
         return not (self.prepared and is_policy(subject))
 
     def want(
-        self, changes: Mapping[str, AnyIntent | None], turned: Iterable[PolicyDirection] = ()
+        self,
+        changes: Mapping[str, AnyIntent | None],
+        turned: Iterable[PolicyDirection] = (),
+        fenced: Collection[str] = (),
     ) -> None:
         """
         Part of the next change; None: it is to go.
 
-        `turned`: the directions in which it may change verdicts.
+        `turned`: the directions in which it may change verdicts. `fenced`: what lifts the fence of
+        a Pod that every switch must know before.
         """
         if self.prepared and not self._adopting:
             if changes and not self._later:
                 self._later_since = self._clock()
             self._later |= changes
             self._later_turned |= set(turned)
+            self._later_fenced |= set(fenced)
             return
-        self._want(changes, turned)
+        # Who takes over prepares all that differs, so nothing of it needs to wait.
+        kept = changes if self._adopting else self._fences.keep(changes, fenced)
+        self._want(kept, turned)
 
     def _want(
         self, changes: Mapping[str, AnyIntent | None], turned: Iterable[PolicyDirection]
@@ -126,10 +140,11 @@ class PolicyWriter:
         """What waited is part of the next change."""
         later, self._later = self._later, {}
         turned, self._later_turned = self._later_turned, set()
+        fenced, self._later_fenced = self._later_fenced, set()
         if later.pop(GENERATION_SUBJECT, None) is not None:
             # It may be older by now than what stands.
             later |= self._renew()
-        self._want(later, turned)
+        self._want(self._fences.keep(later, fenced), turned)
 
     async def adopt(self) -> None:
         """The shard is ours: go on behind the last commit; waits for as long as the bus is away."""
@@ -163,6 +178,21 @@ class PolicyWriter:
 
         `complete`: what is not desired may go; else it stays for now.
         """
+        self._lift()
+        await self._write(complete=complete)
+        last = self._writer.standing.get(COMMIT_SUBJECT)
+        stands = last is not None and not self._writer.differs_any((COMMIT_SUBJECT,))
+        if last is not None and stands and not self.prepared:
+            self._fences.begin(last.seq, self._writer.epoch)
+
+    def _lift(self) -> None:
+        """These Pods are known everywhere: their fences are part of the next change."""
+        lifted = self._fences.lifted()
+        # What has changed since waits anew.
+        self._later_fenced |= lifted.keys() & self._later.keys()
+        self.want({s: intent for s, intent in lifted.items() if s not in self._later})
+
+    async def _write(self, *, complete: bool) -> None:
         adopting, self._adopting = self._adopting, False
         if self.prepared and not adopting:
             if self._acknowledged.done >= self._awaited:

@@ -35,6 +35,7 @@ from dunlin_planner.core.step import (
     units_by_shard,
     waiting_nodes,
 )
+from dunlin_planner.fences import Fences
 from dunlin_planner.observer import Observer
 from dunlin_planner.policy_writer import (
     COMMIT_SUBJECT,
@@ -109,6 +110,14 @@ class Shell:
             wait_s=settings.policy_wait_s,
             settle_s=settings.policy_settle_s,
         )
+        self.fences = Fences(
+            bus,
+            lambda: {name for _, name in self.state.facts["switch"]},
+            self.nudge.set,
+            metrics.registry,
+            wait_s=settings.policy_fence_s,
+            settle_s=settings.policy_settle_s,
+        )
         role = Role(
             "planner",
             settings.replica,
@@ -121,7 +130,9 @@ class Shell:
         )
         self.claims = ClaimReader(bus, settings.replica, self.nudge.set)
         self.writer = IntentWriter(bus, FILTERS, role, self.nudge.set)
-        self.policy = PolicyWriter(bus, self.writer, self.acknowledged, self._next_generation)
+        self.policy = PolicyWriter(
+            bus, self.writer, self.acknowledged, self.fences, self._next_generation
+        )
         self.state = State(settings.cluster, shards=frozenset())
         self.epoch = ""
         self.seq = 0
@@ -180,6 +191,7 @@ class Shell:
                 await self._attend()
         finally:
             self.acknowledged.stop()
+            self.fences.forget()
 
     async def _attend(self) -> None:
         try:
@@ -272,7 +284,7 @@ class Shell:
     def _step(self, events: Iterable[Event]) -> None:
         changes = step(self.state, events)
         policy = {subject: i for subject, i in changes.intents.items() if is_policy(subject)}
-        self.policy.want(policy, changes.turned)
+        self.policy.want(policy, changes.turned, changes.fenced)
         self.writer.want({s: i for s, i in changes.intents.items() if s not in policy})
         self._tell(changes)
 

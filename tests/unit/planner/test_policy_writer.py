@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -19,10 +20,12 @@ from dunlin.events.intents import (
     PolicyDirection,
     PolicyGenerationIntent,
     PolicyPeerIntent,
+    PolicySubjectIntent,
 )
 from dunlin.events.state import Applied
 from dunlin.service.intent_writer import IntentWriter, Role, Watermark
 from dunlin_planner.acknowledgements import Acknowledgements
+from dunlin_planner.fences import Fences
 from dunlin_planner.policy_writer import COMMIT_SUBJECT, PolicyWriter
 from tests.scenario.policy.test_changes import stream
 
@@ -36,6 +39,12 @@ def peer(name: str, class_id: int = 1) -> PolicyPeerIntent:
     return PolicyPeerIntent(scope="all", key=f"x/{name}", ips=(), class_id=class_id)
 
 
+def subject(name: str, class_id: int = 1, host: int = 1) -> PolicySubjectIntent:
+    """What lifts the fence of a Pod of node n1."""
+    ips = (ip_address(f"10.1.0.{host}"),)
+    return PolicySubjectIntent(scope="n1", key=f"x/{name}", ips=ips, egress_class=class_id)
+
+
 def generation(number: int) -> PolicyGenerationIntent:
     """A generation."""
     return PolicyGenerationIntent(scope="all", key="all", generation=number)
@@ -44,7 +53,7 @@ def generation(number: int) -> PolicyGenerationIntent:
 class Writer:
     """A planner's writers, and all that was ever published."""
 
-    def __init__(self, bus: MemoryBus, wait_s: float) -> None:
+    def __init__(self, bus: MemoryBus, wait_s: float, fence_s: float) -> None:
         self.bus = bus
         role = Role(
             "planner",
@@ -63,8 +72,16 @@ class Writer:
         self.acknowledged = Acknowledgements(
             bus, lambda: set(NODES), self.nudge.set, self.registry, wait_s=wait_s, settle_s=0.0
         )
+        self.fences = Fences(
+            bus, lambda: set(NODES), self.nudge.set, self.registry, wait_s=fence_s, settle_s=0.0
+        )
         self.policy = PolicyWriter(
-            bus, self.intents, self.acknowledged, self._renew, clock=lambda: self.now
+            bus,
+            self.intents,
+            self.acknowledged,
+            self.fences,
+            self._renew,
+            clock=lambda: self.now,
         )
         self.log: list[Record] = []
 
@@ -83,10 +100,12 @@ class Writer:
         *wanted: AnyIntent,
         gone: tuple[AnyIntent, ...] = (),
         turned: tuple[PolicyDirection, ...] = (),
+        fenced: tuple[AnyIntent, ...] = (),
     ) -> None:
         """One change, or as much of it as may be written now."""
-        changes: dict[str, AnyIntent | None] = {i.subject: i for i in wanted}
-        self.policy.want({**changes, **{i.subject: None for i in gone}}, turned)
+        changes: dict[str, AnyIntent | None] = {i.subject: i for i in (*wanted, *fenced)}
+        changes |= {i.subject: None for i in gone}
+        self.policy.want(changes, turned, {i.subject for i in fenced})
         await self.go_on()
 
     async def go_on(self) -> None:
@@ -108,6 +127,11 @@ class Writer:
         said = msgspec.structs.replace(said, **changes)
         await self.bus.publish(Message(said.subject, wire.encode(said)))
 
+    async def hold(self, revision: int, *nodes: str) -> None:
+        """Say that the switches of these nodes hold everything up to this revision."""
+        for node in nodes:
+            await self.acknowledge(node, 0, revision=revision)
+
     async def said(self, count: int) -> list[tuple[str, AnyIntent | None]]:
         """The first `count` messages, as subject and intent."""
         async with asyncio.timeout(5.0):
@@ -123,11 +147,13 @@ def read(record: Record) -> AnyIntent:
 
 
 @asynccontextmanager
-async def writing(server: MemoryServer, wait_s: float = 20.0) -> AsyncIterator[Writer]:
+async def writing(
+    server: MemoryServer, wait_s: float = 20.0, fence_s: float = 20.0
+) -> AsyncIterator[Writer]:
     """One that knows what stands and has adopted it."""
     bus = MemoryBus(server)
     await bus.ensure_streams()
-    writer = Writer(bus, wait_s)
+    writer = Writer(bus, wait_s, fence_s)
     tasks = [asyncio.create_task(w) for w in (writer.intents.follow(), writer.follow())]
     try:
         while not writer.intents.caught_up:
@@ -138,6 +164,7 @@ async def writing(server: MemoryServer, wait_s: float = 20.0) -> AsyncIterator[W
         for task in tasks:
             task.cancel()
         writer.acknowledged.stop()
+        writer.fences.forget()
         await asyncio.gather(*tasks, return_exceptions=True)
         await bus.close()
 
@@ -325,3 +352,137 @@ async def test_nothing_is_withdrawn_before_everything_is_known() -> None:
         assert isinstance(commit[1], PolicyCommitIntent)
         assert commit[1].gone == ("all/policypeer/x/a",)
         assert tombstone == (peer("a").subject, None)
+
+
+# --- new Pods that a rule denies by their labels: ADR 0039 ----------------------------------------
+
+
+async def test_a_fence_is_lifted_when_every_switch_knows_the_pod() -> None:
+    """First what others know it by; after their answers what lifts the fence; then claims."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"))
+        await writer.hold(2, *NODES)
+        await writer.write(peer("new"), fenced=(subject("new"),))
+        assert writer.policy.waiting
+        *_, known, commit = await writer.said(4)
+        assert (known[0], said_by(commit)) == (peer("new").subject, (2, 0, ()))
+        await writer.hold(4, "n1")
+        await writer.hold(3, "n2")
+        await writer.go_on()
+        assert len(await writer.said(4)) == 4
+        # Nobody knows this node: it is not waited for.
+        await writer.hold(1, "n9")
+        await writer.hold(4, "n2")
+        await writer.nudged()
+        *_, lifts, commit = await writer.said(6)
+        assert lifts[0] == subject("new").subject
+        assert said_by(commit) == (3, 0, ())
+        assert not writer.policy.waiting
+        assert lifted(writer.registry, "everywhere") == 1
+
+
+async def test_pods_that_nobody_denies_wait_for_nobody() -> None:
+    """While another Pod is fenced, they are written and committed at once."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"))
+        await writer.hold(2, *NODES)
+        await writer.write(peer("new"), fenced=(subject("new"),))
+        await writer.write(peer("other"), subject("other"))
+        *_, commit = await writer.said(7)
+        assert said_by(commit) == (3, 0, ())
+        await writer.hold(4, *NODES)
+        await writer.nudged()
+        assert (await writer.said(9))[-2][0] == subject("new").subject
+
+
+async def test_a_fence_does_not_wait_for_switches_that_are_away() -> None:
+    """Without a session it has been told nothing anyway; one that is silent is named and left."""
+    async with writing(MemoryServer(), fence_s=0.3) as writer:
+        await writer.write(peer("a"))
+        await writer.hold(2, "n1")
+        await writer.acknowledge("n2", 0, revision=1, connected=False)
+        await writer.write(peer("new"), fenced=(subject("new"),))
+        await writer.hold(4, "n1")
+        await writer.nudged()
+        assert lifted(writer.registry, "everywhere") == 1
+        await writer.write(peer("next"), fenced=(subject("next"),))
+        await writer.nudged()
+        assert lifted(writer.registry, "overdue") == 1
+        assert (await writer.said(10))[-2][0] == subject("next").subject
+
+
+async def test_a_fenced_pod_that_changes_or_goes() -> None:
+    """With other labels it waits anew; one that goes is never let go."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"))
+        await writer.hold(2, *NODES)
+        await writer.write(peer("new"), peer("brief"), fenced=(subject("new"), subject("brief")))
+        await writer.write(peer("new", 2), subject("new", 2), gone=(subject("brief"),))
+        await writer.hold(5, *NODES)
+        await writer.go_on()
+        assert len(await writer.said(7)) == 7, "the second commit is not in force yet"
+        await writer.hold(7, *NODES)
+        await writer.nudged()
+        *_, lifts, _commit = await writer.said(9)
+        assert isinstance(lifts[1], PolicySubjectIntent)
+        assert lifts[1].egress_class == 2
+
+
+async def test_a_fence_and_a_change_in_both_directions() -> None:
+    """A Pod that comes while one is prepared waits until that is committed, then for its own."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"))
+        await writer.hold(2, *NODES)
+        await writer.write(peer("b"), turned=BOTH)
+        await writer.write(peer("new"), fenced=(subject("new"),))
+        for node in NODES:
+            await writer.acknowledge(node, 2, revision=2)
+        await writer.nudged()
+        written = [where for where, _ in await writer.said(8)]
+        assert peer("new").subject in written
+        assert subject("new").subject not in written
+        await writer.hold(8, *NODES)
+        await writer.nudged()
+        *_, lifts, commit = await writer.said(10)
+        assert lifts[0] == subject("new").subject
+        assert said_by(commit)[1] == 0
+
+
+async def test_a_fenced_pod_that_changes_while_it_is_let_go() -> None:
+    """The change is prepared when the answers come: what it was is not written over what it is."""
+    async with writing(MemoryServer()) as writer:
+        await writer.write(peer("a"))
+        await writer.hold(2, *NODES)
+        await writer.write(peer("new"), fenced=(subject("new"),))
+        await writer.write(peer("b"), turned=BOTH)
+        await writer.write(peer("new", 2), subject("new", 2))
+        await writer.hold(4, *NODES)
+        await writer.nudged()
+        assert subject("new").subject not in [where for where, _ in await writer.said(6)]
+        for node in NODES:
+            await writer.acknowledge(node, 3, revision=6)
+        await writer.nudged()
+        assert len(await writer.said(10)) == 10
+        await writer.hold(10, *NODES)
+        await writer.nudged()
+        lifts = [i for _, i in await writer.said(12) if isinstance(i, PolicySubjectIntent)]
+        assert [i.egress_class for i in lifts] == [2]
+
+
+async def test_a_successor_prepares_what_was_fenced() -> None:
+    """It does not know who waited: no switch acts on what differs before all of them hold it."""
+    server = MemoryServer()
+    async with writing(server) as writer:
+        await writer.write(peer("a"))
+        await writer.hold(2, *NODES)
+        await writer.write(peer("new"), fenced=(subject("new"),))
+    async with writing(server) as successor:
+        await successor.write(peer("a"), peer("new"), fenced=(subject("new"),))
+        *_, lifts, prepared = await successor.said(5)
+        assert lifts[0] == subject("new").subject
+        assert said_by(prepared) == (2, 3, ())
+
+
+def lifted(registry: CollectorRegistry, result: str) -> float | None:
+    """How many Pods were let go so."""
+    return registry.get_sample_value("dunlin_planner_fences_total", {"result": result})

@@ -8,13 +8,14 @@ import msgspec
 
 from dunlin.events.facts import Fact, NamespaceFact, PodFact
 from dunlin.events.findings import Finding
-from dunlin.events.intents import PolicyDirection
+from dunlin.events.intents import PolicyDirection, PolicySubjectIntent
 from dunlin_planner.core.events import Deleted, Event, Owned, Renewed, Unit, Upserted
 from dunlin_planner.core.host_port_plan import plan_host_ports
 from dunlin_planner.core.nodes import is_waiting, view
+from dunlin_planner.core.policy.groups import PodName
 from dunlin_planner.core.policy.index import GENERATION
 from dunlin_planner.core.policy.plan import UNIT_KINDS, plan_policy_unit
-from dunlin_planner.core.policy.turns import said, turned, turned_by_labels
+from dunlin_planner.core.policy.turns import denied_as_peer, said, turned, turned_by_labels
 from dunlin_planner.core.routes import plan_route, route_findings
 from dunlin_planner.core.services import plan_service
 from dunlin_planner.core.switches import plan_switch
@@ -31,12 +32,14 @@ class Changes:
 
     `intents`: None where the intent is to go; `trigger_ms` is the oldest trigger among the facts
     that caused it. `findings`: those that were not there before. `turned`: the directions in which
-    verdicts about Pods that stay may have changed.
+    verdicts about Pods that stay may have changed. `fenced`: subjects that lift the fence of a Pod
+    which every switch must know before (ADR 0039).
     """
 
     intents: dict[str, PlannerIntent | None] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     turned: set[PolicyDirection] = field(default_factory=set)
+    fenced: set[str] = field(default_factory=set)
 
 
 def step(state: State, events: Iterable[Event]) -> Changes:
@@ -151,7 +154,23 @@ def _replan(state: State, unit: Unit, trigger_ms: int | None, changes: Changes) 
     for subject, intent in after.items():
         if before.get(subject) != intent:
             changes.intents[subject] = msgspec.structs.replace(intent, trigger_ms=trigger_ms)
+            if isinstance(intent, PolicySubjectIntent):
+                _fence(state, unit, before.get(subject), intent, changes)
     changes.findings += tuple(f for f in new.findings if f not in old.findings)
+
+
+def _fence(
+    state: State,
+    unit: Unit,
+    before: PlannerIntent | None,
+    intent: PolicySubjectIntent,
+    changes: Changes,
+) -> None:
+    """It gives a Pod addresses that it did not have, and who does not know it lets it pass."""
+    had = before.ips if isinstance(before, PolicySubjectIntent) else ()
+    fresh = not set(intent.ips) <= set(had)
+    if fresh and denied_as_peer(state.policy, PodName(unit.namespace, unit.name)):
+        changes.fenced.add(intent.subject)
 
 
 def plan(state: State, unit: Unit) -> Plan:

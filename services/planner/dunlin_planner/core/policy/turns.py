@@ -10,6 +10,7 @@ from dunlin.events.facts import (
 )
 from dunlin.events.intents import PolicyDirection
 from dunlin_planner.core.events import Deleted, Event, Upserted
+from dunlin_planner.core.policy.groups import PodName
 from dunlin_planner.core.policy.index import PolicyIndex
 from dunlin_planner.core.policy.model import PolicyName
 
@@ -62,3 +63,20 @@ def turned_by_labels(index: PolicyIndex, event: Event) -> set[PolicyDirection]:
             return {direction for direction, _ in index.subjects}
         case _:
             return set()
+
+
+def denied_as_peer(index: PolicyIndex, pod: PodName) -> bool:
+    """
+    Some rule denies what it recognises by this Pod's labels, or passes it on to rules that may.
+
+    To a switch that does not know the Pod yet it is an address of nobody, which such a rule does
+    not hold. Rules that accept are no matter: who is not known is not accepted by them.
+    """
+    found = index.classes.known.get(index.classes.of("peer", pod))
+    return found is not None and any(
+        variant.rule.action != "Accept"
+        for element in found.elements
+        for name in index.peers.get(element, ())
+        if index.policies[name].policy.tier != "default"
+        for variant in index.policies[name].by_peer.get(element, ())
+    )
