@@ -7,7 +7,8 @@ through, so the first is written only when every switch holds the second.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Container, Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -23,8 +24,8 @@ class Fences:
     """
     What lifts fences, by subject: not committed yet, or committed and not known everywhere.
 
-    `nodes()`: those that have a switch now. A switch without a session is not waited for, any other
-    for `wait_s`. `on_done` is called `settle_s` after the last answer.
+    `nodes()`: those that have a switch now. They are waited for `wait_s`; one that has been without
+    a session for as long is not. `on_done` is called `settle_s` after the last answer.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Fences:
         self._task: asyncio.Task[None] | None = None
         self._next: dict[str, AnyIntent] = {}
         self._now: dict[str, AnyIntent] = {}
+        self._floors: dict[str, int] = {}
         self._known = False
         self._lifted = Counter(
             "dunlin_planner_fences_total",
@@ -57,10 +59,16 @@ class Fences:
         """Some Pod stays fenced."""
         return bool(self._next or self._now)
 
+    @property
+    def floor(self) -> int | None:
+        """Facts up to here have led to all that they lead to; None: all have."""
+        return min(self._floors.values(), default=None)
+
     def forget(self) -> None:
         """The shard is somebody else's, or this process ends."""
         self._next.clear()
         self._now.clear()
+        self._floors.clear()
         self._stop()
 
     def _stop(self) -> None:
@@ -70,10 +78,12 @@ class Fences:
         self._known = False
 
     def keep(
-        self, changes: Mapping[str, AnyIntent | None], fenced: Collection[str]
+        self, changes: Mapping[str, AnyIntent | None], fenced: Mapping[str, int]
     ) -> dict[str, AnyIntent | None]:
         """
-        The changes that may be written now; `fenced`: those that must wait.
+        The changes that may be written now.
+
+        `fenced`: those that must wait, with the sequence of the last fact before what led to them.
 
         A Pod that waits and changes waits anew: it may be something else to other switches now.
         """
@@ -81,9 +91,11 @@ class Fences:
         for subject in changes.keys() & {*fenced, *self._next, *self._now}:
             self._now.pop(subject, None)
             self._next.pop(subject, None)
+            floor = self._floors.pop(subject, None)
             intent = changes[subject]
             if intent is not None:
                 self._next[subject] = intent
+                self._floors[subject] = fenced[subject] if floor is None else floor
                 del now[subject]
         if not self._now:
             # Whatever was asked for, it was about none of those that wait now.
@@ -97,12 +109,15 @@ class Fences:
         self._now, self._next = self._next, {}
         self._task = asyncio.create_task(self._run(revision, epoch))
 
-    def lifted(self) -> dict[str, AnyIntent]:
-        """What may be written now, once."""
+    def lifted(self, but: Container[str] = ()) -> dict[str, AnyIntent]:
+        """What may be written now, once; `but`: these wait on, for what they will be."""
         if not self._known:
             return {}
         found, self._now = self._now, {}
         self._known = False
+        self._next = {s: found.pop(s) for s in list(found) if s in but} | self._next
+        for subject in found:
+            del self._floors[subject]
         return found
 
     async def _run(self, revision: int, epoch: str) -> None:
@@ -124,12 +139,13 @@ class Fences:
         self._on_done()
 
     def _missing(self, revision: int, epoch: str) -> set[str]:
-        """Nodes whose switch has a session and does not hold it."""
+        """Nodes that are waited for; one that never held anything is not."""
         known = self._nodes()
+        lost_ms = (time.time() - self._wait_s) * 1000
         return {
             node
             for node, said in self._said.applied.items()
             if node in known
-            and said.connected
+            and (said.connected or said.at_ms >= lost_ms)
             and not (said.epoch == epoch and said.revision >= revision)
         }

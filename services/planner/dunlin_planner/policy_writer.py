@@ -11,7 +11,8 @@ the Pod (ADR 0039).
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 import structlog
@@ -35,6 +36,7 @@ COMMIT_SUBJECT = subjects.intent("all", "policycommit", "all")
 RETRY_S = 0.2
 JOIN_S = 0.5
 """So long a change waits for one that is prepared; then it joins."""
+_NONE: Mapping[str, int] = MappingProxyType({})
 RECENT_S = 5.0
 """A change of one direction so soon after one of the other may overtake it on a switch."""
 
@@ -87,13 +89,13 @@ class PolicyWriter:
         self._adopting = False
         self._later: dict[str, AnyIntent | None] = {}
         self._later_turned: set[PolicyDirection] = set()
-        self._later_fenced: set[str] = set()
+        self._later_fenced: dict[str, int] = {}
         self._later_since = 0.0
 
     @property
     def waiting(self) -> bool:
         """Something that is wanted is not in the stream yet: it cannot be claimed."""
-        return bool(self._later or self._fences)
+        return bool(self._later)
 
     def may_withdraw(self, subject: str) -> bool:
         """While a change is prepared, what it withdraws still stands."""
@@ -103,20 +105,20 @@ class PolicyWriter:
         self,
         changes: Mapping[str, AnyIntent | None],
         turned: Iterable[PolicyDirection] = (),
-        fenced: Collection[str] = (),
+        fenced: Mapping[str, int] = _NONE,
     ) -> None:
         """
         Part of the next change; None: it is to go.
 
         `turned`: the directions in which it may change verdicts. `fenced`: what lifts the fence of
-        a Pod that every switch must know before.
+        a Pod that every switch must know before, with the sequence of the last fact before it.
         """
         if self.prepared and not self._adopting:
             if changes and not self._later:
                 self._later_since = self._clock()
             self._later |= changes
             self._later_turned |= set(turned)
-            self._later_fenced |= set(fenced)
+            self._later_fenced |= fenced
             return
         # Who takes over prepares all that differs, so nothing of it needs to wait.
         kept = changes if self._adopting else self._fences.keep(changes, fenced)
@@ -140,7 +142,7 @@ class PolicyWriter:
         """What waited is part of the next change."""
         later, self._later = self._later, {}
         turned, self._later_turned = self._later_turned, set()
-        fenced, self._later_fenced = self._later_fenced, set()
+        fenced, self._later_fenced = self._later_fenced, {}
         if later.pop(GENERATION_SUBJECT, None) is not None:
             # It may be older by now than what stands.
             later |= self._renew()
@@ -187,10 +189,8 @@ class PolicyWriter:
 
     def _lift(self) -> None:
         """These Pods are known everywhere: their fences are part of the next change."""
-        lifted = self._fences.lifted()
-        # What has changed since waits anew.
-        self._later_fenced |= lifted.keys() & self._later.keys()
-        self.want({s: intent for s, intent in lifted.items() if s not in self._later})
+        # What has changed since waits anew, when it joins.
+        self.want(self._fences.lifted(but=self._later))
 
     async def _write(self, *, complete: bool) -> None:
         adopting, self._adopting = self._adopting, False

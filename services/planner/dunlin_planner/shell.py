@@ -208,13 +208,14 @@ class Shell:
     async def _take(self, chunk: Chunk) -> None:
         if chunk.reset:
             self._start_over()
+        before = self.seq
         self.epoch, self.seq = chunk.epoch, chunk.seq
         self._caught_up = self._caught_up or chunk.caught_up
         await self._own()
         with self._observer.step.time():
             self._switch_seqs |= {r.name: r.seq for r in chunk.reads if r.kind == "switch"}
             # Before everything is known nothing is planned: half of it would be planned in vain.
-            self._step(_event(read) for read in chunk.reads)
+            self._step((_event(read) for read in chunk.reads), before)
             await self._write()
         for read in chunk.reads:
             self._observer.facts.labels(read.kind).inc()
@@ -281,10 +282,11 @@ class Shell:
         self.state.generation = self.state.generation % GENERATION_MAX + 1
         return step(self.state, [Renewed()]).intents
 
-    def _step(self, events: Iterable[Event]) -> None:
+    def _step(self, events: Iterable[Event], before: int = 0) -> None:
+        """`before`: the sequence of the last fact that was taken in before these."""
         changes = step(self.state, events)
         policy = {subject: i for subject, i in changes.intents.items() if is_policy(subject)}
-        self.policy.want(policy, changes.turned, changes.fenced)
+        self.policy.want(policy, changes.turned, dict.fromkeys(changes.fenced, before))
         self.writer.want({s: i for s, i in changes.intents.items() if s not in policy})
         self._tell(changes)
 
@@ -308,13 +310,15 @@ class Shell:
             return
         await self._own()
         self._complete = self._complete or self._is_complete()
-        mark = Watermark(self.epoch, self.seq, self._complete)
         await self.policy.write(complete=self._complete)
         if self.policy.waiting:
             # Nothing of a fact may be claimed before all that it leads to is written.
             await self.writer.write()
             self._claimed = ()
             return
+        # A Pod that is fenced holds up what came with it and later, and nothing that came before.
+        floor = self.fences.floor
+        mark = Watermark(self.epoch, self.seq if floor is None else floor, self._complete)
         claim = (mark, self.state.shards, self.writer.epoch, self.claims.life)
         if self.writer.pending or self._claimed != claim:
             claimed = await self.writer.flush(mark, self.state.shards)

@@ -66,6 +66,7 @@ class Writer:
         self.nudge = asyncio.Event()
         self.generation = 100
         self.now = 1000.0
+        self.facts = 10
         self.registry = CollectorRegistry()
         filters = (f"{subjects.PREFIX}.intent.>",)
         self.intents = IntentWriter(bus, filters, role, lambda: None)
@@ -105,7 +106,8 @@ class Writer:
         """One change, or as much of it as may be written now."""
         changes: dict[str, AnyIntent | None] = {i.subject: i for i in (*wanted, *fenced)}
         changes |= {i.subject: None for i in gone}
-        self.policy.want(changes, turned, {i.subject for i in fenced})
+        self.policy.want(changes, turned, {i.subject: self.facts for i in fenced})
+        self.facts += 1
         await self.go_on()
 
     async def go_on(self) -> None:
@@ -358,12 +360,12 @@ async def test_nothing_is_withdrawn_before_everything_is_known() -> None:
 
 
 async def test_a_fence_is_lifted_when_every_switch_knows_the_pod() -> None:
-    """First what others know it by; after their answers what lifts the fence; then claims."""
+    """First what others know it by; after their answers what lifts the fence."""
     async with writing(MemoryServer()) as writer:
         await writer.write(peer("a"))
         await writer.hold(2, *NODES)
         await writer.write(peer("new"), fenced=(subject("new"),))
-        assert writer.policy.waiting
+        assert writer.fences.floor == 11
         *_, known, commit = await writer.said(4)
         assert (known[0], said_by(commit)) == (peer("new").subject, (2, 0, ()))
         await writer.hold(4, "n1")
@@ -377,7 +379,7 @@ async def test_a_fence_is_lifted_when_every_switch_knows_the_pod() -> None:
         *_, lifts, commit = await writer.said(6)
         assert lifts[0] == subject("new").subject
         assert said_by(commit) == (3, 0, ())
-        assert not writer.policy.waiting
+        assert writer.fences.floor is None
         assert lifted(writer.registry, "everywhere") == 1
 
 
@@ -390,9 +392,12 @@ async def test_pods_that_nobody_denies_wait_for_nobody() -> None:
         await writer.write(peer("other"), subject("other"))
         *_, commit = await writer.said(7)
         assert said_by(commit) == (3, 0, ())
+        await writer.write(peer("next"), fenced=(subject("next"),))
         await writer.hold(4, *NODES)
+        assert writer.fences.floor == 11, "the oldest that waits"
         await writer.nudged()
-        assert (await writer.said(9))[-2][0] == subject("new").subject
+        assert writer.fences.floor == 13
+        assert (await writer.said(11))[-2][0] == subject("new").subject
 
 
 async def test_a_fence_does_not_wait_for_switches_that_are_away() -> None:
@@ -400,7 +405,7 @@ async def test_a_fence_does_not_wait_for_switches_that_are_away() -> None:
     async with writing(MemoryServer(), fence_s=0.3) as writer:
         await writer.write(peer("a"))
         await writer.hold(2, "n1")
-        await writer.acknowledge("n2", 0, revision=1, connected=False)
+        await writer.acknowledge("n2", 0, revision=1, connected=False, at_ms=1)
         await writer.write(peer("new"), fenced=(subject("new"),))
         await writer.hold(4, "n1")
         await writer.nudged()
