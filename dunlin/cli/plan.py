@@ -71,8 +71,12 @@ def plan(
     Exit code 0: nobody's reachability changes. 3: it does. 4: live connections would be cut, or a
     node did not say whether. 1: an object cannot be planned, or no planner answers.
     """
+    objects = list(manifests(files))
+    if not objects:
+        # A gate whose template came out empty must not be green.
+        raise ApiError(f"{', '.join(files)}: no object in it")
     body = {
-        "objects": list(manifests(files)),
+        "objects": objects,
         "delete": delete,
         "connections": connections,
         "by": by.value,
