@@ -40,7 +40,7 @@ IMAGES = ("watcher", "ipam", "planner", "flowctl", "metrics", "agent", "cni", "o
 NATS = "nats:2.15.1-alpine"
 GATEWAY = IPv4Interface("192.0.2.1/24")
 FIRST_HOST = 10
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
 SOCKET = "/run/containerd/containerd.sock"
 AS_KUBEADM = {
     "authentication": {

@@ -354,8 +354,10 @@ for name in sys.argv[1:]:
 """
 
 
-def test_images_hold_the_code_of_this_checkout(compose: Compose) -> None:
+def test_images_hold_the_code_of_this_checkout() -> None:
     """Each of its files, in every image: nothing that a builder's cache has kept from before."""
+    if reason := why_not():
+        pytest.skip(f"docker tier skipped: {reason}")
     for name in (name for name in NAMES if name not in {"cni", "ovs"}):
         packages = ("dunlin", f"dunlin_{name}")
         run = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python"]
@@ -364,7 +366,6 @@ def test_images_hold_the_code_of_this_checkout(compose: Compose) -> None:
         for_checkout = [sys.executable, "-c", DIGESTS, *packages]
         here = subprocess.run(for_checkout, capture_output=True, text=True, check=True).stdout
         assert found == here, name
-    assert compose("ps", "--quiet"), "the running ones are of these images"
 
 
 @pytest.mark.parametrize("image", ["planner", "ovs"])
