@@ -24,7 +24,7 @@ def site(tmp_path: Path) -> Site:
     ports = iter(range(2000, 3000))
     node = NodeState("n1", 1, "/run/netns/x", ("172.31.0.11",), "198.18.0.11", "/run/ovs/n1")
     return Site(
-        paths=LabPaths.named("plan", tmp_path),
+        paths=LabPaths("plan", tmp_path),
         mgmt_ip="198.18.0.1",
         nodes=(node,),
         kubeconfig=tmp_path / "kubeconfig",
