@@ -23,6 +23,7 @@ METRICS = (
     Metric("request/response p50", "us"),
     Metric("request/response p99", "us"),
     Metric("connect+request+close", "1/s", lower_is_better=False, digits=0),
+    Metric("connections without an answer in 3 s", "", digits=0),
     Metric("UDP 18 bytes received", "1/s", lower_is_better=False, digits=0),
 )
 
@@ -39,6 +40,7 @@ def measure(load: Tools, place: Place, address: str, seconds: float) -> Mapping[
         rr["p50_us"],
         rr["p99_us"],
         crr["per_s"],
+        crr["failed"],
         udp["received_per_s"],
     )
     return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
