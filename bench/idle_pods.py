@@ -8,7 +8,6 @@ one flow that joins the two Pods. No Dunlin runs: it is the switch's own cost.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 
 from bench import baseline, ovs
 from bench.load import Tools, tools
@@ -19,7 +18,6 @@ from dunlin_lab import links, netns, preload
 IDLE = (0, 30, 100)
 CPU = Metric("ovs-vswitchd's main thread, CPU a request/response", "us", digits=0)
 DEBIAN, DUNLIN = "as Debian starts it", "with Dunlin's preload"
-JIFFY_US = 10_000
 
 
 class Site:
@@ -68,15 +66,11 @@ class Site:
     def measure(self, load: Tools, seconds: float) -> Mapping[str, float]:
         """One round."""
         found = dict(measure(load, self.client.netns, self.server.ip, seconds))
-        before = self._cpu_us()
+        pid = int((self._switch.directory / "ovs-vswitchd.pid").read_text())
+        before = ovs.main_thread_us(pid)
         rr = load.load(self.client.netns, "rr", self.server.ip, str(seconds))
-        found[CPU.name] = (self._cpu_us() - before) / (rr["per_s"] * seconds)
+        found[CPU.name] = (ovs.main_thread_us(pid) - before) / (rr["per_s"] * seconds)
         return found
-
-    def _cpu_us(self) -> float:
-        pid = (self._switch.directory / "ovs-vswitchd.pid").read_text().strip()
-        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * JIFFY_US
 
 
 @contextmanager

@@ -99,6 +99,13 @@ class Ovs:
         return self.directory / f"{name}.mgmt"
 
 
+def main_thread_us(pid: int) -> float:
+    """CPU time of ovs-vswitchd's main thread, which serves the ports of ordinary Pods."""
+    text = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def running(
     name: str = "", more: Mapping[str, str] | None = None, *, userspace_tso: bool = False

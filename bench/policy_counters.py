@@ -19,6 +19,7 @@ from pathlib import Path
 from bench import lab
 from bench.load import Tools, start, tools
 from bench.measure import Metric, Options, Table, take_turns
+from bench.ovs import main_thread_us
 from dunlin.pipeline.layout import Table as Pipeline
 
 RULES = 16
@@ -75,9 +76,9 @@ class Scene:
         self._ovs("ovs-appctl", "revalidator/purge")
         self._rr(WARM_S)
         self._ovs("ovs-appctl", "dpif-netdev/pmd-stats-clear")
-        before = self._busy_us()
+        before = main_thread_us(self.pid)
         rate = self._rr(self.seconds)
-        cost, megaflows = (self._busy_us() - before) / self._packets(), self._megaflows()
+        cost, megaflows = (main_thread_us(self.pid) - before) / self._packets(), self._megaflows()
         stream = self.load.stream(self.client, self.address, self.seconds)
         values = (stream["sum_received"]["bits_per_second"] / 1e9, rate, cost, megaflows)
         return {metric.name: value for metric, value in zip(METRICS, values, strict=True)}
@@ -96,13 +97,6 @@ class Scene:
         )
         found: dict[str, float] = json.loads(done.stdout)
         return 1e6 / found["p50_us"]
-
-    def _busy_us(self) -> float:
-        """CPU time of the thread that serves ordinary Pods' ports: ovs-vswitchd's main thread."""
-        fields = (
-            Path(f"/proc/{self.pid}/task/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        )
-        return (int(fields[11]) + int(fields[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
 
     def _packets(self) -> int:
         """Received by all threads since the counters were cleared."""

@@ -1,12 +1,13 @@
 """hostPorts as packets: what becomes of a connection to a node's port, on n1's switch. ADR 0041."""
 
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from dunlin.events.facts import AnyFact, ContainerPort, Meta, PodFact, Protocol, ServicePort
+from dunlin.events.facts import ContainerPort, Meta, PodFact, Protocol, ServicePort
 from dunlin.pipeline.layout import EXTERNAL_PKT_MARK, HAIRPIN_V4
+from tests.packets.cases import Case, case
 from tests.packets.ipv6 import fact_in_ipv6, text_in_ipv6, verdict_in_ipv6
 from tests.packets.test_connections import FROM_POD_11, ROUTER, reply, shown
 from tests.packets.world import (
@@ -18,7 +19,6 @@ from tests.packets.world import (
     NODE_IP6,
     REJECT,
     UPLINK,
-    Verdict,
     World,
     at,
     endpoints,
@@ -50,24 +50,6 @@ def asking(
         ports=(ContainerPort(protocol=protocol, port=8080, host_port=port, host_ip=host_ip),),
         **more,
     )
-
-
-class Case(NamedTuple):
-    """One line of the table."""
-
-    name: str
-    facts: tuple[AnyFact, ...]
-    source: str
-    target: str
-    port: int
-    verdict: Verdict
-
-
-def case(
-    name: str, facts: tuple[AnyFact, ...], verdicts: dict[tuple[str, str, int], Verdict]
-) -> list[Case]:
-    """Lines that share their facts."""
-    return [Case(name, facts, *who, verdict) for who, verdict in verdicts.items()]
 
 
 V4 = (4,)

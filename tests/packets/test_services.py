@@ -5,7 +5,7 @@ Walked through the flows that node n1 would hold. Truth: kube-proxy (CategorizeE
 """
 
 from ipaddress import ip_address, ip_network
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -18,6 +18,7 @@ from dunlin.events.facts import (
     Protocol,
     ServicePort,
 )
+from tests.packets.cases import Case, case
 from tests.packets.ipv6 import fact_in_ipv6, text_in_ipv6, verdict_in_ipv6
 from tests.packets.world import (
     CLIENT,
@@ -27,7 +28,6 @@ from tests.packets.world import (
     NODE_IP,
     NODE_IP6,
     REJECT,
-    Verdict,
     World,
     at,
     endpoints,
@@ -50,24 +50,6 @@ def outside(**changes: Any) -> AnyFact:
         "load_balancer_ingress": ingress,
     }
     return service(**(values | changes))
-
-
-class Case(NamedTuple):
-    """One line of the table."""
-
-    name: str
-    facts: tuple[AnyFact, ...]
-    source: str
-    target: str
-    port: int
-    verdict: Verdict
-
-
-def case(
-    name: str, facts: tuple[AnyFact, ...], verdicts: dict[tuple[str, str, int], Verdict]
-) -> list[Case]:
-    """Lines that share their facts."""
-    return [Case(name, facts, *who, verdict) for who, verdict in verdicts.items()]
 
 
 REMOTE_CLIENT_ON_N2 = "p22"

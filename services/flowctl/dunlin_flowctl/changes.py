@@ -84,14 +84,7 @@ class Changes:
         if switch.suspect:
             switch.back(work)
             return
-        handles = self._handles
-        plan = plan_work(
-            handles.desired,
-            switch,
-            work,
-            may_delete=handles.may_delete,
-            known=handles.cache.known,
-        )
+        plan = self._planned(work)
         await self.meters.put(wanted_by(work.parts.values()))
         if await self._write(work, plan):
             if not plan.deferred:
@@ -103,6 +96,16 @@ class Changes:
         self.stale_udp.taken()
         return self.switch.take(
             lambda item: desired.get(self.switch.node, item), time.monotonic(), retry=retry
+        )
+
+    def _planned(self, work: Work) -> Plan:
+        handles = self._handles
+        return plan_work(
+            handles.desired,
+            self.switch,
+            work,
+            may_delete=handles.may_delete,
+            known=handles.cache.known,
         )
 
     def start(self) -> bool:
@@ -117,13 +120,7 @@ class Changes:
         bundle = None
         concerned = self.meters.concerned(work.parts.values())
         if not switch.suspect and self._held.valid and not concerned:
-            plan = plan_work(
-                handles.desired,
-                switch,
-                work,
-                may_delete=handles.may_delete,
-                known=handles.cache.known,
-            )
+            plan = self._planned(work)
             bundle = at_once(plan, handles.cache, handles.settings.bundle_max)
         if bundle is None or not self._begin(work, plan, bundle):
             switch.back(work)
@@ -269,11 +266,8 @@ class Changes:
         try:
             await self._session.set_meter(Meter(DENY_METER, rate, rate))
         except Refusal as refusal:
-            if refusal.error.name == "OFPBRC_IS_SLAVE":
-                raise NotMaster(str(refusal)) from refusal
             # A switch without meters still needs its flows; its Controller row bounds packet-ins.
-            self._handles.metrics.openflow_errors.labels("meter").inc()
-            self._log.warning("denied packets are not sampled by a meter", error=str(refusal))
+            self.meters.refused(DENY_METER, refusal)
 
     def _jittered_interval(self) -> float:
         # Spreads load.

@@ -63,7 +63,7 @@ class Meters:
             try:
                 await self._session.set_meter(meter)
             except Refusal as refusal:
-                self._refused(meter.meter_id, refusal)
+                self.refused(meter.meter_id, refusal)
             else:
                 self._there[meter.meter_id] = meter
 
@@ -75,7 +75,7 @@ class Meters:
             try:
                 await self._session.delete_meter(meter_id)
             except Refusal as refusal:
-                self._refused(meter_id, refusal)
+                self.refused(meter_id, refusal)
             else:
                 del self._there[meter_id]
 
@@ -91,7 +91,8 @@ class Meters:
             unused += [one.meter_id for one in part.entries if not one.flows]
         await self.drop(sorted(strangers.intersection(unused)))
 
-    def _refused(self, meter_id: int, refusal: Refusal) -> None:
+    def refused(self, meter_id: int, refusal: Refusal) -> None:
+        """Count and name what the switch did not take. Raises NotMaster."""
         if refusal.error.name == "OFPBRC_IS_SLAVE":
             raise NotMaster(str(refusal)) from refusal
         self._metrics.openflow_errors.labels("meter").inc()

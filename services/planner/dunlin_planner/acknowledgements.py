@@ -20,33 +20,50 @@ NAMED_MAX = 20
 
 
 class Said:
-    """What switches say of themselves, by node; read only while somebody waits for it."""
+    """
+    What switches say of themselves; read only while somebody waits for it.
 
-    def __init__(self, bus: Bus) -> None:
+    `nodes()`: those that have a switch now. One that has been without a session for `wait_s` is not
+    waited for, nor one that never held anything.
+    """
+
+    def __init__(self, bus: Bus, nodes: Callable[[], set[str]], wait_s: float) -> None:
         self._bus = bus
-        self.applied: dict[str, Applied] = {}
+        self._nodes = nodes
+        self._wait_s = wait_s
+        self._applied: dict[str, Applied] = {}
 
-    async def until(self, reached: Callable[[], bool]) -> None:
-        """Read until what is known satisfies `reached`; all that stands is known first."""
-        self.applied.clear()
+    async def until_all(self, holds: Callable[[Applied], bool]) -> None:
+        """Read until `holds` of every switch that is waited for; all that stands is known first."""
+        self._applied.clear()
         async with aclosing(self._bus.follow(subjects.STATE_STREAM, [APPLIED])) as batches:
             caught_up = False
             async for batch in batches:
                 if batch.reset:
-                    self.applied.clear()
+                    self._applied.clear()
                 for record in batch.records:
                     self._take(record)
                 caught_up = caught_up or batch.caught_up
-                if caught_up and reached():
+                if caught_up and not self.missing(holds):
                     return
+
+    def missing(self, holds: Callable[[Applied], bool]) -> set[str]:
+        """Nodes of switches that are waited for."""
+        known = self._nodes()
+        lost_ms = (time.time() - self._wait_s) * 1000
+        return {
+            node
+            for node, said in self._applied.items()
+            if node in known and (said.connected or said.at_ms >= lost_ms) and not holds(said)
+        }
 
     def _take(self, record: Record) -> None:
         node = subjects.split(record.subject)[-1]
         if record.is_tombstone:
-            self.applied.pop(node, None)
+            self._applied.pop(node, None)
             return
         try:
-            self.applied[node] = wire.decode(record.data, Applied)
+            self._applied[node] = wire.decode(record.data, Applied)
         except (msgspec.DecodeError, ValueError) as error:
             # Bad input, no bug of ours.
             log.error("bad acknowledgement", subject=record.subject, reason=str(error))  # noqa: TRY400
@@ -71,13 +88,12 @@ class Acknowledgements:
         wait_s: float,
         settle_s: float,
     ) -> None:
-        self._nodes = nodes
         self._on_done = on_done
         self._wait_s = wait_s
         self._settle_s = settle_s
         self._task: asyncio.Task[None] | None = None
         self._deadline: float | None = None
-        self._said = Said(bus)
+        self._said = Said(bus, nodes, wait_s)
         self.done = 0
         """The newest change that may go on."""
         self._changes = Counter(
@@ -112,11 +128,14 @@ class Acknowledgements:
         self.done = 0
 
     async def _run(self, change: int, epoch: str, deadline: float) -> None:
+        def holds(said: Applied) -> bool:
+            return said.epoch == epoch and said.prepared >= change
+
         try:
             async with asyncio.timeout_at(deadline):
-                await self._said.until(lambda: not self._missing(change, epoch))
+                await self._said.until_all(holds)
         except TimeoutError:
-            missing = sorted(self._missing(change, epoch))
+            missing = sorted(self._said.missing(holds))
             self.count("overdue")
             log.warning(
                 "policy goes on without switches that do not answer",
@@ -127,15 +146,3 @@ class Acknowledgements:
         await asyncio.sleep(self._settle_s)
         self.done = change
         self._on_done()
-
-    def _missing(self, change: int, epoch: str) -> set[str]:
-        """Nodes that are waited for; one that never held anything is not."""
-        known = self._nodes()
-        lost_ms = (time.time() - self._wait_s) * 1000
-        return {
-            node
-            for node, said in self._said.applied.items()
-            if node in known
-            and (said.connected or said.at_ms >= lost_ms)
-            and not (said.epoch == epoch and said.prepared >= change)
-        }

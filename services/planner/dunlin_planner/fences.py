@@ -7,7 +7,6 @@ through, so the first is written only when every switch holds the second.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Container, Mapping
 
 import structlog
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from dunlin.bus.base import Bus
 from dunlin.events.intents import AnyIntent
+from dunlin.events.state import Applied
 from dunlin_planner.acknowledgements import NAMED_MAX, Said
 
 log = structlog.get_logger(__name__)
@@ -38,11 +38,10 @@ class Fences:
         wait_s: float,
         settle_s: float,
     ) -> None:
-        self._nodes = nodes
         self._on_done = on_done
         self._wait_s = wait_s
         self._settle_s = settle_s
-        self._said = Said(bus)
+        self._said = Said(bus, nodes, wait_s)
         self._task: asyncio.Task[None] | None = None
         self._next: dict[str, AnyIntent] = {}
         self._now: dict[str, AnyIntent] = {}
@@ -121,13 +120,16 @@ class Fences:
         return found
 
     async def _run(self, revision: int, epoch: str) -> None:
+        def holds(said: Applied) -> bool:
+            return said.epoch == epoch and said.revision >= revision
+
         result = "everywhere"
         try:
             async with asyncio.timeout(self._wait_s):
-                await self._said.until(lambda: not self._missing(revision, epoch))
+                await self._said.until_all(holds)
         except TimeoutError:
             result = "overdue"
-            missing = sorted(self._missing(revision, epoch))
+            missing = sorted(self._said.missing(holds))
             log.warning(
                 "new Pods are let go before these switches know them",
                 nodes=missing[:NAMED_MAX],
@@ -137,15 +139,3 @@ class Fences:
         self._lifted.labels(result).inc(len(self._now))
         self._known = True
         self._on_done()
-
-    def _missing(self, revision: int, epoch: str) -> set[str]:
-        """Nodes that are waited for; one that never held anything is not."""
-        known = self._nodes()
-        lost_ms = (time.time() - self._wait_s) * 1000
-        return {
-            node
-            for node, said in self._said.applied.items()
-            if node in known
-            and (said.connected or said.at_ms >= lost_ms)
-            and not (said.epoch == epoch and said.revision >= revision)
-        }

@@ -7,8 +7,6 @@ comes to the other.
 
 from __future__ import annotations
 
-import json
-import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -27,7 +25,7 @@ from dunlin.pipeline import compile_intent, switch_context
 from dunlin.pipeline.layout import HAIRPIN_V4, HAIRPIN_V6
 from tests.fixtures import cluster as nodes
 from tests.fixtures.frames import fields_of, frame
-from tests.fixtures.ovs_dummy import DEADLINE_S, OvsBridge, OvsDummy
+from tests.fixtures.ovs_dummy import DEADLINE_S, ControlSocket, OvsBridge, OvsDummy
 from tests.scenario.policy.oracle import Cluster, Packet, Pod, pod_with
 from tests.scenario.policy.walk import NODES, Walker, endpoint, mac_number
 
@@ -55,9 +53,7 @@ class RealSwitches:
         self._offsets: dict[str, int] = {}
         self._cluster = Cluster()
         self._endpoint: Pod | None = None
-        self._control = socket.socket(socket.AF_UNIX)
-        self._control.settimeout(DEADLINE_S)
-        self._control.connect(str(ovs.directory / "ovs-vswitchd.ctl"))
+        self._control = ControlSocket(ovs)
         for bridge in bridges.values():
             for port in PORTS:
                 name = self._name(bridge, port)
@@ -97,28 +93,14 @@ class RealSwitches:
             messages += [codec.encode_flow(flow, "add") for flow in program.flows]
             errors = [a for a in session.ask(*messages) if isinstance(a, ErrorMessage)]
             assert not errors, errors
-        self._ask("revalidator/purge")
-
-    def _ask(self, method: str, *arguments: str) -> None:
-        """As ovs-appctl, without a process for each of thousands."""
-        request = {"id": 0, "method": method, "params": arguments}
-        self._control.sendall(json.dumps(request).encode())
-        text = ""
-        while True:
-            text += self._control.recv(65536).decode()
-            try:
-                reply = json.loads(text)
-            except ValueError:
-                continue
-            assert reply["error"] is None, reply
-            return
+        self._control.ask("revalidator/purge")
 
     # --- packets ----------------------------------------------------------------------------------
 
     def arrive(self, packets: list[Packet]) -> list[bool]:
         """Of the first packets of new connections to Pods: which arrive."""
         frames = {number: self._frame(number, sent) for number, sent in enumerate(packets)}
-        self._ask("dpctl/flush-conntrack")
+        self._control.ask("dpctl/flush-conntrack")
         got: set[Seen] = set()
         outside: dict[int, list[bytes]] = {number: [] for number in NODES}
         own: dict[int, list[bytes]] = {number: [] for number in NODES}
@@ -132,7 +114,7 @@ class RealSwitches:
             mine = [frames[n] for n, sent in enumerate(packets) if sent.src in pod.ips]
             self._inject(int(pod.node[1:]), pod.number, mine)
         between = self._collect(got)
-        self._ask("dpctl/flush-conntrack")
+        self._control.ask("dpctl/flush-conntrack")
         for number in NODES:
             self._inject(number, nodes.GATEWAY_PORT, own[number])
             self._inject(number, nodes.UPLINK_PORT, [*outside[number], *between[number]])
@@ -170,10 +152,10 @@ class RealSwitches:
         groups = [others[at : at + AT_ONCE] for at in range(0, len(others), AT_ONCE)]
         for group in (*groups, *([one] for one in alone)):
             if group and proto_of(group[0]) == 132:
-                self._ask("dpctl/flush-conntrack")
+                self._control.ask("dpctl/flush-conntrack")
             if group:
                 texts = [one.hex() for one in group]
-                self._ask("netdev-dummy/receive", self._name(bridge, port), *texts)
+                self._control.ask("netdev-dummy/receive", self._name(bridge, port), *texts)
                 self._settled(len(texts))
 
     def _settled(self, packets: int = 0) -> None:
@@ -188,12 +170,12 @@ class RealSwitches:
         name = self._name(self._bridges[int(pod.node[1:])], pod.number)
         before = self._pcap_size(name)
         questions = [self._question(pod)] * (packets + 1)
-        self._ask("netdev-dummy/receive", name, *questions)
+        self._control.ask("netdev-dummy/receive", name, *questions)
         deadline = time.monotonic() + DEADLINE_S
         while self._answers(name, before) < len(questions):
             assert time.monotonic() < deadline, f"no ARP reply on {name}"
             time.sleep(0.001)
-        self._ask("version")
+        self._control.ask("version")
 
     def _answers(self, name: str, since: int) -> int:
         return sum(data[12:14] == ARP_TYPE for data, _ in self._frames(name, since))

@@ -4,9 +4,7 @@ Bandwidth limits on real Open vSwitch, its clock stopped: exactly what a bucket 
 Packets go through the flows of a whole node, so what is measured is a Pod's traffic, not a meter.
 """
 
-import json
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from dunlin.pipeline import compile_intent, switch_context
 from dunlin.pipeline.bandwidth import BURST_MIN_KBIT
 from tests.fixtures import cluster
 from tests.fixtures.frames import frame
-from tests.fixtures.ovs_dummy import DEADLINE_S, OvsBridge, OvsDummy, missing_ovs
+from tests.fixtures.ovs_dummy import DEADLINE_S, ControlSocket, OvsBridge, OvsDummy, missing_ovs
 
 pytestmark = pytest.mark.ovs
 
@@ -45,9 +43,7 @@ class Node:
     def __init__(self, ovs: OvsDummy, bridge: OvsBridge) -> None:
         self._ovs = ovs
         self._bridge = bridge
-        self._control = socket.socket(socket.AF_UNIX)
-        self._control.settimeout(DEADLINE_S)
-        self._control.connect(str(ovs.directory / "ovs-vswitchd.ctl"))
+        self._control = ControlSocket(ovs)
         for port in (cluster.GATEWAY_PORT, cluster.UPLINK_PORT, 11, 12):
             bridge.add_port(f"{bridge.name}-{port}", port)
         self._there: set[int] = set()
@@ -76,7 +72,7 @@ class Node:
             flows = [codec.encode_flow(flow, "add") for flow in program.flows]
             errors = [a for a in session.ask(*flows) if isinstance(a, ErrorMessage)]
             assert not errors, errors
-        self._ask("revalidator/purge")
+        self._control.ask("revalidator/purge")
 
     def passed(self, source: int, target: int, count: int, *, version: int = 4) -> int:
         """So many packets from one Pod to the other, or to node n2's first Pod (port 0)."""
@@ -87,7 +83,7 @@ class Node:
         for start in range(0, count, AT_ONCE):
             now = min(count, start + AT_ONCE)
             for _ in range(now - start):
-                self._ask("netdev-dummy/receive", sent, data.hex())
+                self._control.ask("netdev-dummy/receive", sent, data.hex())
             deadline = time.monotonic() + DEADLINE_S
             while self._count("rx", source) - received < now:
                 assert time.monotonic() < deadline, "the switch has not taken them all"
@@ -95,7 +91,7 @@ class Node:
 
     def wait(self, milliseconds: int) -> None:
         """The switch's time passes."""
-        self._ask("time/warp", str(milliseconds), "10")
+        self._control.ask("time/warp", str(milliseconds), "10")
 
     def _frame(self, source: int, target: int, version: int) -> bytes:
         me = cluster.pod(1, source - 10)
@@ -114,19 +110,6 @@ class Node:
     def _count(self, way: str, port: int) -> int:
         (found,) = re.findall(rf"{way} pkts=(\d+)", self._bridge.ofctl("dump-ports", str(port)))
         return int(found)
-
-    def _ask(self, method: str, *arguments: str) -> None:
-        request = {"id": 0, "method": method, "params": arguments}
-        self._control.sendall(json.dumps(request).encode())
-        text = ""
-        while True:
-            text += self._control.recv(65536).decode()
-            try:
-                reply = json.loads(text)
-            except ValueError:
-                continue
-            assert reply["error"] is None, reply
-            return
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 from dunlin.events.intents import AnyIntent
 from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
-from tests.unit.flowctl.harness import Cluster, Flowctl
+from tests.unit.flowctl.harness import Cluster, Flowctl, until
 
 Scene = tuple[Cluster, Flowctl, FakeOpenFlowSwitch]
 
@@ -27,4 +27,20 @@ async def one_switch(intents: Iterable[AnyIntent], **settings: Any) -> AsyncIter
         yield cluster, flowctl, fake
     finally:
         await flowctl.stop()
+        await asyncio.wait({switch})
+
+
+@asynccontextmanager
+async def restarted(flowctl: Flowctl, fake: FakeOpenFlowSwitch) -> AsyncIterator[None]:
+    """The switch of n1 goes, comes back empty, and has been served again."""
+    fake.close()
+    await until(lambda: not flowctl.handles.runners, "the switch is away")
+    fake.switch.restart()
+    again = FakeOpenFlowSwitch(fake.switch)
+    switch = asyncio.create_task(again.connect("127.0.0.1", flowctl.port))
+    await flowctl.synced("n1")
+    try:
+        yield
+    finally:
+        again.close()
         await asyncio.wait({switch})

@@ -14,7 +14,7 @@ from dunlin.openflow.flow import Meter, meters_referred
 from dunlin.pipeline.bandwidth import meters
 from dunlin.pipeline.layout import DENY_METER, EGRESS_METERS, INGRESS_METERS
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
-from tests.scenario.flowctl.scenes import one_switch
+from tests.scenario.flowctl.scenes import one_switch, restarted
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 from tests.unit.flowctl.programs import endpoint_intent, switch_intent
 
@@ -106,16 +106,9 @@ async def test_a_restarted_switch_gets_them_back() -> None:
     """With its flows, meters first: the fake refuses a flow whose meter is missing."""
     async with scene(BOTH) as (_cluster, flowctl, fake):
         flows = set(fake.switch.flows)
-        fake.close()
-        await until(lambda: not flowctl.handles.runners, "the switch is away")
-        fake.switch.restart()
-        again = FakeOpenFlowSwitch(fake.switch)
-        switch = asyncio.create_task(again.connect("127.0.0.1", flowctl.port))
-        await flowctl.synced("n1")
-        assert of_pods(fake.switch) == wanted(BOTH)
-        assert fake.switch.flows.keys() == flows
-        again.close()
-        await asyncio.wait({switch})
+        async with restarted(flowctl, fake):
+            assert of_pods(fake.switch) == wanted(BOTH)
+            assert fake.switch.flows.keys() == flows
 
 
 async def test_another_flowctl_changes_nothing() -> None:

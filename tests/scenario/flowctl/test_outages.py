@@ -8,7 +8,7 @@ from dunlin import subjects
 from dunlin.bus.base import Message
 from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
-from tests.scenario.flowctl.scenes import Scene, one_switch
+from tests.scenario.flowctl.scenes import Scene, one_switch, restarted
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 from tests.unit.flowctl.programs import endpoint_intent, service_intent, switch_intent
 
@@ -31,28 +31,21 @@ async def test_the_bus_may_go_and_come_back() -> None:
         assert "n1" in flowctl.handles.runners
         assert fake.switch.applied == applied
         flows = dict(fake.switch.flows)
-        fake.close()
-        await until(lambda: not flowctl.handles.runners, "the switch is away")
-        fake.switch.restart()
-        again = FakeOpenFlowSwitch(fake.switch)
-        switch = asyncio.create_task(again.connect("127.0.0.1", flowctl.port))
-        await flowctl.synced("n1")
-        assert fake.switch.flows.keys() == flows.keys()
-        applied = fake.switch.applied
-        cluster.server.start()
-        await until(lambda: owners.hearing(time.monotonic()), "the bus is back")
-        assert "n1" in flowctl.handles.runners
-        assert fake.switch.applied == applied
-        seq = await cluster.intend(endpoint_intent("n1", "b", 5, ip="10.0.0.3"))
-        barrier = subjects.rpc("flowctl", "barrier", "n1")
-        await until(
-            lambda: any(served.pattern == barrier for served in cluster.server.served),
-            "barriers are served again",
-        )
-        assert (await cluster.barrier("n1", seq)).applied
-        assert fake.switch.applied == applied + 2
-        again.close()
-        await asyncio.wait({switch})
+        async with restarted(flowctl, fake):
+            assert fake.switch.flows.keys() == flows.keys()
+            applied = fake.switch.applied
+            cluster.server.start()
+            await until(lambda: owners.hearing(time.monotonic()), "the bus is back")
+            assert "n1" in flowctl.handles.runners
+            assert fake.switch.applied == applied
+            seq = await cluster.intend(endpoint_intent("n1", "b", 5, ip="10.0.0.3"))
+            barrier = subjects.rpc("flowctl", "barrier", "n1")
+            await until(
+                lambda: any(served.pattern == barrier for served in cluster.server.served),
+                "barriers are served again",
+            )
+            assert (await cluster.barrier("n1", seq)).applied
+            assert fake.switch.applied == applied + 2
 
 
 async def test_garbage_on_an_intent_changes_nothing() -> None:
