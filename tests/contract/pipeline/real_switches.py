@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_address
-from pathlib import Path
 
 import msgspec
 
@@ -56,9 +55,7 @@ class RealSwitches:
         self._control = ControlSocket(ovs)
         for bridge in bridges.values():
             for port in PORTS:
-                name = self._name(bridge, port)
-                bridge.add_port(name, port)
-                ovs.vsctl("set", "interface", name, f"options:tx_pcap={self._pcap(name)}")
+                bridge.add_written_port(self._name(bridge, port), port)
 
     def close(self) -> None:
         """No more questions."""
@@ -208,16 +205,13 @@ class RealSwitches:
     def _name(bridge: OvsBridge, port: int) -> str:
         return f"{bridge.name}-{port}"
 
-    def _pcap(self, name: str) -> Path:
-        return self._ovs.directory / f"{name}.pcap"
-
     def _pcap_size(self, name: str) -> int:
-        with self._pcap(name).open("rb") as file:
+        with self._ovs.pcap(name).open("rb") as file:
             return file.seek(0, 2)
 
     def _frames(self, name: str, since: int) -> Iterator[tuple[bytes, int]]:
         """Frames of a file from a place in it, each with the place behind it."""
-        with self._pcap(name).open("rb") as file:
+        with self._ovs.pcap(name).open("rb") as file:
             file.seek(since)
             data = file.read()
         at = 0

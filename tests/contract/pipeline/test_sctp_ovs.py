@@ -49,7 +49,7 @@ def packet_of(
 
 def sent_out(bridge: OvsBridge, pod: int) -> list[tuple[str, str, int, int]]:
     """(source, destination, source port, destination port) of what came out at a Pod's port."""
-    data = (bridge.ovs.directory / f"{bridge.name}-{pod}.pcap").read_bytes()[24:]
+    data = bridge.ovs.pcap(f"{bridge.name}-{pod}").read_bytes()[24:]
     found = []
     while data:
         (length,) = struct.unpack_from("<I", data, 8)
@@ -62,10 +62,7 @@ def sent_out(bridge: OvsBridge, pod: int) -> list[tuple[str, str, int, int]]:
 def a_switch(bridge: OvsBridge, ovs_version: str) -> OpenFlowSocket:
     """n1 with the SCTP Service default/web of Pod p11, as planned for that version of OVS."""
     for pod in (1, 2):
-        name = f"{bridge.name}-{pod}"
-        bridge.add_port(name, 10 + pod)
-        pcap = f"options:tx_pcap={bridge.ovs.directory}/{name}.pcap"
-        bridge.ovs.vsctl("set", "interface", name, pcap)
+        bridge.add_written_port(f"{bridge.name}-{pod}", 10 + pod)
     ports = (ServicePort(name="http", protocol=Protocol.SCTP, port=SERVICE_PORT),)
     facts = (service(ports=ports), endpoints(at(1, 1), protocol=Protocol.SCTP))
     program = program_of(*facts, ovs_version=ovs_version)
