@@ -7,6 +7,8 @@ process is `SERVICE@REPLICA` in procs.
 
 from __future__ import annotations
 
+import errno
+import random
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -24,6 +26,9 @@ KUBERNETES = ("etcd", "apiserver", CONTROLLER_MANAGER)
 
 OVS_PROCESSES = ("ovsdb-server", "ovs-vswitchd")
 """Can be killed and started like services; their replica is the node."""
+
+_PORTS = range(10_240, 30_000)
+"""Below the node ports (30000-32767) and Linux' ports of outgoing connections (32768-60999)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,22 @@ def python(module: str, *args: str) -> tuple[str, ...]:
 
 
 def free_port(host: str) -> int:
-    """A TCP port of `host` that nobody listens on now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """
+    A TCP port of `host` that nobody listens on now.
+
+    Not one of those that the kernel gives to outgoing connections: of those, one that is free now
+    may be some connection's own when the process that is to listen there has started. Nor one of
+    Kubernetes' node ports.
+
+    Raises:
+        OSError: a hundred ports in a row are taken.
+    """
+    for _ in range(100):
+        port = random.choice(_PORTS)  # noqa: S311 - not a secret
+        try:
+            with socket.create_server((host, port)):
+                return port
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, f"no free port of {host}, {_PORTS} tried at random")

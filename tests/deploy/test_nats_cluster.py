@@ -4,7 +4,6 @@ import asyncio
 import base64
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_client import Options, server_urls
 from dunlin.bus.nats_server import NatsServerError, find_binary
 from dunlin.bus.permissions import password_variable, permissions
+from dunlin_lab.catalogue import free_port
 
 pytestmark = [pytest.mark.nats, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,15 +37,6 @@ def made_secrets(*addresses: str) -> dict[str, dict[str, str]]:
     }
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 class NatsCluster:
     """nats-servers with the files of k8s/base/nats, on ports of this machine."""
 
@@ -53,7 +44,7 @@ class NatsCluster:
         self.size = size
         self.directory = directory
         self.secrets = made_secrets("127.0.0.1")
-        ports = free_ports(3 * size)
+        ports = [free_port("127.0.0.1") for _ in range(3 * size)]
         self.clients, self.routes = ports[:size], ports[size : 2 * size]
         self.monitors = ports[2 * size :]
         self.processes: list[subprocess.Popen[bytes]] = []

@@ -8,6 +8,7 @@ long; `make soak` says 300) for the Kubernetes API.
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.lab_cluster import LabCluster, WebCluster, eventually, ofctl, why_not
+from tests.e2e.lab_cluster import LabCluster, NotInTime, WebCluster, eventually, ofctl, why_not
 from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
 OUTAGE_S = float(os.environ.get("DUNLIN_TEST_OUTAGE_S", "6"))
@@ -124,7 +125,18 @@ def unharmed(lab: Replicated, *, same_flows: bool = True) -> Iterator[None]:
         results = [probe.stop() for probe in probes]
     assert all(counts.lost == 0 and not counts.errors for counts in results), results
     if same_flows:
+        _as_before(lab, before)
+
+
+def _as_before(lab: Replicated, before: list[list[str]]) -> None:
+    """Until every node has the flows of `before`; else what each has too few and too many."""
+    try:
         eventually("the flows are as before", lambda: lab.all_flows() == before)
+    except NotInTime as error:
+        for node, was, now in zip(lab.nodes, before, lab.all_flows(), strict=True):
+            for line in difflib.unified_diff(was, now, "before", "now", n=0, lineterm=""):
+                error.add_note(f"{node['name']}: {line}")
+        raise
 
 
 @pytest.mark.parametrize("service", ["flowctl", "planner", "ipam", "watcher", "metrics"])

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from dunlin import wire
 from dunlin.bus.base import Bus, BusUnavailable, Message
 from dunlin.bus.nats_server import NatsServer
 from dunlin.service.settings import CommonSettings
+from dunlin_lab.catalogue import free_port
 from tests.dataplane.flowctl.ovs import Ovs
 from tests.dataplane.flowctl.real_intents import everything, service
 from tests.fixtures.nats import Given
@@ -25,18 +25,11 @@ from tests.unit.flowctl.harness import Cluster
 pytestmark = [pytest.mark.ovs, pytest.mark.nats]
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Process:
     """`python -m dunlin_flowctl`, always on the same ports."""
 
     def __init__(self, nats_url: str, directory: Path) -> None:
-        self.port, self.api_port = free_port(), free_port()
+        self.port, self.api_port = (free_port("127.0.0.1") for _ in range(2))
         self._log = (directory / "flowctl.log").open("ab")
         self._env = {
             **os.environ,
