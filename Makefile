@@ -5,7 +5,7 @@ UV ?= $(shell command -v uv || echo .tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 NODES ?= 2
 LAB ?= dunlin
-# The order of the tests and the cases that Hypothesis makes: the same every time; SEED=$$RANDOM looks elsewhere.
+# The order of the tests, the cases that Hypothesis makes, the faults of chaos: the same every time; SEED=$$RANDOM looks elsewhere.
 SEED ?= 1
 # The tests of one lab beside all others (tests/parallel.py); 0: one after the other.
 WORKERS ?= 2
@@ -39,8 +39,8 @@ check: sync ## Format, lint, types, import contracts, tidiness.
 	$(RUN) lint-imports
 	$(RUN) pytest -q tests/test_tidy.py
 
-test: setup ## Every test that this machine can run; a tier that is skipped says why. SEED=N: another order, other cases.
-	$(RUN) pytest -n $(WORKERS) --durations=10 --randomly-seed=$(SEED) --hypothesis-seed=$(SEED)
+test: setup ## Every test that this machine can run; a tier that is skipped says why. SEED=N: another order, other cases and faults.
+	DUNLIN_TEST_CHAOS_SEED=$${DUNLIN_TEST_CHAOS_SEED:-$(SEED)} $(RUN) pytest -n $(WORKERS) --durations=10 --randomly-seed=$(SEED) --hypothesis-seed=$(SEED)
 
 images: sync ## Container images: base images where there is no registry, then all of ours.
 	@tools/apt-install docker.io debootstrap
