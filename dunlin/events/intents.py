@@ -62,7 +62,8 @@ class SwitchIntent(Intent, frozen=True, kw_only=True, tag="switch"):
     `service_cidrs`: ClusterIPs; both are never sent to the world outside.
     `local_cidrs`: this node's blocks: what no Pod here has is dropped, not routed. `zone`: of the
     node, "" for none. `node_port_ips`: own addresses where NodePorts are served. `sctp`: this OVS
-    tracks SCTP ports (3.2 and later); where not, SCTP Services are refused.
+    tracks SCTP ports (3.2 and later); where not, SCTP Services are refused. `null_nat`: this OVS
+    survives a connection that is translated to what it is already (3.1.3, 3.2.3, 3.3; ADR 0044).
     """
 
     dpid: int
@@ -79,6 +80,7 @@ class SwitchIntent(Intent, frozen=True, kw_only=True, tag="switch"):
     zone: str = ""
     node_port_ips: tuple[IPAddress, ...] = ()
     sctp: bool = False
+    null_nat: bool = False
 
 
 class EndpointIntent(Intent, frozen=True, kw_only=True, tag="endpoint"):

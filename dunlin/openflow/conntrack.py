@@ -105,24 +105,28 @@ class Conntrack:
         """
         The new connection with the translation of a nat(src|dst=…).
 
+        nat(src) keeps the source's address: all that can change is the port, where another
+        connection has the same reply.
+
         The first address is taken. A source port stays as it is if no range is given and no other
         connection has it; of a range the first free one is taken, where OVS takes one by a hash.
 
         Raises:
-            CannotTrace: no port is free, or nat() without an address.
+            CannotTrace: no port is free, or nat(dst) without an address.
         """
-        if nat.address is None:
-            raise CannotTrace(f"{nat}: without address")
         orig = connection.orig
+        address = int(nat.address) if nat.address is not None else orig.src
+        if nat.address is None and nat.direction == "dst":
+            raise CannotTrace(f"{nat}: without address")
         if nat.direction == "dst":
             port = nat.port_min or orig.dst_port
-            reply = orig._replace(dst=int(nat.address), dst_port=port).reverse
+            reply = orig._replace(dst=address, dst_port=port).reverse
             return replace(connection, reply=reply, nat="dst")
         low = nat.port_min or (1024 if orig.src_port else 0)
         high = (nat.port_max or nat.port_min or 65535) if orig.src_port else 0
         ports = [*([] if nat.port_min else [orig.src_port]), *range(low, high + 1)]
         for port in ports:
-            reply = orig._replace(src=int(nat.address), src_port=port).reverse
+            reply = orig._replace(src=address, src_port=port).reverse
             if self.find(connection.zone, reply) is None:
                 return replace(connection, reply=reply, nat="src")
         raise CannotTrace(f"{nat}: every port is taken")

@@ -4,16 +4,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from msgspec import structs
+
 from dunlin.events.intents import SwitchIntent
 from dunlin.model.addresses import GATEWAY_MAC, IPAddress, MacAddress
 from dunlin.model.ids import IntentId
 from dunlin.openflow.cookie import cookie_of
-from dunlin.openflow.flow import Action, Flow, Match, Move, Output, set_field
-from dunlin.pipeline.layout import NOTHING_REG, Table
+from dunlin.openflow.flow import (
+    Action,
+    Ct,
+    Flow,
+    Match,
+    Move,
+    Nat,
+    Output,
+    match,
+    set_field,
+    with_fields,
+)
+from dunlin.pipeline.families import Family
+from dunlin.pipeline.layout import FLAGS, NOTHING_REG, OWN_REPLIES, Table
 
 # Where it came from is forgotten: it may leave through the same port, and is not in transit.
 # A register that nothing sets is 0; set_field does not take in_port, move does.
 NO_IN_PORT = Move(NOTHING_REG, "in_port")
+
+# For a connection that nothing translates: its source port changes where a connection of the same
+# client by a Service has the same endpoint, thus the same replies. Kernels do so of themselves.
+_OWN_REPLY = Nat("src")
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,12 @@ class FlowMaker:
         self.flows.append(
             Flow(int(table), int(priority), when, tuple(actions), goto, cookie=self.cookie)
         )
+
+
+def with_own_replies(family: Family, commit: Ct) -> tuple[Match, Ct]:
+    """What ServiceLB has marked so, and how `commit` enters it."""
+    when = with_fields(family.any, match(**{FLAGS: OWN_REPLIES.pair}))
+    return when, structs.replace(commit, nat=_OWN_REPLY)
 
 
 def deliver(source: MacAddress, destination: MacAddress, port: int) -> tuple[Action, ...]:

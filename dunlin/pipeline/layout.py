@@ -147,7 +147,7 @@ PURPOSE = {
     Table.INGRESS_POLICY: "as EgressPolicy",
     Table.INGRESS_BASELINE: "as EgressBaseline",
     Table.POLICY_DENY: "forbidden: a connection that was allowed is marked denied; drop",
-    Table.COMMIT: "new connections that no Service has committed",
+    Table.COMMIT: "new connections that no Service has committed, each with its own replies",
     Table.SERVICE_SNAT: "source NAT of clients whose endpoint would not answer through this node",
     Table.L3_FORWARD: "destination -> Pod, gateway, other node, or what is beyond",
     Table.NEXT_HOP: "to the node that the route names: this switch's uplink or tunnel",
@@ -223,6 +223,8 @@ TO_NODE = Mark(0x1, 0x1)
 HAS_SCTP = Mark(0x2, 0x2)
 AS_IS = Mark(0x4, 0x4)
 AGAIN = Mark(0x8, 0x8)
+NULL_NAT = Mark(0x10, 0x10)
+OWN_REPLIES = Mark(0x20, 0x20)
 ZONE_REG = "reg11"
 WANTED_REG = "reg12"
 ENDPOINT_REG = "reg13"
@@ -244,6 +246,8 @@ REGISTERS = {
     f"{FLAGS} {HAS_SCTP.value:#x}": "this Open vSwitch tracks SCTP ports (3.2 and later)",
     f"{FLAGS} {AS_IS.value:#x}": "leaves for the world outside without source NAT",
     f"{FLAGS} {AGAIN.value:#x}": "the second walk, by policy as it will be (ADR 0030)",
+    f"{FLAGS} {NULL_NAT.value:#x}": "this Open vSwitch survives NAT to the same (ADR 0044)",
+    f"{FLAGS} {OWN_REPLIES.value:#x}": "from here to no Service: with its own replies (ADR 0044)",
     ZONE_REG: "the node's zone: 32 bits of SHA-256 of its name, 0 for none",
     WANTED_REG: "the set of endpoints wanted: a group id",
     ENDPOINT_REG: "a client with affinity: its bucket id of that group; else bits of dp_hash",

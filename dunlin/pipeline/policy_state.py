@@ -3,7 +3,7 @@
 from dunlin.events.intents import PolicyGenerationIntent, PolicySubjectIntent
 from dunlin.openflow.fields import IP_SCTP
 from dunlin.openflow.flow import Ct, Match, Move, Program, match, set_field, with_fields
-from dunlin.pipeline.base import FlowMaker, SwitchContext
+from dunlin.pipeline.base import FlowMaker, SwitchContext, with_own_replies
 from dunlin.pipeline.families import FAMILIES, Family, family_of
 from dunlin.pipeline.layout import (
     DENIED,
@@ -100,6 +100,8 @@ def compile_generation(intent: PolicyGenerationIntent) -> Program:
         note = (set_field("ct_mark", allowed), Move(RULES_XXREG, "ct_label", RULES_LABEL_BITS))
         commit = Ct(Zone.MAIN, commit=True, table=Table.L3_FORWARD, exec=note)
         make.add(Table.COMMIT, Priority.GUARD, family.any, (commit,))
+        direct, first = with_own_replies(family, commit)
+        make.add(Table.COMMIT, Priority.GUARD + 1, direct, (first,))
         snat = with_fields(family.any, match(ct_mark=SNAT_MARK.pair))
         # Without recirculation: Open vSwitch drops what does it more than six times, and a client
         # from outside of an endpoint elsewhere has done so five times.

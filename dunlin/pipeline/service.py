@@ -10,13 +10,15 @@ the same for all. ADR 0007.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from dunlin.events.intents import (
     LocalServiceIntent,
     ServiceEndpoint,
     ServiceFamily,
     ServicePortIntent,
 )
-from dunlin.model.addresses import IPNetwork
+from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin.openflow.flow import (
     Action,
     Controller,
@@ -44,6 +46,7 @@ from dunlin.pipeline.layout import (
     FLAGS,
     FLAT_BUCKETS_MAX,
     HAS_SCTP,
+    NULL_NAT,
     REJECT_MAX_LEN,
     REJECT_USERDATA,
     SERVICE,
@@ -144,8 +147,12 @@ class ProgramMaker:
     def translate(self, endpoint: ServiceEndpoint) -> tuple[Action, ...]:
         """In the bucket itself: a new connection costs no upcall, and stays where it is."""
         nat = Nat("dst", endpoint.ip, endpoint.ip, endpoint.port, endpoint.port)
+        return (structs.replace(self.as_it_is(endpoint), nat=nat),)
+
+    def as_it_is(self, endpoint: ServiceEndpoint) -> Ct:
+        """The same for what is sent to this endpoint already."""
         note = (_MARK, note_endpoint(self.number(endpoint)))
-        return (Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, nat=nat, exec=note),)
+        return Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, exec=note)
 
     def number(self, endpoint: ServiceEndpoint) -> int:
         """The same in every group that it is in."""
@@ -181,6 +188,7 @@ def _family(make: ProgramMaker, intent: ServicePortIntent, family: ServiceFamily
     inside = local if intent.internal_local else cluster
     outside = local if intent.external_local else cluster
     _frontends(make.make, intent, family, inside, outside, cluster)
+    _frontends_as_they_are(make, intent, chosen)
     words = family_of_version(family.version)
     if intent.internal_local or intent.external_local:
         # Nobody on this node: dropped, not refused, so that the client tries another node.
@@ -242,6 +250,30 @@ def _frontends(
         flags = match(**{FLAGS: _flags(intent)})
         when = with_fields(with_fields(words.any, l4), flags)
         _outer(make, Priority.LOCAL, when, near, outside)
+
+
+def _frontends_as_they_are(
+    make: ProgramMaker, intent: ServicePortIntent, chosen: tuple[ServiceEndpoint, ...]
+) -> None:
+    """
+    A frontend that is one of its own endpoints, address and port, is not translated.
+
+    As on a node whose address is an external IP, with an endpoint on host network. Only for an Open
+    vSwitch that would end by such a translation (ADR 0044); others choose among all endpoints.
+    """
+    sources: dict[IPAddress, tuple[IPNetwork, ...]] = {a.ip: () for a in intent.addresses}
+    sources |= {external.ip: external.sources for external in intent.external}
+    bits = _flags(intent)[0]
+    for endpoint in chosen:
+        allowed = sources.get(endpoint.ip) if endpoint.port == intent.port else None
+        if allowed is None and endpoint.port != intent.node_port:
+            continue
+        wanted = bits if allowed is None else bits & ~TO_NODE.mask
+        when = family_of(endpoint.ip).first_to_port(endpoint.ip, intent.protocol, endpoint.port)
+        when = with_fields(when, match(**{FLAGS: (wanted, wanted | NULL_NAT.mask)}))
+        for source in _allowed(allowed or ()):
+            here, commit = with_fields(when, source), make.as_it_is(endpoint)
+            make.make.add(Table.SERVICE_LB, Priority.EXACT + 10, here, (commit,))
 
 
 def _outer(make: FlowMaker, priority: int, when: Match, near: _Target, far: _Target) -> None:

@@ -22,7 +22,14 @@ from dunlin.openflow.flow import (
     set_field,
     with_fields,
 )
-from dunlin.pipeline.base import NO_IN_PORT, FlowMaker, SwitchContext, deliver, to_gateway
+from dunlin.pipeline.base import (
+    NO_IN_PORT,
+    FlowMaker,
+    SwitchContext,
+    deliver,
+    to_gateway,
+    with_own_replies,
+)
 from dunlin.pipeline.families import FAMILIES, Family, family_of, first_of
 from dunlin.pipeline.layout import (
     AS_IS,
@@ -33,6 +40,8 @@ from dunlin.pipeline.layout import (
     FLAGS,
     HAIRPIN_MARK,
     HAS_SCTP,
+    NULL_NAT,
+    OWN_REPLIES,
     REJECT_MAX_LEN,
     REJECT_USERDATA,
     SERVICE,
@@ -213,6 +222,8 @@ def _services(make: FlowMaker, context: SwitchContext) -> None:
         make.add(Table.ENDPOINT_SELECTED, Priority.MISS, family.any, (), Table.EGRESS_SUBJECT)
         commit = Ct(Zone.MAIN, commit=True, table=Table.L3_FORWARD)
         make.add(Table.COMMIT, Priority.DEFAULT, family.any, (commit,))
+        direct, first = with_own_replies(family, commit)
+        make.add(Table.COMMIT, Priority.DEFAULT + 1, direct, (first,))
         known = with_fields(family.any, match(ct_mark=SERVICE.pair))
         make.add(Table.COMMIT, Priority.EXACT, known, (), Table.L3_FORWARD)
         snat = with_fields(family.any, match(ct_mark=SNAT_MARK.pair))
@@ -230,6 +241,7 @@ def _node_addresses(make: FlowMaker, context: SwitchContext) -> None:
     """What ServiceLB must know of this switch, so that its flows are the same on all of them."""
     switch = context.switch
     flags = HAS_SCTP.value if switch.sctp else 0
+    flags |= NULL_NAT.value if switch.null_nat else 0
     known: tuple[Action, ...] = (set_field(FLAGS, flags),) if flags else ()
     if switch.zone:
         known += (set_field(ZONE_REG, zone_number(switch.zone)),)
@@ -246,10 +258,17 @@ def _no_service(make: FlowMaker, context: SwitchContext) -> None:
     What no ServicePort has taken.
 
     A cluster IP's other ports, and cluster IPs that are nobody's, refuse: they must not be
-    committed as something else before their Service comes.
+    committed as something else before their Service comes. The rest is marked, if it comes from
+    this node: a Service may lead the same client and port to the same place (ADR 0044).
     """
+    own = (set_field(FLAGS, OWN_REPLIES.pair),) if context.switch.null_nat else ()
     for family in FAMILIES:
-        make.add(Table.SERVICE_LB, Priority.MISS, family.any, (), Table.EGRESS_SUBJECT)
+        make.add(Table.SERVICE_LB, Priority.MISS, family.any, own, Table.EGRESS_SUBJECT)
+        # Clients beyond this node have no connection by a Service here. Conntrack before 3.3.5,
+        # 3.4.3 and 3.5.1 spoils ICMPv6 errors about connections with NAT.
+        for when in _from_beyond(context) if own else ():
+            beyond = with_fields(when, family.any)
+            make.add(Table.SERVICE_LB, Priority.MISS + 1, beyond, (), Table.EGRESS_SUBJECT)
         outside = with_fields(family.any, match(pkt_mark=EXTERNAL_PKT_MARK))
         make.add(Table.SERVICE_LB, Priority.DROP, outside, (Output(OFPP_IN_PORT),))
     refuse = Controller(REJECT_MAX_LEN, REJECT_USERDATA)

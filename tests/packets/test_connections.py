@@ -102,6 +102,27 @@ def test_traffic_is_counted_for_its_endpoint(generation: int) -> None:
     assert counted(direct) == counted(reply(world, direct, in_port=12, eth_src=pod_mac(2))) == []
 
 
+@pytest.mark.parametrize("generation", [0, 7], ids=["no policy", "policies"])
+@pytest.mark.parametrize(("version", "own"), [("3.1.0", False), ("3.1.3", True), ("3.5.0", True)])
+def test_one_port_to_a_service_and_to_its_endpoint(
+    version: str, own: bool, generation: int
+) -> None:
+    """The second connection gets another port where Open vSwitch can; a client elsewhere never."""
+    facts = (service(), endpoints(at(1, 1)))
+    world = World.of(*facts, ovs_version=version, generation=generation)
+    first = world.send("p12", CLUSTER_IP, 80)
+    second = world.send("p12", pod_ip(1, 1), 8080)
+    assert shown(first) == (11, pod_ip(1, 2), 40000, pod_ip(1, 1), 8080)
+    assert (shown(second)[2] != 40000) == own
+    assert world.conntrack.connections[-1].nat == ("src" if own else "")
+    if own:
+        answer = reply(world, second, **FROM_POD_11)
+        assert shown(answer) == (12, pod_ip(1, 1), 8080, pod_ip(1, 2), 40000)
+        assert shown(reply(world, first, **FROM_POD_11))[1:3] == (CLUSTER_IP, 80)
+    world.send("p21", pod_ip(1, 1), 8080)
+    assert world.conntrack.connections[-1].nat == ""
+
+
 FROM_POD_11: dict[str, Any] = {"in_port": 11, "eth_src": pod_mac(1)}
 
 

@@ -228,7 +228,6 @@ class Node:
     ) -> SwitchFact:
         ports = {state.name: state for state in await self._ovs.interfaces()}
         state = await self._ovs.state()
-        version = state.ovs_version or await self._vswitchd.version()
         seen = self._seen
         return SwitchFact(
             name=self._settings.node,
@@ -246,7 +245,7 @@ class Node:
             ),
             next_hops=await self._next_hops(),
             mtu=pod_mtu,
-            ovs_version=version,
+            ovs_version=await self._vswitchd.version(),
             datapath="dpdk" if state.dpdk_initialized else "netdev",
             userspace_tso=state.userspace_tso,
             incarnation=incarnation,

@@ -3,6 +3,9 @@
 _FRAGMENTS_SINCE = {(3, 1): 7, (3, 2): 5, (3, 3): 4, (3, 4): 2}
 """Release branch -> the first patch release with commit 9f7eb58f77da; 3.5 has it from the start."""
 
+_NULL_NAT_SINCE = {(3, 1): 3, (3, 2): 3}
+"""… with commit 1116459b3ba8, "Remove nat_conn"; 3.3 has it from the start."""
+
 
 def tracks_sctp(ovs_version: str) -> bool:
     """
@@ -19,9 +22,23 @@ def tracks_fragments(ovs_version: str) -> bool:
 
     Without it a Service cannot be known by the fragments of a flow's first datagram.
     """
+    return _since(ovs_version, _FRAGMENTS_SINCE, (3, 5))
+
+
+def survives_null_nat(ovs_version: str) -> bool:
+    """
+    A connection may be translated to what it is already, as by ct(commit,nat(src)): ADR 0044.
+
+    Before that, conntrack kept a second entry under the very hash of the first. Once the first had
+    expired, the next packet found the second alone, and ovs-vswitchd ended by an assertion.
+    """
+    return _since(ovs_version, _NULL_NAT_SINCE, (3, 3))
+
+
+def _since(ovs_version: str, patches: dict[tuple[int, int], int], later: tuple[int, int]) -> bool:
     numbers = _numbers(ovs_version)
     branch, patch = numbers[:2], numbers[2]
-    return branch >= (3, 5) or patch >= _FRAGMENTS_SINCE.get(branch, 1 << 16)
+    return branch >= later or patch >= patches.get(branch, 1 << 16)
 
 
 def _numbers(ovs_version: str) -> tuple[int, int, int]:

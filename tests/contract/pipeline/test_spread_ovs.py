@@ -98,8 +98,7 @@ def load(session: OpenFlowSocket, *messages: bytes) -> None:
 
 def version(bridge: OvsBridge) -> tuple[int, ...]:
     """Of this Open vSwitch: (3, 1, 0)."""
-    words = bridge.ovs.appctl("version").splitlines()[0].split()
-    return tuple(int(part) for part in words[-1].split(".") if part.isdigit())
+    return tuple(int(part) for part in bridge.ovs.version.split(".") if part.isdigit())
 
 
 @pytest.mark.parametrize("count", [n for n in COUNTS if n <= FLAT_BUCKETS_MAX])

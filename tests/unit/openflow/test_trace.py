@@ -207,6 +207,18 @@ def test_source_nat_finds_a_free_port() -> None:
         tracer.trace({**UDP, "nw_src": int(B)}, tracer.trace(UDP).conntrack)
 
 
+def test_source_nat_without_an_address_keeps_it() -> None:
+    """Only its port changes, where another connection has the same reply."""
+    own = Ct(7, commit=True, table=1, nat=Nat("src"))
+    direct = Tracer([Flow(0, 1, match(**IP), (own,)), Flow(1, 1, (), (Output(5),))])
+    straight = {**UDP, "nw_dst": int(B), "udp_dst": 8080}
+    (left,) = direct.trace(straight).left
+    assert left.packet == {**left.packet, "nw_src": UDP["nw_src"], "udp_src": 999}
+    taken = Tracer(SERVICE).trace(UDP).conntrack
+    (left,) = direct.trace(straight, taken).left
+    assert left.packet == {**left.packet, "nw_src": UDP["nw_src"], "udp_src": 1024}
+
+
 def test_zones_are_apart_and_ct_clear_forgets() -> None:
     """A connection of one zone is none in another; after ct_clear a packet is untracked."""
     commit = Tracer([Flow(0, 1, match(**IP), (Ct(1, commit=True),))])

@@ -17,7 +17,7 @@ from dunlin.events.facts import (
 from dunlin.events.intents import RouteIntent, SwitchIntent
 from dunlin_planner.core.events import Deleted, Upserted
 from dunlin_planner.core.step import findings, intents, step, waiting_nodes
-from dunlin_planner.ovs_version import tracks_fragments, tracks_sctp
+from dunlin_planner.ovs_version import survives_null_nat, tracks_fragments, tracks_sctp
 from dunlin_planner.state import State
 from tests.unit.planner.build import CLUSTER, block, node, switch
 
@@ -198,33 +198,52 @@ def test_facts_of_no_concern_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "fragments", "sctp"),
+    ("version", "fragments", "sctp", "null_nat"),
     [
-        ("3.1.0", False, False),
-        ("3.1.7", True, False),
-        ("3.2.4", False, True),
-        ("3.3.4", True, True),
-        ("3.4.1", False, True),
-        ("3.5.0", True, True),
-        ("4.0", True, True),
-        ("unknown", False, False),
-        ("3", False, False),
-        ("3.x.9", False, False),
-        ("", False, False),
+        ("3.0.9", False, False, False),
+        ("3.1.0", False, False, False),
+        ("3.1.2", False, False, False),
+        ("3.1.3", False, False, True),
+        ("3.1.7", True, False, True),
+        ("3.2.2", False, True, False),
+        ("3.2.4", False, True, True),
+        ("3.3.0", False, True, True),
+        ("3.3.4", True, True, True),
+        ("3.4.1", False, True, True),
+        ("3.5.0", True, True, True),
+        ("4.0", True, True, True),
+        ("unknown", False, False, False),
+        ("3", False, False, False),
+        ("3.x.9", False, False, False),
+        ("", False, False, False),
     ],
 )
-def test_what_an_open_vswitch_can_do(version: str, fragments: bool, sctp: bool) -> None:
+def test_what_an_open_vswitch_can_do(
+    version: str, fragments: bool, sctp: bool, null_nat: bool
+) -> None:
     """By release branch and patch; what cannot be read can nothing."""
     assert tracks_fragments(version) == fragments
     assert tracks_sctp(version) == sctp
+    assert survives_null_nat(version) == null_nat
 
 
 def test_a_switch_that_loses_fragments_is_named() -> None:
     """Its version is a finding of the node, which is planned for all the same."""
     state = State(CLUSTER)
-    step(state, [Upserted(node("a", 1)), Upserted(switch("a", 1, ovs_version="3.1.0"))])
+    step(state, [Upserted(node("a", 1)), Upserted(switch("a", 1, ovs_version="3.1.3"))])
     (finding,) = findings(state)
     assert (finding.object, finding.field) == ("Node a", "switch.ovs_version")
     assert [i for i in intents(state).values() if i.scope == "a"]
     step(state, [Upserted(switch("a", 1, ovs_version="3.1.7"))])
     assert findings(state) == []
+
+
+def test_a_switch_that_mixes_up_replies_is_named() -> None:
+    """It is told not to use nat(src) too, which would be its end (ADR 0044)."""
+    state = State(CLUSTER)
+    for version, named in (("3.1.2", True), ("3.1.7", False), ("3.2.2", True), ("3.5.0", False)):
+        step(state, [Upserted(node("a", 1)), Upserted(switch("a", 1, ovs_version=version))])
+        fields = [finding.field for finding in findings(state)]
+        assert ("switch.null_nat" in fields) == named
+        (pipeline,) = (i for i in intents(state).values() if isinstance(i, SwitchIntent))
+        assert pipeline.null_nat != named

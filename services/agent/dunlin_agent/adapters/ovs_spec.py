@@ -106,9 +106,8 @@ class InterfaceState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SwitchState(msgspec.Struct, frozen=True, kw_only=True):
-    """What OVS says of itself; `ovs_version` "" where only unixctl knows."""
+    """What OVS says of itself; not its version, which is what ovs-ctl once wrote there."""
 
-    ovs_version: str
     dpdk_initialized: bool
     dpdk_version: str
     userspace_tso: bool

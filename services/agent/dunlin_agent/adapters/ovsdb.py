@@ -44,7 +44,6 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "iface_types",
         "next_cfg",
         "other_config",
-        "ovs_version",
         "ssl",
     ),
     "SSL": ("bootstrap_ca_cert", "ca_cert", "certificate", "private_key"),
@@ -248,7 +247,6 @@ class Ovs:
         def look(tables: Tables) -> SwitchState:
             root = root_of(tables)
             return SwitchState(
-                ovs_version=first(root.ovs_version, ""),
                 dpdk_initialized=root.dpdk_initialized,
                 dpdk_version=first(root.dpdk_version, ""),
                 userspace_tso=root.other_config.get("userspace-tso-enable") == "true",

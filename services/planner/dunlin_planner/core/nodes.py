@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dunlin.events.facts import NodeAddress, NodeFact, SwitchFact
 from dunlin.events.findings import Finding, Severity
 from dunlin.model.addresses import IPNetwork
-from dunlin_planner.ovs_version import tracks_fragments
+from dunlin_planner.ovs_version import survives_null_nat, tracks_fragments
 from dunlin_planner.state import State, network_order
 
 
@@ -61,13 +61,24 @@ def view(state: State, name: str) -> tuple[NodeView | None, tuple[Finding, ...]]
 
 def _of_version(switch: SwitchFact) -> tuple[Finding, ...]:
     """What its Open vSwitch cannot do for anybody."""
-    if not switch.ovs_version or tracks_fragments(switch.ovs_version):
+    version = switch.ovs_version
+    if not version:
         return ()
-    reason = (
-        f"Open vSwitch {switch.ovs_version} loses a datagram to a Service that is larger than the "
-        "MTU and the first of its flow; fixed in 3.1.7, 3.2.5, 3.3.4, 3.4.2 and 3.5.0"
-    )
-    return (_finding(switch.name, "switch.ovs_version", reason, "unsupported"),)
+    found = []
+    if not tracks_fragments(version):
+        reason = (
+            f"Open vSwitch {version} loses a datagram to a Service that is larger than the "
+            "MTU and the first of its flow; fixed in 3.1.7, 3.2.5, 3.3.4, 3.4.2 and 3.5.0"
+        )
+        found.append(_finding(switch.name, "switch.ovs_version", reason, "unsupported"))
+    if not survives_null_nat(version):
+        reason = (
+            f"Open vSwitch {version} mixes up two connections from one source port, one to a "
+            "Service and one to its endpoint directly: the second hangs; fixed in 3.1.3, 3.2.3 "
+            "and 3.3.0"
+        )
+        found.append(_finding(switch.name, "switch.null_nat", reason, "unsupported"))
+    return tuple(found)
 
 
 def is_waiting(state: State, name: str) -> bool:

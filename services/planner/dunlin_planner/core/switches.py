@@ -3,7 +3,7 @@
 from dunlin.events.intents import SwitchIntent
 from dunlin.model.addresses import IPAddress, IPNetwork
 from dunlin_planner.core.nodes import NodeView
-from dunlin_planner.ovs_version import tracks_sctp
+from dunlin_planner.ovs_version import survives_null_nat, tracks_sctp
 from dunlin_planner.state import State, network_order
 
 
@@ -28,6 +28,7 @@ def plan_switch(state: State, view: NodeView) -> SwitchIntent:
         zone=view.node.zone,
         node_port_ips=node_port_ips(state, view),
         sctp=tracks_sctp(switch.ovs_version),
+        null_nat=survives_null_nat(switch.ovs_version),
     )
 
 
