@@ -14,7 +14,7 @@ class BusSettings(Protocol):
 
     @property
     def nats_creds(self) -> str:
-        """File of user credentials or of an nkey seed; "" for none."""
+        """File of an nkey seed or of user credentials (JWT and seed); "" for none."""
 
     @property
     def nats_ca(self) -> str:

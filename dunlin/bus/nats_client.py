@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dunlin.bus import stats
+from dunlin.bus import nkeys, stats
 from dunlin.bus.base import BusUnavailable
 from dunlin.imports import absent
 from dunlin.tls import strict
@@ -23,6 +21,7 @@ with absent("aiohttp"):
     from nats import errors as nats_errors
     from nats.aio.client import Client, Server
     from nats.aio.msg import Msg
+    from nats.protocol.parser import PERMISSIONS_ERR
 
 if TYPE_CHECKING:
     from dunlin.bus import BusSettings
@@ -38,6 +37,7 @@ PING_PERIOD_S = 5
 GIVE_UP_TRIES = 10
 GIVE_UP_S = 0.3
 PINGS_LOST_MAX = 2
+QUOTE = "'"
 
 
 def backoff_s(attempt: int) -> float:
@@ -50,7 +50,8 @@ def server_urls(text: str) -> tuple[str, ...]:
     """
     Of `nats://user:password@a:4222,b:4222`: the first's scheme and user are those of all.
 
-    A server that says its own scheme is taken as it is.
+    A server that says its own scheme is taken as it is. With an nkey there is no password; the user
+    still names whose inbox replies come to.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
@@ -96,24 +97,30 @@ class Options:
         Keyword arguments for nats-py.
 
         Raises:
-            BusUnavailable: a file of credentials or certificates cannot be read.
+            BusUnavailable: a file of certificates cannot be read.
         """
         args: dict[str, Any] = {"servers": list(self.urls), "name": self.name}
         if user := next((user for url in self.urls if (user := urlsplit(url).username)), None):
             # Where each user has permissions, nobody may listen to the inboxes of others.
             args["inbox_prefix"] = f"_INBOX.{user}"
         try:
-            if self.creds:
-                if find_spec("nkeys") is None:
-                    raise BusUnavailable("NATS credentials need the Python package nkeys")
-                text = Path(self.creds).read_text(encoding="ascii")
-                is_jwt = "BEGIN NATS USER JWT" in text
-                args["user_credentials" if is_jwt else "nkeys_seed"] = self.creds
             if self.ca or self.cert:
                 args["tls"] = self._load(strict(ssl.create_default_context(cafile=self.ca or None)))
         except (OSError, ValueError) as error:
-            raise BusUnavailable(f"NATS credentials or certificates: {error}") from error
+            raise BusUnavailable(f"NATS certificates: {error}") from error
         return args
+
+    def credentials(self) -> nkeys.Credentials | None:
+        """
+        Of the file as it is now; None where none is named.
+
+        Raises:
+            BusUnavailable: naming the file and what is wrong with it.
+        """
+        try:
+            return nkeys.read(self.creds) if self.creds else None
+        except nkeys.NkeyError as error:
+            raise BusUnavailable(f"NATS credentials: {error}") from error
 
     def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
         """The certificate of this client, if it has one. Raises OSError (ssl.SSLError is one)."""
@@ -158,7 +165,9 @@ class FastClient(Client):
 
     nats-py parses headers, builds an object and crosses a queue and a task for every message:
     45,000 a second here. A sink is called from the parser with the bytes: more than twice as many.
-    This overrides nats-py's `_process_msg`, which the contract suite holds to its signature.
+    This overrides nats-py's `_process_msg` and `_process_err`, which the contract suite holds to
+    their signatures. With credentials it sets what nats-py sets where the package nkeys is, which
+    takes no new seed over: public key and signature of a connection are of the file as it is then.
     """
 
     def __init__(self) -> None:
@@ -171,6 +180,8 @@ class FastClient(Client):
         self._leaving = False
         self._last_logged = -60.0
         self._renew: Callable[[], None] | None = None
+        self._credentials: nkeys.Credentials | None = None
+        self._read_credentials: Callable[[], nkeys.Credentials | None] = lambda: None
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -180,6 +191,32 @@ class FastClient(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
         else:
             sink(subject, reply, data, headers)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """
+        What the server says is wrong; all but a refused subject ends the connection.
+
+        nats-py closes for good then. A server that forgot a public key may know the next one, and
+        one that is full may have room later: try again, as after a loss.
+        """
+        if PERMISSIONS_ERR in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            error = nats_errors.Error(f"nats: {err_msg.strip(QUOTE)}")
+            await self._on_error(error)
+            await self._process_op_err(error)
+
+    def _sign(self, nonce: str) -> bytes:
+        """Called for each connection, before nats-py takes the public key and the JWT."""
+        try:
+            self._credentials = self._read_credentials()
+        except BusUnavailable as error:
+            log.warning("%s; trying with those of before", error)
+        assert self._credentials is not None
+        self._public_nkey = self._credentials.public
+        jwt = self._credentials.jwt.encode()
+        self._user_jwt_cb = (lambda: bytearray(jwt)) if jwt else None
+        return self._credentials.sign(nonce)
 
     async def request(self, *args: Any, **options: Any) -> Msg:
         """
@@ -200,9 +237,13 @@ class FastClient(Client):
         Connect; goes on trying, now and after each loss, until closed.
 
         Raises:
-            BusUnavailable: not within `wait_s` (None: wait for ever).
+            BusUnavailable: not within `wait_s` (None: wait for ever), or a file cannot be used.
         """
         args = options.connect_args()
+        self._read_credentials = options.credentials
+        self._credentials = options.credentials()
+        if self._credentials is not None:
+            args["signature_cb"] = self._sign
         if "tls" in args:
             self._renew = partial(options.renew, args["tls"])
         connecting = asyncio.ensure_future(

@@ -73,9 +73,14 @@ class CommonSettings:
     """What every service takes."""
 
     nats_url: str = setting(
-        "nats://127.0.0.1:4222", "NATS servers, comma-separated.", env="NATS_URL"
+        "nats://127.0.0.1:4222",
+        "NATS servers, comma-separated; the user in it names the inbox, also without a password.",
+        env="NATS_URL",
     )
-    nats_creds: str = setting("", "File of NATS user credentials or of an nkey seed.")
+    nats_creds: str = setting(
+        "",
+        "File of an nkey seed (SU…) or of NATS user credentials; read at each connect.",
+    )
     nats_ca: str = setting("", "PEM file of authorities for the NATS server's certificate.")
     nats_cert: str = setting("", "PEM file of this client's certificate for NATS.")
     nats_key: str = setting("", "PEM file of this client's key for NATS.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -12,12 +12,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from dunlin.bus.nats_client import server_urls
-from dunlin.bus.permissions import (
-    Permissions,
-    nats_authorization,
-    password_variable,
-    permissions,
-)
+from dunlin.bus.permissions import nats_authorization, nats_users, permissions
 from dunlin_lab.catalogue import CONTROL_PLANE, Spec, python
 from dunlin_lab.paths import LabPaths, netns_path
 from dunlin_lab.state import NodeState
@@ -112,10 +107,17 @@ class Site:
     pod_cidrs: Cidrs = POD_CIDRS
     service_cidrs: Cidrs = SERVICE_CIDRS
 
+    @property
+    def seeds(self) -> Path:
+        """The folder with the nkey seed of each service."""
+        return self.paths.run_dir / "seeds"
+
     def nats_of(self, service: str) -> dict[str, str]:
-        """How a service reaches NATS: as its own user, and only the watcher makes streams."""
+        """How a service reaches NATS: by its own nkey, and only the watcher makes streams."""
+        hosts = (urlsplit(url).netloc.rpartition("@")[2] for url in server_urls(self.nats_url))
         return {
-            "NATS_URL": self.nats_url.replace(f"//{NATS_ADMIN}:", f"//{service}:"),
+            "NATS_URL": ",".join(f"nats://{service}@{host}" for host in hosts),
+            "DUNLIN_NATS_CREDS": str(self.seeds / service),
             "DUNLIN_NATS_MAKE_STREAMS": str(service == "watcher").lower(),
         }
 
@@ -144,14 +146,14 @@ def nats_peers(site: Site) -> list[NatsPeer]:
 
 
 def nats_config(site: Site, peer: NatsPeer, peers: list[NatsPeer]) -> str:
-    """Its configuration file: users, JetStream in the run directory, routes to the others."""
+    """Its configuration file: JetStream in the run directory, routes; users.conf is beside it."""
     user = urlsplit(server_urls(site.nats_url)[0])
     name = f"dunlin-{site.paths.name}"
     store = site.paths.run_dir / "nats" / str(peer.replica)
     lines = [
         f"server_name: {name}-{peer.replica}",
         f'listen: "{peer.host}:{peer.port}"',
-        nats_users(user.password or ""),
+        'include "users.conf"',
         f'jetstream {{ store_dir: "{store}", max_file_store: 4GB }}',
         "max_payload: 4MB",
     ]
@@ -172,13 +174,20 @@ def nats_config(site: Site, peer: NatsPeer, peers: list[NatsPeer]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def nats_users(password: str) -> str:
-    """Each service with its own subjects, as in a cluster; one user more may do everything."""
-    users = {**permissions(), NATS_ADMIN: Permissions(publish=(">",), subscribe=(">",))}
-    text = nats_authorization(users)
-    for user in users:
-        text = text.replace(f"${password_variable(user)}\n", f'"{password}"\n')
-    return text
+def nats_files(site: Site, keys: Mapping[str, str]) -> dict[str, str]:
+    """
+    What all servers include, by file name: each service with its own subjects, as in a cluster.
+
+    Args:
+        keys: the public key of each service. One user more, for people, may do everything.
+    """
+    admin = urlsplit(server_urls(site.nats_url)[0])
+    everything = '{publish: ">", subscribe: ">"}'
+    who = f'  {{user: {admin.username}, password: "{admin.password}", permissions: {everything}}}'
+    return {
+        "permissions.conf": nats_authorization(permissions()),
+        "users.conf": nats_users(keys.items(), [who]),
+    }
 
 
 def nats_spec(server: str, replica: int, config: Path) -> Spec:

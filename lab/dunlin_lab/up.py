@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from dunlin.bus.permissions import permissions
 from dunlin.model.addresses import derived_dpid
 from dunlin.model.ids import format_dpid
-from dunlin_lab import assets, kube, ovs, plan
+from dunlin_lab import assets, identities, kube, ovs, plan
 from dunlin_lab.catalogue import (
     KUBERNETES,
     Spec,
@@ -141,12 +142,16 @@ def _site(
 
 
 def _nats_specs(site: plan.Site, peers: list[plan.NatsPeer]) -> list[Spec]:
-    """Each nats-server, its configuration written."""
+    """Each nats-server; its configuration and the services' seeds are written."""
     specs = []
+    keys = identities.make(site.seeds, permissions())
+    files = plan.nats_files(site, keys)
+    files |= {f"nats-{peer.replica}.conf": plan.nats_config(site, peer, peers) for peer in peers}
+    for name, text in files.items():
+        write_atomically(site.paths.run_dir / name, text.encode())
+        (site.paths.run_dir / name).chmod(0o600)
     for peer in peers:
         config = site.paths.run_dir / f"nats-{peer.replica}.conf"
-        write_atomically(config, plan.nats_config(site, peer, peers).encode())
-        config.chmod(0o600)
         specs.append(plan.nats_spec(plan.nats_server(), peer.replica, config))
     return specs
 

@@ -11,6 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from dunlin.bus import nkeys
+from dunlin.bus.permissions import permissions
 from tests.deploy.test_manifests import kustomize
 from tools import chart as generator
 
@@ -167,7 +169,8 @@ def test_secrets_are_made_where_asked(tmp_path: Path) -> None:
     made = subprocess.run(
         [ROOT / "tools/cluster-secrets", *THREE], capture_output=True, text=True, check=True
     )
-    wanted = {i["metadata"]["name"]: i for i in yaml.safe_load_all(made.stdout) if i}
+    objects = [i for i in yaml.safe_load_all(made.stdout) if i]
+    wanted = {i["metadata"]["name"]: i for i in objects if i["kind"] == "Secret"}
     items = render({**BASE, "secrets": {"generate": True}})
     found = {i["metadata"]["name"]: i for i in items if i["kind"] == "Secret"}
     assert found.keys() == wanted.keys()
@@ -182,9 +185,59 @@ def test_secrets_are_made_where_asked(tmp_path: Path) -> None:
             verified(tmp_path, nats, "-purpose", "sslserver", "-verify_ip", address)
         verified(tmp_path, made_by["dunlin-openflow-switch"]["data"], "-purpose", "sslclient")
         verified(tmp_path, made_by["dunlin-openflow-flowctl"]["data"], "-purpose", "sslserver")
-    passwords = list(found["dunlin-nats"]["data"].values())
-    assert len(set(passwords)) == len(passwords)
-    assert all(base64.b64decode(p).startswith(b"p") for p in passwords)
+
+
+SERVICES = sorted(permissions())
+
+
+def seeds_and_users(items: list[dict[str, Any]]) -> tuple[dict[str, str], str]:
+    """Seed of each service by its Secret, and users.conf."""
+    found = {i["metadata"]["name"]: i["data"] for i in items if i["kind"] == "Secret"}
+    seeds = {s: base64.b64decode(found[f"dunlin-nats-{s}"]["seed"]).decode() for s in SERVICES}
+    (users,) = [i for i in items if i["metadata"]["name"] == "dunlin-nats-users"]
+    return seeds, users["data"]["users.conf"]
+
+
+def made_by_tool(*words: str) -> list[dict[str, Any]]:
+    """Objects of tools/cluster-secrets."""
+    command = [str(ROOT / "tools/cluster-secrets"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+@pytest.mark.parametrize("maker", ["chart", "tool"])
+def test_seeds_and_public_keys_belong_together(maker: str) -> None:
+    """Chart and tool make seeds that read well, all different; users.conf has their public keys."""
+    for _ in range(3):
+        if maker == "tool":
+            items = made_by_tool("--nkeys-passwords")
+        else:
+            items = render({**BASE, "secrets": {"generate": True}})
+        seeds, users = seeds_and_users(items)
+        assert len(set(seeds.values())) == len(SERVICES)
+        for service, seed in seeds.items():
+            public = nkeys.key_pair(seed).public
+            assert f"{{nkey: {public}, permissions: $permissions_{service}}}\n" in users
+            assert seed.strip() not in users
+        assert users.count("nkey: ") == len(SERVICES)
+        assert users.count("password: ") == (len(SERVICES) if maker == "tool" else 0)
+
+
+def test_old_keys_stay_valid_until_they_are_taken_out(tmp_path: Path) -> None:
+    """`--nkeys OLD` keeps the lines of OLD, marked; without marked lines the new ones are left."""
+    users = made_by_tool("--nkeys-passwords")
+    for _ in range(2):
+        old = seeds_and_users(users)[1]
+        (tmp_path / "old").write_text(old, encoding="ascii")
+        users = made_by_tool("--nkeys", str(tmp_path / "old"))
+        seeds, text = seeds_and_users(users)
+        for line in old.splitlines()[2:-1]:
+            assert f"{line.removesuffix(' # old')} # old\n" in text
+        left = [line for line in text.splitlines() if not line.endswith("# old")]
+        assert [line.partition(",")[0] for line in left[2:-1]] == [
+            f"  {{nkey: {nkeys.key_pair(seeds[service]).public}"
+            for service in ("watcher", "agent", "ipam", "planner", "flowctl", "metrics")
+        ]
 
 
 def test_a_base_that_moved_on_stops_the_generator() -> None:

@@ -23,7 +23,6 @@ OPERATOR = "monitoring.coreos.com/v1"
 # Read by the shell of images/ovs-start, or parts of other variables.
 NOT_SETTINGS = {
     "HOST_IP",
-    "NATS_PASSWORD",
     "DUNLIN_NATS_HOSTS",
     "DUNLIN_NATS_ROUTES",
     "KUBERNETES_SERVICE_HOST",

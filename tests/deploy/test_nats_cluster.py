@@ -1,4 +1,4 @@
-"""NATS as k8s/ deploys it: three servers, TLS, a password a service, three copies."""
+"""NATS as k8s/ deploys it: three servers, TLS, an nkey a service, three copies."""
 
 import asyncio
 import base64
@@ -18,20 +18,23 @@ from dunlin.bus.base import BusError, Message
 from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_client import Options, server_urls
 from dunlin.bus.nats_server import NatsServerError, find_binary
-from dunlin.bus.permissions import password_variable, permissions
+from dunlin.bus.permissions import permissions
+from dunlin_lab import identities
 from dunlin_lab.catalogue import free_port
 
 pytestmark = [pytest.mark.nats, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def made_secrets(*addresses: str) -> dict[str, dict[str, str]]:
+def made_secrets(*words: str) -> dict[str, dict[str, str]]:
     """What tools/cluster-secrets prints: name -> key -> text."""
     done = subprocess.run(
-        [ROOT / "tools/cluster-secrets", *addresses], capture_output=True, text=True, check=True
+        [ROOT / "tools/cluster-secrets", *words], capture_output=True, text=True, check=True
     )
     return {
-        item["metadata"]["name"]: {k: base64.b64decode(v).decode() for k, v in item["data"].items()}
+        item["metadata"]["name"]: item["data"]
+        if item["kind"] == "ConfigMap"
+        else {k: base64.b64decode(v).decode() for k, v in item["data"].items()}
         for item in yaml.safe_load_all(done.stdout)
         if item
     }
@@ -48,7 +51,21 @@ class NatsCluster:
         self.clients, self.routes = ports[:size], ports[size : 2 * size]
         self.monitors = ports[2 * size :]
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.environment: dict[str, str] = {}
         self.write_certificates()
+        self.write_users()
+        self.write_seeds()
+
+    def write_users(self) -> None:
+        """As the ConfigMap dunlin-nats-users is mounted."""
+        text = self.secrets["dunlin-nats-users"]["users.conf"]
+        (self.directory / "users.conf").write_text(text, encoding="ascii")
+
+    def write_seeds(self) -> None:
+        """As each service has its own Secret mounted."""
+        for user in permissions():
+            text = self.secrets[f"dunlin-nats-{user}"]["seed"]
+            (self.directory / f"{user}.seed").write_text(text, encoding="ascii")
 
     def write_certificates(self) -> None:
         for key, text in self.secrets["dunlin-nats-tls"].items():
@@ -64,11 +81,10 @@ class NatsCluster:
         permissions_text = (base / "permissions.conf").read_text(encoding="utf-8")
         (self.directory / "permissions.conf").write_text(permissions_text, encoding="utf-8")
         routes = ", ".join(f"nats://127.0.0.1:{port}" for port in self.routes)
-        passwords = self.secrets["dunlin-nats"]
         environment = {
             **os.environ,
+            **self.environment,
             "DUNLIN_NATS_ROUTES": f"[{routes}]" if self.size > 1 else "[]",
-            **{password_variable(user): passwords[user] for user in permissions()},
         }
         for index, (client, route) in enumerate(zip(self.clients, self.routes, strict=True)):
             mine = text.replace("0.0.0.0:4222", f"127.0.0.1:{client}")
@@ -86,12 +102,14 @@ class NatsCluster:
                     subprocess.Popen(command, env=environment, stdout=log, stderr=log)
                 )
 
-    def options(self, user: str, *, password: str = "") -> Options:
-        password = password or self.secrets["dunlin-nats"][user]
+    def options(self, user: str, *, password: str = "", seed_of: str = "") -> Options:
+        who = f"{user}:{password}" if password else user
         first, *others = (f"127.0.0.1:{port}" for port in self.clients)
+        seed = str(self.directory / f"{seed_of or user}.seed")
         return Options(
-            urls=server_urls(",".join([f"tls://{user}:{password}@{first}", *others])),
+            urls=server_urls(",".join([f"tls://{who}@{first}", *others])),
             name=user,
+            creds="" if password else seed,
             ca=str(self.directory / "ca.crt"),
             replicas=self.size,
             make_streams=user == "watcher",
@@ -115,11 +133,18 @@ class NatsCluster:
             while await asyncio.to_thread(self.probe, server, name) != status:
                 await asyncio.sleep(0.1)
 
-    async def reloaded(self, *servers: int) -> None:
-        """Until these say that they have read their configuration again."""
-        logs = [self.directory / f"log-{index}" for index in servers]
+    async def reload(self, *servers: int) -> None:
+        """SIGHUP, until these say that they have read their configuration again."""
+
+        def said() -> list[int]:
+            logs = [(self.directory / f"log-{index}").read_text() for index in servers]
+            return [log.count("Reloaded server configuration") for log in logs]
+
+        before = said()
+        for index in servers:
+            self.processes[index].send_signal(signal.SIGHUP)
         async with asyncio.timeout(20):
-            while not all("Reloaded server configuration" in log.read_text() for log in logs):
+            while not all(now > then for now, then in zip(said(), before, strict=True)):
                 await asyncio.sleep(0.05)
 
     def stop(self) -> None:
@@ -191,9 +216,7 @@ async def test_a_server_dies_and_certificates_change(nats_cluster: NatsCluster) 
     # Another authority for everything: those who are connected stay, newcomers see the new one.
     nats_cluster.secrets["dunlin-nats-tls"] = made_secrets("127.0.0.1")["dunlin-nats-tls"]
     nats_cluster.write_certificates()
-    for process in nats_cluster.processes[1:]:
-        process.send_signal(signal.SIGHUP)
-    await nats_cluster.reloaded(1, 2)
+    await nats_cluster.reload(1, 2)
     ipam = await NatsBus.connect(nats_cluster.options("ipam"), wait_s=20)
     assert (await eventually(lambda: ipam.get_last(subject))).data == b"2"
     # A connection that breaks comes back under the new authority.
@@ -221,15 +244,107 @@ async def test_probes_see_what_a_rolling_update_must_wait_for(nats_cluster: Nats
 
 
 async def test_strangers_stay_outside(nats_cluster: NatsCluster) -> None:
-    """A wrong password, an unknown authority and plain text are refused."""
+    """A stranger's seed, a password, an unknown authority and plain text are refused."""
     good = nats_cluster.options("planner")
+    identities.make(nats_cluster.directory, ["stranger"])
+    (nats_cluster.directory / "stranger").rename(nats_cluster.directory / "stranger.seed")
     bus = await NatsBus.connect(good, wait_s=20)
     await bus.close()
     port = nats_cluster.clients[0]
     for bad in (
+        nats_cluster.options("planner", seed_of="stranger"),
         nats_cluster.options("planner", password="guess"),
         Options(urls=(good.urls[0],), name="no-authority"),
         Options(urls=(f"nats://127.0.0.1:{port}",), name="nobody"),
     ):
         with pytest.raises((BusError, OSError)):
             await NatsBus.connect(bad, wait_s=1.5)
+
+
+async def connected(cluster: NatsCluster, **passwords: str) -> dict[str, NatsBus]:
+    """A bus of each of some services, by password where there is one."""
+    found = {}
+    for user in ("watcher", "planner", "ipam"):
+        options = cluster.options(user, password=passwords.get(user, ""))
+        found[user] = await NatsBus.connect(options, wait_s=20)
+        await eventually(found[user].ensure_streams)
+    return found
+
+
+async def test_seeds_change_while_everybody_works(nats_cluster: NatsCluster) -> None:
+    """The steps of docs/operate.md on three servers: no restart, and nobody stays outside."""
+    buses = await connected(nats_cluster)
+    subject = subjects.fact("pod", "shop", "web")
+    publish = buses["watcher"].publish
+    lost = asyncio.Event()
+    buses["watcher"].client.on_disconnect.add(lost.set)
+    await eventually(lambda: publish(Message(subject, b"1")))
+    # 1. The servers learn the new keys beside the old ones.
+    old = nats_cluster.secrets
+    nats_cluster.secrets = {
+        **old,
+        **made_secrets("--nkeys", str(nats_cluster.directory / "users.conf")),
+    }
+    nats_cluster.write_users()
+    await nats_cluster.reload(0, 1, 2)
+    await publish(Message(subject, b"2"))
+    assert not lost.is_set()
+    # 2. The services get their seeds. 3. The old keys go.
+    nats_cluster.write_seeds()
+    users = nats_cluster.secrets["dunlin-nats-users"]
+    users["users.conf"] = "".join(
+        line for line in users["users.conf"].splitlines(keepends=True) if "# old" not in line
+    )
+    nats_cluster.write_users()
+    await nats_cluster.reload(0, 1, 2)
+    await asyncio.wait_for(lost.wait(), 20)
+    await eventually(lambda: publish(Message(subject, b"3")))
+    for name in ("planner", "ipam"):
+        assert (await eventually(lambda n=name: buses[n].get_last(subject))).data == b"3"
+    nats_cluster.secrets = old
+    nats_cluster.write_seeds()
+    with pytest.raises(BusError):
+        await NatsBus.connect(nats_cluster.options("metrics"), wait_s=1.5)
+    for bus in buses.values():
+        await bus.close()
+
+
+async def test_a_cluster_with_passwords_gets_nkeys(tmp_path: Path) -> None:
+    """Old services by password and new ones by nkey at the same servers; then the passwords go."""
+    try:
+        find_binary()
+    except NatsServerError as error:
+        pytest.skip(f"nats tier skipped: {error}")
+    cluster = NatsCluster(tmp_path)
+    cluster.secrets |= made_secrets("--nkeys-passwords")
+    cluster.write_users()
+    cluster.write_seeds()
+    # As envFrom gives the old Secret's keys, with its prefix.
+    passwords = {user: f"p{number}of{user}" for number, user in enumerate(permissions())}
+    cluster.environment = {f"DUNLIN_NATS_PASSWORD_{u}": p for u, p in passwords.items()}
+    cluster.start()
+    try:
+        old = await connected(cluster, **passwords)
+        new = await connected(cluster)
+        subject = subjects.fact("pod", "shop", "web")
+        for number, buses in enumerate((old, new)):
+            data = b"%d" % number
+            await eventually(lambda b=buses, d=data: b["watcher"].publish(Message(subject, d)))
+            for reader in (old["planner"], new["planner"]):
+                record = await eventually(lambda r=reader: r.get_last(subject))
+                assert record.data == data
+        text = cluster.secrets["dunlin-nats-users"]["users.conf"]
+        assert text.count("# old") == len(permissions())
+        lines = [line for line in text.splitlines(keepends=True) if "# old" not in line]
+        cluster.secrets["dunlin-nats-users"]["users.conf"] = "".join(lines)
+        cluster.write_users()
+        await cluster.reload(0, 1, 2)
+        await eventually(lambda: new["watcher"].publish(Message(subject, b"2")))
+        with pytest.raises(BusError):
+            await NatsBus.connect(
+                cluster.options("planner", password=passwords["planner"]), wait_s=1.5
+            )
+        for bus in (*old.values(), *new.values()):
+            await bus.close()
+    finally:
+        cluster.stop()

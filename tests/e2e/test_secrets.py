@@ -1,4 +1,4 @@
-"""Secrets of a running system are in no log and on no command line."""
+"""Secrets of a running system are in no log, on no command line and in no environment."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dunlin.bus.permissions import permissions
 from tests.e2e.lab_cluster import LabCluster
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs, pytest.mark.nats, pytest.mark.slow]
 
 
 def secrets_of(run_dir: Path) -> dict[str, str]:
-    """The NATS password, the token of the REST APIs, the tokens of the kubeconfig."""
-    conf = (run_dir / "nats-0.conf").read_text(encoding="utf-8")
+    """Services' NATS seeds, the administrator's password, tokens of REST and of the kubeconfig."""
+    conf = (run_dir / "users.conf").read_text(encoding="utf-8")
     (password,) = set(re.findall(r'password: "([^"]+)"', conf))
-    found = {"nats": password, "api": (run_dir / "token").read_text(encoding="ascii").strip()}
+    seeds = {
+        f"seed {file.name}": file.read_text().strip() for file in (run_dir / "seeds").iterdir()
+    }
+    found = {
+        **seeds,
+        "nats": password,
+        "api": (run_dir / "token").read_text(encoding="ascii").strip(),
+    }
     users = yaml.safe_load((run_dir / "kubeconfig").read_text(encoding="utf-8"))["users"]
     found |= {f"user {u['name']}": u["user"]["token"] for u in users if u["user"].get("token")}
     return found
@@ -35,22 +43,23 @@ def leaks(secrets: dict[str, str], texts: dict[str, str]) -> list[str]:
 
 
 def command_lines(run_dir: Path) -> dict[str, str]:
-    """Of the lab's processes, which carry its run directory in their environment."""
+    """And environments, of the lab's processes: all carry its run directory in theirs."""
     found = {}
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
         try:
             if os.fsencode(str(run_dir)) in (process / "environ").read_bytes():
-                text = (process / "cmdline").read_bytes().decode(errors="replace")
-                found[f"process {process.name}"] = text
+                for name in ("cmdline", "environ"):
+                    text = (process / name).read_bytes().decode(errors="replace")
+                    found[f"{name} of {process.name}"] = text
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found
 
 
 def test_no_secret_is_logged(cluster: LabCluster) -> None:
-    """After Pods, Services and a restart of each service: logs and command lines hold none."""
+    """After Pods, Services, a restart of each service; nor do command lines and environments."""
     namespace = cluster.namespace("secrets")
     cluster.pod(namespace, "web")
     cluster.service(namespace, "web", {"app": "web"})
@@ -61,7 +70,7 @@ def test_no_secret_is_logged(cluster: LabCluster) -> None:
     cluster.ready()
     run_dir = Path(cluster.status()["kubeconfig"]).parent
     secrets = secrets_of(run_dir)
-    assert len(secrets) >= 2
+    assert len(secrets) >= 2 + len(permissions())
     assert all(len(secret) >= 16 for secret in secrets.values())
     logs = {
         path.name: path.read_text(errors="replace")
@@ -71,7 +80,7 @@ def test_no_secret_is_logged(cluster: LabCluster) -> None:
     assert {"watcher@0.log", "flowctl@0.log"} <= logs.keys()
     assert all(logs[f"{service}@0.log"] for service in ("watcher", "planner", "flowctl"))
     processes = command_lines(run_dir)
-    assert len(processes) > 5
+    assert len(processes) > 10
     assert not leaks(secrets, {**logs, **processes})
 
 

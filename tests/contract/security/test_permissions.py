@@ -8,6 +8,7 @@ import pytest
 from nats.aio.client import Client
 
 from dunlin import subjects
+from dunlin.bus import nkeys
 from dunlin.bus.base import Message
 from dunlin.bus.nats import NatsBus
 from dunlin.bus.nats_client import Options
@@ -20,9 +21,10 @@ from dunlin.bus.permissions import (
     IPAM_INTENTS,
     STREAMS,
     nats_authorization,
-    password_variable,
+    nats_users,
     permissions,
 )
+from dunlin_lab import identities
 
 pytestmark = pytest.mark.nats
 PERMISSIONS = Path("k8s/base/nats/permissions.conf")
@@ -30,16 +32,18 @@ USERS = sorted(permissions())
 PREFIX = subjects.PREFIX
 
 
-def password(user: str) -> str:
-    return f"pw-{user}"
+def seed(server: NatsServer, user: str) -> Path:
+    """The file that tells the server that one is this user."""
+    return server.directory / "seeds" / user
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    """A nats-server with the deployed permissions."""
-    for user in USERS:
-        monkeypatch.setenv(password_variable(user), password(user))
-    found = NatsServer(tmp_path / "nats", config=PERMISSIONS.read_text(encoding="utf-8"))
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A nats-server with the deployed permissions, and public keys of this test."""
+    found = NatsServer(tmp_path / "nats", config='include "users.conf"\n')
+    keys = identities.make(found.directory / "seeds", USERS)
+    (found.directory / "permissions.conf").write_bytes(PERMISSIONS.read_bytes())
+    (found.directory / "users.conf").write_text(nats_users(keys.items()), encoding="ascii")
     try:
         found.start()
     except NatsServerError as error:
@@ -51,8 +55,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServ
 
 
 def options(server: NatsServer, user: str, *, make: bool = False) -> Options:
-    url = f"nats://{user}:{password(user)}@127.0.0.1:{server.port}"
-    return Options(urls=(url,), name=user, make_streams=make, timeout_s=2.0)
+    url = f"nats://{user}@127.0.0.1:{server.port}"
+    creds = str(seed(server, user))
+    return Options(urls=(url,), name=user, creds=creds, make_streams=make, timeout_s=2.0)
 
 
 @pytest.fixture
@@ -109,8 +114,11 @@ class Peer:
         async def note(error: Exception) -> None:
             self.refused.append(str(error).lower())
 
+        who = nkeys.read(str(seed(server, user)))
+        self.client._public_nkey = who.public
         await self.client.connect(
-            f"nats://{user}:{password(user)}@127.0.0.1:{server.port}",
+            f"nats://127.0.0.1:{server.port}",
+            signature_cb=who.sign,
             error_cb=note,
             inbox_prefix=f"_INBOX.{user}",
             allow_reconnect=False,
@@ -159,9 +167,9 @@ async def test_nobody_listens_to_anothers_inbox_or_serves_its_requests(
     await peer.client.close()
 
 
-async def test_without_a_password_nobody_comes_in(streams: NatsServer) -> None:
-    """No user, an unknown user and a wrong password are refused."""
-    for who in ("", "watcher:no@", "root:root@"):
+async def test_without_a_seed_nobody_comes_in(streams: NatsServer) -> None:
+    """No user, a name alone, and passwords are refused: the server knows public keys only."""
+    for who in ("", "watcher@", "watcher:no@", "root:root@"):
         client = Client()
 
         async def quiet(_error: Exception) -> None:
