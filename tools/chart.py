@@ -130,7 +130,7 @@ def nats() -> str:
 
 NATS_CONFIG = """apiVersion: v1
 kind: ConfigMap
-metadata: {name: dunlin-nats}
+metadata: {name: dunlin-nats, labels: {app.kubernetes.io/name: nats}}
 data:
   nats.conf: |-
     {{- .Files.Get "files/nats.conf" | nindent 4 }}
