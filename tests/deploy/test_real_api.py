@@ -10,6 +10,7 @@ import helm_python as helm
 import pytest
 import yaml
 
+from dunlin.bus.permissions import permissions
 from tests.deploy.test_chart import BASE, CHART
 from tests.deploy.test_manifests import kustomize
 from tests.fixtures.kube_api import Server, real
@@ -61,20 +62,76 @@ def test_the_server_takes_every_object(server: Server, overlay: str) -> None:
     assert not [line for line in done.stderr.splitlines() if "unknown field" in line.lower()]
 
 
-def test_install_upgrade_uninstall(server: Server) -> None:
-    """The API server takes every object; an upgrade changes what was asked for and no Secret."""
-    config = helm.Config(
+def config_of(server: Server) -> helm.Config:
+    """Helm at this server."""
+    return helm.Config(
         kubeconfig_content="{apiVersion: v1, kind: Config}",
         kube_apiserver=server.url,
         kube_token=server.token,
         kube_insecure_skip_tls_verify=True,
         namespace="dunlin-system",
     )
-    with config, helm.Chart.load(CHART) as chart:
+
+
+def users(server: Server) -> str:
+    """The public keys that the NATS servers read."""
+    maps = {i["metadata"]["name"]: i for i in kubectl(server, "get", "configmaps")}
+    text: str = maps["dunlin-nats-users"]["data"]["users.conf"]
+    return text
+
+
+def test_passwords_stay_valid_until_people_take_them_out(server: Server) -> None:
+    """Where a release before nkeys left its Secret, Helm adds keys beside the passwords, once."""
+    where = ["--server", server.url, "--token", server.token, "--insecure-skip-tls-verify"]
+    command = ["kubectl", "--kubeconfig", "/dev/null", *where]
+    for words in (
+        ("create", "namespace", "dunlin-system"),
+        (
+            *["-n", "dunlin-system", "create", "secret", "generic", "dunlin-nats"],
+            "--from-literal=ipam=p1",
+        ),
+    ):
+        subprocess.run([*command, *words], check=True, capture_output=True)
+    with config_of(server) as config, helm.Chart.load(CHART) as chart:
+        config.install(chart, "dunlin", VALUES)
+        both, made = users(server), secrets(server)
+        assert both.count("nkey: ") == both.count("password: ") == both.count(" # old\n") == 6
+        assert both.count("password: $DUNLIN_NATS_PASSWORD_") == 6
+        config.upgrade(chart, "dunlin", VALUES)
+        assert (users(server), secrets(server)) == (both, made)
+        # As docs/operate.md says it.
+        told = subprocess.run(
+            [
+                *command,
+                "-n",
+                "dunlin-system",
+                "get",
+                "configmap",
+                "dunlin-nats-users",
+                "-o",
+                "yaml",
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        text = "\n".join(line for line in told.stdout.split("\n") if not line.endswith("# old"))
+        apply = [*command, "apply", "-f", "-"]
+        subprocess.run(apply, input=text, check=True, capture_output=True, text=True)
+        left = users(server)
+        assert (left.count("nkey: "), left.count("password: ")) == (6, 0)
+        config.upgrade(chart, "dunlin", VALUES)
+        assert users(server) == left
+
+
+def test_install_upgrade_uninstall(server: Server) -> None:
+    """The API server takes every object; an upgrade changes what was asked for and no Secret."""
+    with config_of(server) as config, helm.Chart.load(CHART) as chart:
         first = config.install(chart, "dunlin", VALUES, create_namespace=True)
         assert first["status"] == "deployed"
         made = secrets(server)
-        assert len(made) == 5
+        assert len(made) == 4 + len(permissions())
+        keys = users(server)
         names = {item["metadata"]["name"] for item in kubectl(server, "get", "deployments")}
         assert names == {"watcher", "ipam", "planner", "flowctl", "metrics"}
 
@@ -85,8 +142,8 @@ def test_install_upgrade_uninstall(server: Server) -> None:
             for item in kubectl(server, "get", "deployments")
         }
         assert (sizes["planner"], sizes["flowctl"]) == (5, 3)
-        assert secrets(server) == made
+        assert (secrets(server), users(server)) == (made, keys)
 
         config.uninstall("dunlin")
         assert not kubectl(server, "get", "deployments")
-        assert secrets(server) == made
+        assert (secrets(server), users(server)) == (made, keys)

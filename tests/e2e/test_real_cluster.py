@@ -296,6 +296,66 @@ def test_everything_restarts_under_load(cluster: RealCluster) -> None:
     assert not failed, f"{found} {failed}"
 
 
+def made_nkeys(cluster: RealCluster, folder: Path) -> str:
+    """New seeds and keys beside those in force, as docs/operate.md makes them."""
+    where = ("-n", "dunlin-system", "get", "configmap", "dunlin-nats-users")
+    old = folder / "old.conf"
+    old.write_text(cluster.kubectl(*where, "-o", r"jsonpath={.data.users\.conf}"), encoding="ascii")
+    command = [str(REPOSITORY / "tools/cluster-secrets"), "--nkeys", str(old)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def reload_nats(cluster: RealCluster, until: str) -> None:
+    """SIGHUP to every server, once kubelet has brought the file that it shall read."""
+    size = cluster.get("-n", "dunlin-system", "statefulset", "nats")["spec"]["replicas"]
+    script = f'{until} grep -q "# old" /etc/nats/users.conf; do sleep 1; done; kill -HUP 1'
+    for server in range(size):
+        words = ("-n", "dunlin-system", "exec", f"nats-{server}", "--", "sh", "-c", script)
+        cluster.kubectl(*words, timeout_s=240)
+
+
+@pytest.mark.soak
+def test_new_nats_seeds(cluster: RealCluster, tmp_path: Path) -> None:
+    """Minutes, as kubelet brings files when it likes: rotation as docs/operate.md says it."""
+    address = shop(cluster)
+    where = ("-n", "dunlin-system")
+    made = made_nkeys(cluster, tmp_path)
+    cluster.kubectl("apply", "-l", "app.kubernetes.io/name=nats", "-f", "-", stdin=made)
+    reload_nats(cluster, "until")
+    started = starts(cluster)
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    for pod, service in started:
+        if service in ("nats", "ovs"):
+            continue
+        data = cluster.get(*where, "secret", f"dunlin-nats-{service}")["data"]["seed"]
+        script = f'until [ "$(base64 -w0 /etc/dunlin/nats/seed)" = {data} ]; do sleep 1; done'
+        cluster.kubectl(*where, "exec", pod, "--", "sh", "-c", script, timeout_s=240)
+    text = cluster.kubectl(*where, "get", "configmap", "dunlin-nats-users", "-o", "yaml")
+    assert text.count("# old\n") == text.count("nkey: ") / 2 == 6
+    new = "\n".join(line for line in text.split("\n") if not line.endswith("# old"))
+    cluster.kubectl("apply", "-f", "-", stdin=new)
+    reload_nats(cluster, "while")
+    # Whoever came by an old key is back by the new one: a change goes all the way.
+    cluster.kubectl("-n", "shop", "scale", "deployment/web", "--replicas=1")
+    cluster.kubectl("-n", "shop", "rollout", "status", "deployment/web", "--timeout=120s")
+    found, failed = ask(cluster, "client", f"http://{address}/")
+    assert (len(found), failed) == (1, [])
+    assert starts(cluster) == started, "nobody has restarted"
+
+
+def starts(cluster: RealCluster) -> dict[tuple[str, str], tuple[str, int]]:
+    """When each Pod of Dunlin started, and how often its container did; by name and service."""
+    pods = cluster.get("-n", "dunlin-system", "pods")["items"]
+    return {
+        (pod["metadata"]["name"], pod["metadata"]["labels"]["app.kubernetes.io/name"]): (
+            pod["status"]["startTime"],
+            pod["status"]["containerStatuses"][0]["restartCount"],
+        )
+        for pod in pods
+    }
+
+
 def test_pods_go_and_leave_nothing(cluster: RealCluster) -> None:
     """With the namespace go all Pods, and their ports leave the switches."""
     shop(cluster)
