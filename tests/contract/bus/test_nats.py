@@ -50,10 +50,14 @@ def message(index: int) -> Message:
     return Message(subjects.fact("pod", "shop", f"p{index}"), b"%d" % index, msg_id=f"m{index}")
 
 
-def test_the_override_fits_nats_py() -> None:
-    """nats-py still calls `_process_msg` with what FastClient takes."""
-    theirs = list(inspect.signature(Client._process_msg).parameters)
-    assert list(inspect.signature(FastClient._process_msg).parameters) == theirs
+@pytest.mark.parametrize("name", ["_process_msg", "_process_err", "request"])
+def test_the_override_fits_nats_py(name: str) -> None:
+    """nats-py still calls it with what FastClient takes, and knows what it sets for nkeys."""
+    theirs, ours = (
+        list(inspect.signature(getattr(c, name)).parameters) for c in (Client, FastClient)
+    )
+    assert ours in (theirs, ["self", "args", "options"])
+    assert {"_public_nkey", "_user_jwt_cb"} <= vars(Client()).keys()
 
 
 async def test_a_deleted_consumer_is_replaced(bus: NatsBus) -> None:
