@@ -34,6 +34,9 @@ log = structlog.get_logger(__name__)
 LOOK_S = 30.0
 """Everything that matters wakes who waits; this only bounds what was forgotten."""
 
+TIMER_S = 0.002
+"""More than the resolution of the loop's timers."""
+
 
 class Heartbeat(msgspec.Struct, frozen=True):
     """Says that a replica lives; it is dead after `ttl_s` of silence."""
@@ -133,7 +136,7 @@ class Ownership:
     # --- what is said -----------------------------------------------------------------------------
 
     async def beat(self) -> None:
-        """Heartbeats, and a look at who is silent; for ever. Says goodbye when cancelled."""
+        """Heartbeats; for ever. Says goodbye when cancelled."""
         subject = subjects.owner_member(self.owners.replica)
         data = wire.encode(Heartbeat(self._ttl_s))
         try:
@@ -143,33 +146,41 @@ class Ownership:
                         await self._bus.publish(Message(subject, data))
                 except (BusError, TimeoutError) as error:
                     log.warning("heartbeat not sent", error=str(error))
-                for _ in range(4):
-                    await asyncio.sleep(self._ttl_s / 16)
-                    self._look_at_members()
+                await asyncio.sleep(self._ttl_s / 4)
         finally:
             await self._say(Message(subject, TOMBSTONE))
 
     async def watch(self) -> None:
         """
-        Ask for who is silent, and answer who asks for us; for ever.
+        Ask for who is silent, leave out who is dead, and answer who asks for us; for ever.
 
         The bus knows at once when a process has ended: nobody serves its subject any more. So its
         switches need not wait for the rest of its time to live.
         """
         subscription = await self._answer()
         try:
-            while True:
-                # Who is silent and may still answer is asked again, but not at once.
-                pause_s = self.owners.until_suspect(time.monotonic())
-                await asyncio.sleep(max(pause_s, self._ttl_s / 16))
-                await self.look_for_silent()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._ask_silent())
+                tasks.create_task(self._leave_out_dead())
         finally:
             await subscription.stop()
 
+    async def _ask_silent(self) -> None:
+        while True:
+            await _past(self.owners.until_suspect(time.monotonic()))
+            await self.look_for_silent()
+
+    async def _leave_out_dead(self) -> None:
+        while True:
+            await _past(self.owners.until_dead(time.monotonic()))
+            self._look_at_members()
+
     async def look_for_silent(self) -> None:
         """Ask once for each replica that is silent; who is gone is not counted any more."""
-        for name, heard_at in self.owners.suspects(time.monotonic()).items():
-            if await self._is_gone(name) and self.owners.heard_last(name) == heard_at:
+        suspects = self.owners.suspects(time.monotonic())
+        gone = await asyncio.gather(*map(self._is_gone, suspects))
+        for (name, heard_at), is_gone in zip(suspects.items(), gone, strict=True):
+            if is_gone and self.owners.heard_last(name) == heard_at:
                 log.info("nobody answers for a silent replica", replica=name)
                 self.owners.left(name)
                 self._look_at_members()
@@ -269,6 +280,11 @@ class Ownership:
             return None
         owners.note(dpid, Claim(owners.replica, seq))
         return Held(owners, dpid, seq)
+
+
+async def _past(seconds: float) -> None:
+    """Sleep, and a little longer: a timer may be early by its resolution."""
+    await asyncio.sleep(seconds + TIMER_S)
 
 
 async def _pause(signal: Signal, timeout_s: float) -> None:

@@ -1,6 +1,7 @@
 """`applied.<node>`: what each switch of this replica holds, coalesced."""
 
 import asyncio
+import heapq
 import time
 
 import msgspec
@@ -18,22 +19,32 @@ class Publisher:
     """
     Publishes the newest state of each switch that changed; many changes of one switch, one message.
 
-    `_not_before`: monotonic seconds, by node.
+    `_due`: nodes to speak of now. `_resting`: who has just spoken -> monotonic seconds until when it
+    is silent; `_again`: those of them that have something new to say; `_ends`: of `_resting`, the
+    next end first. So what a turn costs is up to those that speak, not to all switches.
     """
 
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
-        self._marked: set[str] = set()
+        self._due: set[str] = set()
+        self._again: set[str] = set()
+        self._resting: dict[str, float] = {}
+        self._ends: list[tuple[float, str]] = []
         self._wake = asyncio.Event()
         self._published: dict[str, Applied] = {}
-        self._not_before: dict[str, float] = {}
         self._sent: dict[str, tuple[bytes, Applied]] = {}
         handles.publisher = self
 
     def mark(self, node: str) -> None:
         """There is something new to say of this switch."""
-        self._marked.add(node)
-        self._wake.set()
+        if node in self._resting:
+            if not self._again:
+                # The end of its rest is waited for from now on.
+                self._wake.set()
+            self._again.add(node)
+        else:
+            self._due.add(node)
+            self._wake.set()
 
     def sent(self, node: str, data: bytes) -> Applied | None:
         """What these bytes of an acknowledgement say, if they are the newest of this replica's."""
@@ -43,24 +54,28 @@ class Publisher:
     def forget(self) -> None:
         """The state stream is new: say everything again."""
         self._published.clear()
-        self._marked.update(self._handles.runners)
-        self._wake.set()
+        self._mark_all()
+
+    def _mark_all(self) -> None:
+        for node in self._handles.runners:
+            self.mark(node)
 
     async def run(self) -> None:
         """For ever."""
-        settings = self._handles.settings
+        refresh_s = self._handles.settings.applied_refresh_s
         refreshed = time.monotonic()
         while True:
             now = time.monotonic()
-            if now >= refreshed + settings.applied_refresh_s:
+            if now >= refreshed + refresh_s:
                 refreshed = now
-                self._marked.update(self._handles.runners)
-            due = {node for node in self._marked if self._not_before.get(node, now) <= now}
-            if due:
-                await self._flush(due)
+                self._mark_all()
+            self._rested(now)
+            if self._due:
+                await self._flush()
                 continue
-            later = [self._not_before[node] for node in self._marked]
-            await self._woken(min([refreshed + settings.applied_refresh_s, *later]) - now)
+            refresh_at = refreshed + refresh_s
+            next_at = min(refresh_at, self._ends[0][0]) if self._again else refresh_at
+            await self._woken(next_at - now)
 
     async def _woken(self, timeout_s: float) -> None:
         """Until something is marked, at most so long."""
@@ -71,16 +86,29 @@ class Publisher:
             return
         self._wake.clear()
 
-    async def _flush(self, due: set[str]) -> None:
+    def _rest(self, node: str, until: float) -> None:
         """Only a switch that has just spoken waits: others need not."""
-        self._marked -= due
+        self._resting[node] = until
+        heapq.heappush(self._ends, (until, node))
+
+    def _rested(self, now: float) -> None:
+        """Who has waited long enough may speak again."""
+        while self._ends and self._ends[0][0] <= now:
+            end, node = heapq.heappop(self._ends)
+            if self._resting.get(node) != end:
+                continue
+            del self._resting[node]
+            if node in self._again:
+                self._again.discard(node)
+                self._due.add(node)
+
+    async def _flush(self) -> None:
         runners = self._handles.runners
+        due, self._due = self._due, set()
         live = [node for node in due if node in runners]
         again_at = time.monotonic() + self._handles.settings.applied_interval_s
-        self._not_before = {
-            **{node: at for node, at in self._not_before.items() if node in runners},
-            **dict.fromkeys(live, again_at),
-        }
+        for node in live:
+            self._rest(node, again_at)
         await self._publish([runners[node].applied() for node in live])
 
     async def goodbye(self, applied: Applied) -> None:
@@ -102,12 +130,11 @@ class Publisher:
         except BusError as error:
             log.warning("acknowledgements not published", error=str(error))
             results = [error] * len(news)
+        later = time.monotonic() + self._handles.settings.applied_refresh_s
         for item, result in zip(news, results, strict=True):
             if isinstance(result, BusError):
-                self._marked.add(item.node)
-                self._not_before[item.node] = (
-                    time.monotonic() + self._handles.settings.applied_refresh_s
-                )
+                self._rest(item.node, later)
+                self._again.add(item.node)
                 log.warning("not published", node=item.node, error=str(result))
             else:
                 self._published[item.node] = item

@@ -1,8 +1,10 @@
 """Who should write to which switch."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dunlin_flowctl.core.owners import STEP_S, Claim, Owners, ranked
+from dunlin_flowctl.core.owners import AGAIN, STEP_S, Claim, Owners, ranked
 
 DPIDS = range(1, 3001)
 
@@ -105,7 +107,7 @@ def test_the_next_look_is_when_somebody_can_be_suspect() -> None:
     assert owners.suspects(5.21) == {"c": 5.0}
     beats(owners, "a", 5.25, 5.5)
     assert owners.suspects(5.51) == {"b": 5.0}, "c has been silent for all of its time"
-    assert owners.until_suspect(5.51) <= 0
+    assert owners.until_suspect(5.51) == pytest.approx(AGAIN), "it may answer next time"
     owners.left("b")
     assert owners.until_suspect(5.51) == pytest.approx(0.5), "nobody else is there"
     late = Owners("a", 1.0)
@@ -113,3 +115,38 @@ def test_the_next_look_is_when_somebody_can_be_suspect() -> None:
     late.heard("b", 1.0, 5.0)
     assert late.until_suspect(5.1) == pytest.approx(0.5)
     assert late.until_suspect(5.6) == pytest.approx(0.4), "we listen since 5.0"
+
+
+def test_the_next_death_is_known_beforehand() -> None:
+    """Nobody is left out before that moment; then who was silent longest is."""
+    owners = Owners("a", 1.0)
+    beats(owners, "ab", 0.0, 5.0)
+    owners.heard("c", 0.4, 5.0)
+    assert owners.until_dead(5.0) == pytest.approx(0.4)
+    assert owners.live(5.39) == {"a", "b", "c"}
+    beats(owners, "a", 5.25, 5.75)
+    assert owners.live(5.41) == {"a", "b"}
+    assert owners.until_dead(5.75) == pytest.approx(0.25), "of b; c is dead already"
+    assert owners.until_dead(6.01) == pytest.approx(0.5), "nobody else is there"
+
+
+@given(
+    silences=st.lists(st.tuples(st.floats(0, 3), st.floats(0.2, 2)), max_size=4),
+    since=st.floats(0, 4),
+)
+def test_nothing_changes_before_the_next_moment(
+    silences: list[tuple[float, float]], since: float
+) -> None:
+    """Whatever was heard when: until the moments that are told nobody new is suspect or dead."""
+    now = 10.0
+    owners = Owners("a", 1.0)
+    for step in range(int(since * 4) + 1):
+        owners.heard("a", 1.0, now - since + step / 4)
+    for number, (silence, ttl_s) in enumerate(silences):
+        owners.heard(f"b{number}", ttl_s, now - silence)
+    suspects, live = owners.suspects(now), owners.live(now)
+    waits = owners.until_suspect(now), owners.until_dead(now)
+    for share in (0.01, 0.3, 0.6, 0.9, 0.99):
+        owners.heard("a", 1.0, now + share * max(waits))
+        assert owners.suspects(now + share * waits[0]).keys() <= suspects.keys()
+        assert owners.live(now + share * waits[1]) >= live

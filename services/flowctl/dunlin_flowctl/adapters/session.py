@@ -23,6 +23,8 @@ T = TypeVar("T")
 WRITE_BUFFER_MAX = 1 << 18
 READ_MAX = 1 << 18
 ECHOES_MISSED_MAX = 3
+TIMER_S = 0.002
+"""More than the resolution of the loop's timers."""
 
 
 class SessionClosed(Exception):
@@ -98,6 +100,7 @@ class Session:
         self._waiting: dict[int, _Replies] = {}
         self._owed: set[asyncio.Future[Any]] = set()
         self._commit: _Commit | None = None
+        self._asking: asyncio.TimerHandle | None = None
         self._turn = asyncio.Lock()
         self._heard = self._said = time.monotonic()
         self._closed: asyncio.Future[SessionClosed] = asyncio.get_running_loop().create_future()
@@ -125,6 +128,8 @@ class Session:
         if not self._closed.done():
             error = SessionClosed(reason, detail)
             self._closed.set_result(error)
+            if self._asking is not None:
+                self._asking.cancel()
             for future in self._owed:
                 if not future.done():
                     future.set_exception(error)
@@ -161,7 +166,7 @@ class Session:
 
     async def run(self) -> SessionClosed:
         """Read until the end of the session; returns why it ended."""
-        keep_alive = asyncio.create_task(self._keep_alive(), name=f"echo {self.peer}")
+        self._keep_alive()
         try:
             while True:
                 message = await self._read()
@@ -169,7 +174,6 @@ class Session:
         except SessionClosed as error:
             self.close(error.reason, str(error))
         finally:
-            keep_alive.cancel()
             self.close("cancelled")
         return self._closed.result()
 
@@ -229,23 +233,27 @@ class Session:
         if error.xid == COMMIT_XID:
             commit.done.set_result(False)
 
-    async def _keep_alive(self) -> None:
+    def _keep_alive(self) -> None:
         """
         Ask after silence; three intervals without a byte end the session.
 
         Also when we are silent: a switch that sends a long dump hears nothing from us meanwhile,
-        its own question waits behind the dump, and it would take us for dead.
+        its own question waits behind the dump, and it would take us for dead. A timer and not a
+        task, and not before it can matter: of thousands of sessions this is all that happens.
         """
-        interval = self._settings.echo_interval_s
-        while not self.closed:
-            await asyncio.sleep(interval / 2)
-            now = time.monotonic()
-            silence = now - self._heard
-            if silence > ECHOES_MISSED_MAX * interval + interval / 2:
-                self.close("dead", f"nothing heard for {silence:.1f} s")
-            elif max(silence, now - self._said) > interval and not self._unsent():
-                self._said = now
-                self._writer.write(codec.encode_echo_request(next(self._xids)))
+        if self.closed:
+            return
+        interval, now = self._settings.echo_interval_s, time.monotonic()
+        silence = now - self._heard
+        if silence > ECHOES_MISSED_MAX * interval + interval / 2:
+            self.close("dead", f"nothing heard for {silence:.1f} s")
+            return
+        if max(silence, now - self._said) > interval and not self._unsent():
+            self._said = now
+            self._writer.write(codec.encode_echo_request(next(self._xids)))
+        due_s = min(self._heard, self._said) + interval - now
+        loop = asyncio.get_running_loop()
+        self._asking = loop.call_later(max(due_s, interval / 2) + TIMER_S, self._keep_alive)
 
     def _unsent(self) -> int:
         """Bytes that wait for the switch to read."""

@@ -11,6 +11,9 @@ A replica that is not the first choice lets each better one try so long before.
 A better one may not be connected to the switch.
 """
 
+AGAIN = 1 / 16
+"""Share of the time to live after which a silent replica that did not answer is asked again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -95,15 +98,27 @@ class Owners:
         """
         Seconds until `suspects` may name somebody that it does not name now, if nobody is heard.
 
-        At most half of our time to live: who comes in between cannot be silent for so long before.
+        Who is suspect already, and may still answer, is worth asking again after `AGAIN` of our
+        time to live. At most half of it: who comes in between cannot be silent for so long before.
         """
-        since = max(self._hearing_since + self.ttl_s, now)
+        if self.suspects(now):
+            return self.ttl_s * AGAIN
+        return self._until(now, 0.5)
+
+    def until_dead(self, now: float) -> float:
+        """Seconds until `live` may leave out somebody that it has now; else as `until_suspect`."""
+        return self._until(now, 1.0)
+
+    def _until(self, now: float, share: float) -> float:
+        """Until somebody may have been silent for this share of its time to live."""
+        since = self._hearing_since
         moments = [
-            max(since, member.heard_at + member.ttl_s / 2) - now
+            max(since + member.ttl_s, member.heard_at + member.ttl_s * share) - now
             for name, member in self._members.items()
-            if name != self.replica and now - member.heard_at <= member.ttl_s
+            if name != self.replica
+            and (now - member.heard_at <= member.ttl_s * share or now - since < member.ttl_s)
         ]
-        return min([self.ttl_s / 2, *moments])
+        return max(0.0, min([self.ttl_s / 2, *moments]))
 
     def hearing(self, now: float) -> bool:
         """The bus carries what we say: what we know of claims is what there is."""
