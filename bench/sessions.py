@@ -3,8 +3,8 @@ Thousands of connected switches: flowctl alone, with simulated switches that spe
 
 Real are NATS, flowctl (one or several replicas, processes as in production) and every session on
 TCP. The intents are written here: a switch and a route for each node, 100 Services of 10 endpoints.
-Each switch connects to every replica, as bridges do. DUNLIN_BENCH_SIZES=switches:replicas,…
-chooses.
+Each switch connects to every replica, as bridges do; with several replicas it remembers what it is
+told, for the next owner compares. DUNLIN_BENCH_SIZES=switches:replicas,… chooses.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ import uvloop
 
 from bench import world
 from bench.light_switch import LightSwitch
-from bench.measure import Metric, Options, Row, Table
+from bench.measure import Metric, Options, Row, Table, percentile
 from bench.scale_cluster import block, node_ip
 from bench.scale_plane import cpu_s_of, listening, rss_mib_of, start
 from dunlin import subjects, wire
@@ -53,7 +53,8 @@ class Seen:
     """The acknowledgements: by node."""
 
     applied: dict[str, Applied] = field(default_factory=dict)
-    behind: int = 0
+    seen_ms: dict[str, float] = field(default_factory=dict)
+    """When an owner's first word of a switch that holds all came, Unix milliseconds; by node."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self, bus: Bus) -> None:
@@ -62,8 +63,14 @@ class Seen:
             for record in batch.records:
                 if not record.is_tombstone and subjects.split(record.subject)[0] == "applied":
                     applied = wire.decode(record.data, Applied)
-                    self.applied[applied.node] = applied
+                    self._note(applied)
             self.moved.set()
+
+    def _note(self, applied: Applied) -> None:
+        before = self.applied.get(applied.node)
+        if before is None or before.owner != applied.owner or not before.revision:
+            self.seen_ms[applied.node] = time.time() * 1000
+        self.applied[applied.node] = applied
 
     async def until(self, count: int, revision: int, but: str = "") -> float:
         """Seconds until so many switches hold `revision`, none of them owned by replica `but`."""
@@ -160,7 +167,12 @@ async def running(directory: Path, switches: int, replicas: int) -> AsyncIterato
     try:
         bus = await connect(FlowctlSettings(nats_url=nats.url, replica="bench"))
         await bus.ensure_streams()
-        plane = Flowctls(bus, Seen(), [], [LightSwitch(number + 1) for number in range(switches)])
+        plane = Flowctls(
+            bus,
+            Seen(),
+            [],
+            [LightSwitch(number + 1, remembers=replicas > 1) for number in range(switches)],
+        )
         tasks.append(asyncio.create_task(plane.seen.follow(bus)))
         await plane.publish(cluster(switches))
         for number, port in enumerate(ports):
@@ -197,7 +209,8 @@ async def measure(row: Row, directory: Path, switches: int, replicas: int) -> No
         ended, cpu = plane.ended(), plane.cpu_s()
         await asyncio.sleep(IDLE_S)
         row.add(idle=(plane.cpu_s() - cpu) / IDLE_S * 100)
-        row.add(memory=sum(rss_mib_of(process.pid) for process in plane.processes))
+        memory = [rss_mib_of(process.pid) for process in plane.processes]
+        row.add(memory=sum(memory) / replicas, largest=max(memory))
         cpu, times = plane.cpu_s(), []
         for number in range(CHANGES):
             started = time.perf_counter()
@@ -208,8 +221,29 @@ async def measure(row: Row, directory: Path, switches: int, replicas: int) -> No
         row.add(cpu=(plane.cpu_s() - cpu) / CHANGES / switches * 1e6)
         row.add(ended=plane.ended() - ended)
         if replicas > 1:
-            plane.processes[0].kill()
-            row.add(failover=await plane.seen.until(switches, plane.revision, but="flowctl-0"))
+            await _kill_one(row, plane, switches)
+
+
+async def _kill_one(row: Row, plane: Flowctls, switches: int) -> None:
+    """The first replica dies; until the others serve its switches."""
+    dead = "flowctl-0"
+    orphans = [node for node, said in plane.seen.applied.items() if said.owner == dead]
+    written = sum(switch.counts["added"] for switch in plane.switches)
+    killed_ms = time.time() * 1000
+    plane.processes[0].kill()
+    plane.processes[0].wait(10)
+    # Of a process that is gone nothing can be read any more.
+    rest = plane.processes[1:]
+    cpu = sum(cpu_s_of(process.pid) for process in rest)
+    await plane.seen.until(switches, plane.revision, but=dead)
+    seen = plane.seen
+    masters = [(seen.applied[node].master_since_ms - killed_ms) / 1000 for node in orphans]
+    served = [(seen.seen_ms[node] - killed_ms) / 1000 for node in orphans]
+    row.add(orphans=len(orphans), master_p50=percentile(masters, 0.5), master=max(masters))
+    row.add(failover_p50=percentile(served, 0.5), failover=max(served))
+    row.add(failover_cpu=(sum(cpu_s_of(p.pid) for p in rest) - cpu) / len(orphans) * 1000)
+    row.add(rewritten=sum(switch.counts["added"] for switch in plane.switches) - written)
+    row.add(after=max(rss_mib_of(process.pid) for process in rest))
 
 
 def run(options: Options) -> list[Table]:
@@ -218,13 +252,21 @@ def run(options: Options) -> list[Table]:
         Metric("owned", "s"),
         Metric("flowctl", "s of CPU by then"),
         Metric("simulated", "s of CPU of the switches by then"),
-        Metric("memory", "MiB", digits=0),
+        Metric("memory", "MiB a replica", digits=0),
+        Metric("largest", "MiB", digits=0),
         Metric("idle", "% of a core"),
         Metric("p50", "ms", digits=0),
         Metric("worst", "ms", digits=0),
         Metric("cpu", "us a switch and change", digits=0),
         Metric("ended", "sessions", digits=0),
-        Metric("failover", "s"),
+        Metric("orphans", "switches of the replica that is killed", digits=0),
+        Metric("master_p50", "s until half of them have a master"),
+        Metric("master", "s until all have"),
+        Metric("failover_p50", "s until half of them are compared and in force"),
+        Metric("failover", "s until all are"),
+        Metric("failover_cpu", "ms of CPU a switch"),
+        Metric("rewritten", "flows written by that", digits=0),
+        Metric("after", "MiB, the largest replica then", digits=0),
     ]
     names = (QUICK if options.quick else SIZES).split(",")
     table = Table("Connected switches:replicas of flowctl", metrics, names[0])
