@@ -19,9 +19,9 @@ class Publisher:
     """
     Publishes the newest state of each switch that changed; many changes of one switch, one message.
 
-    `_due`: nodes to speak of now. `_resting`: who has just spoken -> monotonic seconds until when it
-    is silent; `_again`: those of them that have something new to say; `_ends`: of `_resting`, the
-    next end first. So what a turn costs is up to those that speak, not to all switches.
+    `_due`: nodes to speak of now. `_resting`: who has just spoken, and until when it is silent
+    (monotonic seconds). `_again`: those of them that have something new to say. `_ends`: of
+    `_resting`, a heap. So a turn costs what those cost that speak, not what all switches do.
     """
 
     def __init__(self, handles: Handles) -> None:
