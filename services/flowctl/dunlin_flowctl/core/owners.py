@@ -101,9 +101,8 @@ class Owners:
         Who is suspect already, and may still answer, is worth asking again after `AGAIN` of our
         time to live. At most half of it: who comes in between cannot be silent for so long before.
         """
-        if self.suspects(now):
-            return self.ttl_s * AGAIN
-        return self._until(now, 0.5)
+        again = self.ttl_s * AGAIN if self.suspects(now) else self.ttl_s / 2
+        return min(again, self._until(now, 0.5))
 
     def until_dead(self, now: float) -> float:
         """Seconds until `live` may leave out somebody that it has now; else as `until_suspect`."""
