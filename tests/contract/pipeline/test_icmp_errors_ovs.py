@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from dunlin.events.facts import Endpoint
+from dunlin.events.facts import AnyFact, Endpoint, Protocol
 from tests.fixtures.ovs_dummy import OvsBridge, OvsDummy
 from tests.fixtures.ovs_site import (
     CLUSTER_IP,
@@ -23,6 +23,7 @@ from tests.fixtures.ovs_site import (
     udp,
     web,
 )
+from tests.packets.test_host_ports import asking
 from tests.packets.world import CLIENT, CLIENT6, GATEWAY, NODE_IP, NODE_IP6, UPLINK, at, pod_ip
 
 pytestmark = pytest.mark.ovs
@@ -80,16 +81,21 @@ def version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def test_about_an_answer_from_here(bare_bridge: OvsBridge, version: int) -> None:
+@pytest.mark.parametrize("by", ["NodePort", "hostPort"])
+def test_about_an_answer_from_here(bare_bridge: OvsBridge, version: int, by: str) -> None:
     """To an outside client whose address is kept: the error reaches the Pod, about its packet."""
-    site = Site(bare_bridge, *web(at(1, 1, version=version)))
+    facts: tuple[AnyFact, ...] = web(at(1, 1, version=version))
+    port = 30080
+    if by == "hostPort":
+        facts, port = (asking(protocol=Protocol.UDP),), 8000
+    site = Site(bare_bridge, *facts)
     client, own = pick(version, CLIENT, CLIENT6), pick(version, NODE_IP, NODE_IP6)
-    site.send(OUTSIDE, udp(Udp(client, 40000, own, 30080)))
+    site.send(OUTSIDE, udp(Udp(client, 40000, own, port)))
     request = datagram(site.out(POD))
     assert request == Udp(client, 40000, pod_ip(1, 1, version), 8080)
     site.send(POD, udp(request.back))
     answer = site.out(GATEWAY, UPLINK)
-    assert datagram(answer) == Udp(own, 30080, client, 40000)
+    assert datagram(answer) == Udp(own, port, client, 40000)
     site.send(OUTSIDE, too_big(pick(version, ROUTER, ROUTER6), answer))
     assert error(site.out(POD)) == (request.dst, request.back)
 
