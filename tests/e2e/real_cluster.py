@@ -41,6 +41,8 @@ NATS = "nats:2.15.1-alpine"
 GATEWAY = IPv4Interface("192.0.2.1/24")
 FIRST_HOST = 10
 START_TIMEOUT_S = 240.0
+LOG_TAIL = 3000
+"""Characters of each log of a machine that the failure of its start shows."""
 SOCKET = "/run/containerd/containerd.sock"
 AS_KUBEADM = {
     "authentication": {
@@ -185,8 +187,14 @@ class RealCluster:
             self._network(stack)
             for machine in self.machines:
                 stack.enter_context(self._process(machine))
-            eventually("the API server answers", self._answers, START_TIMEOUT_S)
-            eventually("all Nodes are there", self._registered, START_TIMEOUT_S)
+            try:
+                eventually("the API server answers", self._answers, START_TIMEOUT_S)
+                eventually("all Nodes are there", self._registered, START_TIMEOUT_S)
+            except BaseException as error:
+                for log in sorted(self.folder.glob("node-*/**/*.log")):
+                    text = log.read_text(errors="replace")
+                    error.add_note(f"--- {log.relative_to(self.folder)}\n{text[-LOG_TAIL:]}")
+                raise
             try:
                 yield self
             finally:
