@@ -1,6 +1,8 @@
 """compose/: the whole system in containers, on a real Docker engine."""
 
+import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -261,6 +263,42 @@ def test_every_panel_shows_something(compose: Compose) -> None:
     finally:
         assert not missing, missing
     assert not series("dunlin_no_such_series"), "the oracle cannot fail"
+
+
+# What clusterloader2 records for its measurement NetworkProgrammingLatency, by quantile.
+RECORDED = (
+    "histogram_quantile({quantile}, "
+    "sum(rate(kubeproxy_network_programming_duration_seconds_bucket[5m])) by (le))"
+)
+# What it asks of each record, with the length of its test.
+GATHERED = "quantile_over_time(0.99, {recorded}[{window}])"
+
+
+def seconds(query: str) -> list[float]:
+    """What Prometheus answers, without what is no number: of a rate of 0 there is no quantile."""
+    values = [float(item["value"][1]) for item in series(query)]
+    return [value for value in values if math.isfinite(value)]
+
+
+def test_clusterloader2_reads_the_programming_latency(compose: Compose) -> None:
+    """Its queries give seconds under kube-proxy's name; nobody has some under another."""
+    if not ready_pods(compose):
+        compose.kubectl("apply", "-f", "-", stdin=SHOP)
+    sizes = itertools.cycle((3, 2))
+    found: list[float] = []
+
+    def measured() -> bool:
+        compose.kubectl("scale", "deployment/backend", f"--replicas={next(sizes)}")
+        recorded = [RECORDED.format(quantile=quantile) for quantile in ("0.50", "0.90", "0.99")]
+        # A rule evaluates every 5 s what is a subquery here.
+        asked = [GATHERED.format(recorded=query, window="2m:5s") for query in recorded]
+        found[:] = [value for query in asked for value in seconds(query)]
+        return len(found) == len(asked)
+
+    until(measured, "three quantiles of the programming latency", timeout_s=90)
+    compose.kubectl("scale", "deployment/backend", "--replicas=2")
+    assert all(value > 0 for value in found), found
+    assert not seconds(RECORDED.format(quantile="0.99").replace("kubeproxy", "nobody"))
 
 
 def test_alerts_are_quiet_while_all_is_well(compose: Compose) -> None:
