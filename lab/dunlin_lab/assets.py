@@ -61,7 +61,9 @@ def specs(site: Site, folder: Path) -> tuple[list[Spec], list[Spec]]:
     base = _base(site)
     base.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(16)
-    _private(base / "tokens.csv", f'{token},dunlin-lab,dunlin-lab,"system:masters"\n')
+    write_atomically(
+        base / "tokens.csv", f'{token},dunlin-lab,dunlin-lab,"system:masters"\n'.encode()
+    )
     trust = certificates_in(base, site.mgmt_ip)
     signing_key = signing_key_in(base)
     client, peer = (site.port("127.0.0.1") for _ in range(2))
@@ -164,9 +166,4 @@ def _write_kubeconfig(path: Path, server: str, token: str, authority: Path) -> N
         "users": [{"name": "lab", "user": {"token": token}}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
     }
-    _private(path, yaml.safe_dump(config))
-
-
-def _private(path: Path, text: str) -> None:
-    write_atomically(path, text.encode())
-    path.chmod(0o600)
+    write_atomically(path, yaml.safe_dump(config).encode())

@@ -8,6 +8,7 @@ process is `SERVICE@REPLICA` in procs.
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 import socket
 import sys
@@ -29,6 +30,9 @@ OVS_PROCESSES = ("ovsdb-server", "ovs-vswitchd")
 
 _PORTS = range(10_240, 30_000)
 """Below the node ports (30000-32767) and Linux' ports of outgoing connections (32768-60999)."""
+
+_turn = itertools.count(random.randrange(len(_PORTS)))  # noqa: S311 - not a secret
+"""Which of them is next, from somewhere on: none is given twice before it is listened on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ def python(module: str, *args: str) -> tuple[str, ...]:
 
 def free_port(host: str) -> int:
     """
-    A TCP port of `host` that nobody listens on now.
+    A TCP port of `host` that nobody listens on now, another one each time.
 
     Not one of those that the kernel gives to outgoing connections: of those, one that is free now
     may be some connection's own when the process that is to listen there has started. Nor one of
@@ -101,11 +105,11 @@ def free_port(host: str) -> int:
         OSError: a hundred ports in a row are taken.
     """
     for _ in range(100):
-        port = random.choice(_PORTS)  # noqa: S311 - not a secret
+        port = _PORTS[next(_turn) % len(_PORTS)]
         try:
             with socket.create_server((host, port)):
                 return port
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-    raise OSError(errno.EADDRINUSE, f"no free port of {host}, {_PORTS} tried at random")
+    raise OSError(errno.EADDRINUSE, f"no free port of {host} in a hundred of {_PORTS}")

@@ -22,6 +22,5 @@ def make(folder: Path, users: Iterable[str]) -> dict[str, str]:
     for user in users:
         seed = nkeys.seed_text(secrets.token_bytes(nkeys.KEY_BYTES))
         write_atomically(folder / user, seed.encode() + b"\n")
-        (folder / user).chmod(0o600)
         found[user] = nkeys.key_pair(seed).public
     return found

@@ -34,16 +34,16 @@ def write(directory: Path, server: str) -> None:
     kube.mkdir(parents=True, exist_ok=True)
     made = certificates_in(kube, urlsplit(server).hostname or "")
     token = secrets.token_hex(16)
-    _keep(kube / "tokens.csv", f'{token},{USER},{USER},"{GROUP}"\n'.encode())
+    write_atomically(kube / "tokens.csv", f'{token},{USER},{USER},"{GROUP}"\n'.encode())
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )
-    _keep(kube / "service-account.key", pem)
+    write_atomically(kube / "service-account.key", pem)
     text = yaml.safe_dump(_kubeconfig(server, made.authority.read_bytes(), token))
-    _keep(kubeconfig, text.encode())
+    write_atomically(kubeconfig, text.encode())
     # The watcher is nobody in particular, and this is a token for development.
     kubeconfig.chmod(0o644)
 
@@ -58,11 +58,6 @@ def _kubeconfig(server: str, authority: bytes, token: str) -> dict[str, object]:
         "users": [{"name": "lab", "user": {"token": token}}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
     }
-
-
-def _keep(path: Path, content: bytes) -> None:
-    write_atomically(path, content)
-    path.chmod(0o600)
 
 
 def main() -> None:

@@ -127,7 +127,11 @@ def load_state(paths: LabPaths) -> LabState:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """A reader sees the old content or the new, and a killed writer leaves the old."""
+    """
+    A reader sees the old content or the new, and a killed writer leaves the old.
+
+    Its owner alone can read it, at any moment: that is how `mkstemp` makes files.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

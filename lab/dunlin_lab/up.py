@@ -119,11 +119,9 @@ def _site(
 ) -> plan.Site:
     token_file = paths.run_dir / "token"
     write_atomically(token_file, secrets.token_hex(16).encode())
-    token_file.chmod(0o600)
     kubeconfig = paths.kubeconfig
     if options.kubeconfig is not None:
         write_atomically(kubeconfig, flatten(options.kubeconfig).encode())
-        kubeconfig.chmod(0o600)
     password = secrets.token_hex(16)
     ports = [free_port(mgmt_ip) for _ in range(options.count("nats"))]
     nats_url = ",".join(f"nats://{plan.NATS_ADMIN}:{password}@{mgmt_ip}:{port}" for port in ports)
@@ -143,15 +141,14 @@ def _site(
 
 def _nats_specs(site: plan.Site, peers: list[plan.NatsPeer]) -> list[Spec]:
     """Each nats-server; its configuration and the services' seeds are written."""
+    run_dir = site.paths.run_dir
+    included = plan.nats_files(site, identities.make(site.seeds, permissions()))
+    for name, text in included.items():
+        write_atomically(run_dir / name, text.encode())
     specs = []
-    keys = identities.make(site.seeds, permissions())
-    files = plan.nats_files(site, keys)
-    files |= {f"nats-{peer.replica}.conf": plan.nats_config(site, peer, peers) for peer in peers}
-    for name, text in files.items():
-        write_atomically(site.paths.run_dir / name, text.encode())
-        (site.paths.run_dir / name).chmod(0o600)
     for peer in peers:
-        config = site.paths.run_dir / f"nats-{peer.replica}.conf"
+        config = run_dir / f"nats-{peer.replica}.conf"
+        write_atomically(config, plan.nats_config(site, peer, peers).encode())
         specs.append(plan.nats_spec(plan.nats_server(), peer.replica, config))
     return specs
 

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+TIMER_S = 0.002
+"""More than the resolution of the loop's timers, by which one may be early."""
+
 
 class Signal:
     """`notify` says that something moved; waiters look at their condition again."""

@@ -27,15 +27,12 @@ from dunlin.bus.base import (
     WrongLastSequence,
 )
 from dunlin_flowctl.core.owners import Claim, Owners
-from dunlin_flowctl.level import Signal
+from dunlin_flowctl.level import TIMER_S, Signal
 
 log = structlog.get_logger(__name__)
 
 LOOK_S = 30.0
 """Everything that matters wakes who waits; this only bounds what was forgotten."""
-
-TIMER_S = 0.002
-"""More than the resolution of the loop's timers."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

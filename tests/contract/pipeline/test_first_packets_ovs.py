@@ -5,14 +5,13 @@ Each ct() that goes on to a table and each dp_hash recirculates, and Open vSwitc
 seventh time (lib/dpif-netdev.c, MAX_RECIRC_DEPTH). No tracer of ours knows that.
 """
 
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
 from dunlin.events.facts import Endpoint, Protocol, ServicePort
 from dunlin.pipeline.layout import EXTERNAL_PORT_MIN
-from tests.fixtures.ovs_dummy import OvsBridge, OvsDummy
+from tests.fixtures.ovs_dummy import OvsBridge
 from tests.fixtures.ovs_site import (
     CLUSTER_IP,
     CLUSTER_IP6,
@@ -42,13 +41,6 @@ pytestmark = pytest.mark.ovs
 
 BOX, BOX6 = "172.17.0.2", "2001:db8:b0b::2"
 """A container on another bridge of the node: its kernel forwards what it sends."""
-
-
-@pytest.fixture
-def bridge(ovs_dummy: OvsDummy) -> Iterator[OvsBridge]:
-    """A fresh bridge without ports."""
-    with ovs_dummy.bridge() as bridge:
-        yield bridge
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])

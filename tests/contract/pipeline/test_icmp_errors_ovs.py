@@ -1,13 +1,12 @@
 """ICMP errors about translated connections on a real switch: they reach whoever sent too much."""
 
 import struct
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
 from dunlin.events.facts import AnyFact, Endpoint, Protocol
-from tests.fixtures.ovs_dummy import OvsBridge, OvsDummy
+from tests.fixtures.ovs_dummy import OvsBridge
 from tests.fixtures.ovs_site import (
     CLUSTER_IP,
     CLUSTER_IP6,
@@ -62,13 +61,6 @@ def error(packet: bytes) -> tuple[str, Udp]:
     return target, datagram(body[8:])
 
 
-@pytest.fixture
-def bare_bridge(ovs_dummy: OvsDummy) -> Iterator[OvsBridge]:
-    """A bridge without ports."""
-    with ovs_dummy.bridge() as bridge:
-        yield bridge
-
-
 OVS_BUG = pytest.mark.xfail(
     strict=True,
     reason="Open vSwitch (3.1, 3.5) writes the inner checksum to the wrong place: docs/LIMITS.md",
@@ -82,13 +74,13 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.mark.parametrize("by", ["NodePort", "hostPort"])
-def test_about_an_answer_from_here(bare_bridge: OvsBridge, version: int, by: str) -> None:
+def test_about_an_answer_from_here(bridge: OvsBridge, version: int, by: str) -> None:
     """To an outside client whose address is kept: the error reaches the Pod, about its packet."""
     facts: tuple[AnyFact, ...] = web(at(1, 1, version=version))
     port = 30080
     if by == "hostPort":
         facts, port = (asking(protocol=Protocol.UDP),), 8000
-    site = Site(bare_bridge, *facts)
+    site = Site(bridge, *facts)
     client, own = pick(version, CLIENT, CLIENT6), pick(version, NODE_IP, NODE_IP6)
     site.send(OUTSIDE, udp(Udp(client, 40000, own, port)))
     request = datagram(site.out(POD))
@@ -100,9 +92,9 @@ def test_about_an_answer_from_here(bare_bridge: OvsBridge, version: int, by: str
     assert error(site.out(POD)) == (request.dst, request.back)
 
 
-def test_about_an_answer_from_elsewhere(bare_bridge: OvsBridge, version: int) -> None:
+def test_about_an_answer_from_elsewhere(bridge: OvsBridge, version: int) -> None:
     """The client's address is translated: the error goes on to the endpoint on its node."""
-    site = Site(bare_bridge, *web(at(2, 1, version=version)))
+    site = Site(bridge, *web(at(2, 1, version=version)))
     client, own = pick(version, CLIENT, CLIENT6), pick(version, NODE_IP, NODE_IP6)
     site.send(OUTSIDE, udp(Udp(client, 40000, own, 30080)))
     request = datagram(site.out(UPLINK))
@@ -116,10 +108,10 @@ def test_about_an_answer_from_elsewhere(bare_bridge: OvsBridge, version: int) ->
 
 
 @pytest.mark.parametrize("who", ["Pod", "node"])
-def test_about_a_request(bare_bridge: OvsBridge, version: int, who: str) -> None:
+def test_about_a_request(bridge: OvsBridge, version: int, who: str) -> None:
     """To an endpoint beyond the cluster: the error reaches the client, about the cluster IP."""
     far = Endpoint(ip=ip_address(pick(version, FAR, FAR6)))
-    site = Site(bare_bridge, *web(far))
+    site = Site(bridge, *web(far))
     own = pick(version, NODE_IP, NODE_IP6)
     client = pod_ip(1, 1, version) if who == "Pod" else own
     sent = Udp(client, 40000, pick(version, CLUSTER_IP, CLUSTER_IP6), 80)

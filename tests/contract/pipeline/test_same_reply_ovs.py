@@ -5,7 +5,6 @@ Both connections have the same replies: unless the second one gets a port of its
 are taken for those of the first. What gives it one ends an Open vSwitch that is too old for it.
 """
 
-from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_address
 
@@ -14,7 +13,7 @@ import pytest
 from dunlin.events.facts import AnyFact, Endpoint, ServicePort
 from dunlin_planner.ovs_version import survives_null_nat
 from tests.contract.pipeline.test_icmp_errors_ovs import error, too_big
-from tests.fixtures.ovs_dummy import ControlSocket, OvsBridge, OvsDummy
+from tests.fixtures.ovs_dummy import ControlSocket, OvsBridge
 from tests.fixtures.ovs_site import (
     CLUSTER_IP,
     CLUSTER_IP6,
@@ -42,13 +41,6 @@ from tests.packets.world import (
 pytestmark = pytest.mark.ovs
 PORT = 40000
 SYN, RST, ACK, SYN_ACK = 0x02, 0x04, 0x10, 0x12
-
-
-@pytest.fixture
-def bridge(ovs_dummy: OvsDummy) -> Iterator[OvsBridge]:
-    """Without ports."""
-    with ovs_dummy.bridge() as bridge:
-        yield bridge
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import re
 import struct
 import time
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
@@ -14,7 +13,7 @@ from dunlin.openflow.messages import ErrorMessage, PacketIn
 from dunlin.pipeline.layout import REJECT_USERDATA, Zone
 from tests.contract.pipeline.test_spread_ovs import version
 from tests.fixtures.frames import SCTP_INIT, sctp
-from tests.fixtures.ovs_dummy import DEADLINE_S, OpenFlowSocket, OvsBridge, OvsDummy
+from tests.fixtures.ovs_dummy import DEADLINE_S, OpenFlowSocket, OvsBridge
 from tests.packets.world import CLUSTER_IP, at, endpoints, pod_mac, program_of, service
 
 pytestmark = pytest.mark.ovs
@@ -24,13 +23,6 @@ POD, CLIENT, SERVICE_PORT, TARGET_PORT, CLIENT_PORT = (
 )  # fmt: skip
 INIT = SCTP_INIT
 INIT_ACK = bytes.fromhex("02000014") + struct.pack("!IIHHI", 9, 65536, 1, 1, 1)
-
-
-@pytest.fixture
-def bare_bridge(ovs_dummy: OvsDummy) -> Iterator[OvsBridge]:
-    """A bridge without ports."""
-    with ovs_dummy.bridge() as bridge:
-        yield bridge
 
 
 def packet_of(
@@ -85,9 +77,8 @@ def eventually_out(bridge: OvsBridge, pod: int) -> tuple[str, str, int, int]:
     return one
 
 
-def test_an_association_through_a_service(bare_bridge: OvsBridge) -> None:
+def test_an_association_through_a_service(bridge: OvsBridge) -> None:
     """INIT reaches the endpoint's port, INIT ACK comes back from the Service's."""
-    bridge = bare_bridge
     if version(bridge) < (3, 2):
         pytest.skip("this Open vSwitch does not track SCTP ports; DUNLIN_OVS_PREFIX names another")
     session = a_switch(bridge, "3.2.0")
@@ -102,9 +93,8 @@ def test_an_association_through_a_service(bare_bridge: OvsBridge) -> None:
         session.close()
 
 
-def test_refused_where_ports_are_not_tracked(bare_bridge: OvsBridge) -> None:
+def test_refused_where_ports_are_not_tracked(bridge: OvsBridge) -> None:
     """Planned for 3.1 the packet goes to the controller, to be refused; nothing is committed."""
-    bridge = bare_bridge
     session = a_switch(bridge, "3.1.0")
     try:
         session.ask(

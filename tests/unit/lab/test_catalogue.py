@@ -23,3 +23,8 @@ def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "_PORTS", (first, second))
     with socket.create_server(("127.0.0.1", first)):
         assert free_port("127.0.0.1") == second
+
+
+def test_no_port_is_given_twice() -> None:
+    """Several are chosen before any of them is listened on."""
+    assert len({free_port("127.0.0.1") for _ in range(500)}) == 500

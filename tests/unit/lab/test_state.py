@@ -19,6 +19,7 @@ from dunlin_lab.state import (
     load_state,
     locked,
     save_state,
+    write_atomically,
 )
 
 
@@ -86,3 +87,12 @@ def test_a_second_holder_waits_then_says_who_is_busy(paths: LabPaths) -> None:
     holder.join()
     with locked(paths, timeout_s=0.1):
         pass
+
+
+def test_nobody_else_reads_what_is_written(tmp_path: Path) -> None:
+    """Tokens, seeds and kubeconfigs are written so; also over a file that all could read."""
+    file = tmp_path / "token"
+    file.write_text("old")
+    file.chmod(0o644)
+    write_atomically(file, b"new")
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -14,6 +14,7 @@ from dunlin.openflow import codec, messages
 from dunlin.openflow.flow import Meter
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.encode import COMMIT, COMMIT_XID, OPEN, SHARED_XID, Bundle
+from dunlin_flowctl.level import TIMER_S
 from dunlin_flowctl.metrics import FlowctlMetrics
 
 log = structlog.get_logger(__name__)
@@ -25,8 +26,6 @@ READ_MAX = 1 << 18
 ECHOES_MISSED_MAX = 3
 ECHO = codec.encode_echo_request(0)
 """Every question is the same: ryu's encoder takes longer than all the rest of it."""
-TIMER_S = 0.002
-"""More than the resolution of the loop's timers."""
 
 
 class SessionClosed(Exception):
