@@ -97,6 +97,11 @@ class LabPaths:
         return self.run_dir / "log"
 
     @property
+    def temporary(self) -> Path:
+        """TMPDIR of every process: what one leaves that was killed goes with the lab."""
+        return self.run_dir / "tmp"
+
+    @property
     def kubeconfig(self) -> Path:
         """Where `up` puts the kubeconfig."""
         return self.run_dir / "kubeconfig"

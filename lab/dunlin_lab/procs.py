@@ -72,6 +72,9 @@ class Processes:
         """
         Start a process in a session of its own; its output is appended to logs/NAME.log.
 
+        Its temporary files are the lab's: what a killed process leaves (the package `kubernetes`
+        writes a kubeconfig's key into one) ends with the lab.
+
         Args:
             netns_path: namespace it is born in; the host's when None.
             program: the executable where it is not argv[0], which then is only a name.
@@ -87,11 +90,12 @@ class Processes:
             raise ProcessError(f"{name}: command {program or argv[0]} not found")
         log = self._paths.logs / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._paths.temporary.mkdir(mode=0o700, exist_ok=True)
         added = dict(env or {})
         pid = _spawn(
             executable,
             list(argv),
-            {**os.environ, **added, MARK_ENV: str(self._paths.run_dir)},
+            {**os.environ, **added, **self._own()},
             log,
             netns_path,
         )
@@ -148,6 +152,10 @@ class Processes:
         """(pid, start_ticks) of all that is this lab's, recorded or only marked."""
         recorded = {(r.pid, r.start_ticks) for r in self.all() if is_alive(r)}
         return frozenset(recorded | marked(self._paths.run_dir))
+
+    def _own(self) -> dict[str, str]:
+        """What the environment of every process says of the lab."""
+        return {MARK_ENV: str(self._paths.run_dir), "TMPDIR": str(self._paths.temporary)}
 
     def _record(self, name: str) -> Path:
         return self._paths.processes / f"{name}.json"

@@ -14,6 +14,7 @@ import pytest
 from dunlin_lab import procs
 from dunlin_lab.paths import LabPaths
 from dunlin_lab.state import write_atomically
+from tests.e2e.lab_cluster import eventually
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -55,6 +56,21 @@ def test_kill_keeps_the_record_and_restart_uses_it(paths: LabPaths) -> None:
     assert procs.is_alive(second)
     assert registry.stop("a")
     assert registry.find("a") is None
+
+
+def test_what_a_killed_process_leaves_is_the_labs(paths: LabPaths) -> None:
+    """Its temporary files are below the run directory, which `down` removes; for us alone."""
+    write = "import tempfile; print(tempfile.mkstemp()[1], flush=True); import time; time.sleep(99)"
+    registry = procs.Processes(paths)
+    record = registry.start("a", [sys.executable, "-c", write], env={"TMPDIR": "/nowhere"})
+    log = Path(record.log)
+    eventually("it has written", lambda: log.read_text().endswith("\n"))
+    assert registry.kill("a")
+    left = Path(log.read_text().strip())
+    assert left.parent == paths.temporary
+    assert left.is_file()
+    assert paths.run_dir in left.parents
+    assert paths.temporary.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_process_keeps_no_descriptor_of_its_caller(paths: LabPaths) -> None:
