@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.dataplane.agent.ovs_node import run
 from tests.e2e.lab_cluster import LabCluster, eventually
 from tests.e2e.traffic import HttpProbe, UdpProbe, get
 
@@ -154,12 +156,23 @@ def test_delete_jetstream(
     check_ledger(cluster)
 
 
+def closed(cluster: LabCluster, node: str) -> str:
+    """For which life of ovs-vswitchd the agent's conntrack timeouts are in force; "": for none."""
+    database = Path(cluster.status()["kubeconfig"]).parent / "ovs" / node / "db.sock"
+    rows = run(
+        "ovs-vsctl", f"--db=unix:{database}", "--bare", "--columns=external_ids", "list",
+        "CT_Timeout_Policy",
+    ).strip()  # fmt: skip
+    return "" if "announced" in rows else rows
+
+
 @pytest.mark.timeout(180)
 def test_vswitchd_restart(cluster: LabCluster, pods: tuple[str, list[dict[str, Any]], str]) -> None:
     """After ovs-vswitchd is killed and started again every Pod is attached, without recreation."""
     _, found, address = pods
     node = cluster.nodes[0]["name"]
     before = {pod["name"]: pod["ips"] for pod in found}
+    timeouts = eventually("closed connections are remembered", lambda: closed(cluster, node))
     cluster.kill(f"ovs-vswitchd/{node}")
     cluster.start(f"ovs-vswitchd/{node}")
 
@@ -174,3 +187,5 @@ def test_vswitchd_restart(cluster: LabCluster, pods: tuple[str, list[dict[str, A
     cluster.wait()
     now = {p["name"]: p["ips"] for p in cluster.status()["pods"] if p["name"] in before}
     assert now == before
+    again = "closed connections are remembered by the new ovs-vswitchd"
+    eventually(again, lambda: closed(cluster, node) not in ("", timeouts))

@@ -30,6 +30,7 @@ from dunlin_agent.pods import Pods
 from dunlin_agent.state import Neighbour
 from dunlin_agent.steering.kernel import SteeringKernel
 from dunlin_agent.steering.shell import Steer
+from dunlin_agent.timeouts.shell import ClosedConnections
 
 SWITCH_SECONDS: Final = 0.0005
 
@@ -89,7 +90,9 @@ async def setup(app: ServiceApp[Settings]) -> None:
     app.task("node", node.run())
     intents = Intents(bus, settings.node, metrics)
     reconcile = Reconcile(settings.ovs_rundir, facts, intents, vswitchd, metrics)
-    app.task("intents", intents.follow((health, steer, reconcile)))
+    closed = ClosedConnections(ovs, facts, settings.closed_connection_s, metrics)
+    app.task("intents", intents.follow((health, steer, reconcile, closed)))
+    app.task("closed-connections", closed.run())
     app.task("steering", steer.run())
     app.task("conntrack", reconcile.run())
     app.task("health-node", health.follow_node())

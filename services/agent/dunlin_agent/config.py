@@ -70,6 +70,13 @@ class Settings(CommonSettings):
         low=0,
         high=9216,
     )
+    closed_connection_s: int = setting(
+        75,
+        "How long conntrack remembers a closed TCP connection; 0: as Open vSwitch does (30).",
+        unit="seconds",
+        low=0,
+        high=3600,
+    )
     add_timeout_s: float = setting(
         40.0, "How long CNI ADD waits for its flows.", unit="seconds", low=1, high=100
     )

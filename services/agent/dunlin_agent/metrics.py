@@ -1,6 +1,6 @@
 """The agent's own metrics."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from dunlin.service.metrics import Metrics
 
@@ -68,9 +68,18 @@ class AgentMetrics:
             "Attempts to bring the kernel's rules and routes to that which it refused in part.",
             registry=registry,
         )
+        self._of_conntrack(registry)
+
+    def _of_conntrack(self, registry: CollectorRegistry) -> None:
         self.stale_connections = Counter(
             "dunlin_agent_stale_connections_total",
             "UDP connections removed that led where no Service sent them, found by two looks.",
+            registry=registry,
+        )
+        self.closed_connection_zones = Gauge(
+            "dunlin_agent_closed_connection_zones",
+            "Conntrack zones with a timeout for closed TCP connections, by whose it is.",
+            ["owner"],
             registry=registry,
         )
         self.conntrack_seconds = Histogram(

@@ -7,7 +7,7 @@ the durable record of what stands on the node. Source: ovs-vswitchd.conf.db(5).
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from ovs.db.idl import Transaction
 
@@ -34,11 +34,14 @@ from dunlin_agent.adapters.ovsdb_rows import (
     state_of,
 )
 from dunlin_agent.adapters.ovsdb_session import OvsdbError, OvsdbSession, Tables, fetch_schema
+from dunlin_agent.adapters.ovsdb_timeouts import read_policies, write_policies
+from dunlin_agent.timeouts.core import ZonePolicy, next_write
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "Open_vSwitch": (
         "bridges",
         "cur_cfg",
+        "datapaths",
         "dpdk_initialized",
         "dpdk_version",
         "iface_types",
@@ -70,6 +73,9 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "options",
         "type",
     ),
+    "CT_Timeout_Policy": ("external_ids", "timeouts"),
+    "CT_Zone": ("external_ids", "limit", "timeout_policy"),
+    "Datapath": ("ct_zones",),
     "Controller": (
         "connection_mode",
         "controller_burst_limit",
@@ -80,6 +86,9 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "target",
     ),
 }
+
+SINCE: Final[Mapping[str, frozenset[str]]] = {"CT_Zone": frozenset({"limit"})}
+"""Columns that an Open vSwitch before 3.3 does not have."""
 
 APPLY_TIMEOUT_SECONDS: Final = 30.0
 
@@ -106,7 +115,8 @@ class Ovs:
             OvsdbError: no ovsdb-server within 10 s.
         """
         schema = await asyncio.to_thread(fetch_schema, self._remote)
-        self._opened = OvsdbSession(self._remote, COLUMNS, schema, self._on_connection)
+        columns = _there(schema)
+        self._opened = OvsdbSession(self._remote, columns, schema, self._on_connection)
         await self._opened.start()
 
     async def close(self) -> None:
@@ -235,6 +245,38 @@ class Ovs:
 
         await self._session.wait_for(up, APPLY_TIMEOUT_SECONDS, f"{interface} to be up")
 
+    async def ensure_timeouts(
+        self, zones: frozenset[int], seconds: int, life: str
+    ) -> dict[int, ZonePolicy]:
+        """
+        Write what `timeouts.core.next_write` asks for, and wait each time until vswitchd has it.
+
+        Returns:
+            Zone -> its timeouts, as they are then: somebody may have written in between.
+        Raises:
+            OvsdbError: refused, or vswitchd did not follow within APPLY_TIMEOUT_SECONDS.
+        """
+
+        def change(tables: Tables, transaction: Transaction) -> None:
+            write = next_write(read_policies(tables), zones, seconds, life)
+            if write is not None:
+                write_policies(tables, transaction, write)
+
+        await self._followed()  # what an agent before us announced
+        await self._configure(change)
+        await self._configure(change)
+        return await self.timeouts()
+
+    async def timeouts(self) -> dict[int, ZonePolicy]:
+        """Zone -> its timeouts; a zone without any is left out."""
+        return await self._session.read(read_policies)
+
+    async def timeouts_changed(self, known: dict[int, ZonePolicy]) -> None:
+        """Return once zones have other timeouts than `known`."""
+        await self._session.wait_for(
+            lambda tables: read_policies(tables) != known, None, "other timeouts"
+        )
+
     async def controllers_connected(self) -> dict[str, bool]:
         """Whether each controller target has a session with a bridge."""
         return await self._session.read(
@@ -269,9 +311,29 @@ class Ovs:
                 root.next_cfg = number
             return number
 
-        number = await self._session.transact(numbered)
+        await self._followed(await self._session.transact(numbered))
+
+    async def _followed(self, number: int | None = None) -> None:
+        """Wait until vswitchd has followed change `number`, or all that were made so far."""
+
+        def followed(tables: Tables) -> bool:
+            root = root_of(tables)
+            return bool(root.cur_cfg >= (root.next_cfg if number is None else number))
+
         await self._session.wait_for(
-            lambda tables: root_of(tables).cur_cfg >= number,
+            followed,
             APPLY_TIMEOUT_SECONDS,
             "ovs-vswitchd to follow its configuration",
         )
+
+
+def _there(schema: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """COLUMNS, without those that this Open vSwitch's schema does not have yet."""
+    return {
+        table: tuple(
+            name
+            for name in names
+            if name not in SINCE.get(table, ()) or name in schema["tables"][table]["columns"]
+        )
+        for table, names in COLUMNS.items()
+    }
