@@ -262,6 +262,10 @@ async def test_an_operators_policy_stays(site: Site) -> None:
         vsctl("del-zone-tp", "netdev", f"zone={MAIN}")
         await site.policies(of_life(life, MAIN, HAIRPIN))
         await eventually("it is ours", lambda: (zones(site, "operator"), zones(site)) == (0, 2))
+        # As docs/tune.md has it.
+        vsctl("--may-exist", "add-zone-tp", "netdev", f"zone={MAIN}", "tcp_close=60")
+        await eventually("theirs again", lambda: (zones(site, "operator"), zones(site)) == (1, 1))
+        assert (await site.ovs.timeouts())[MAIN].timeouts == {"tcp_close": 60}
 
 
 @pytest.mark.timeout(120)
