@@ -9,6 +9,7 @@ import asyncio
 import struct
 from collections import Counter
 from functools import cache
+from typing import Any
 
 from dunlin.openflow import codec, wire_switch
 from dunlin.openflow.fake import FakeSwitch
@@ -16,11 +17,12 @@ from dunlin.openflow.fake_session import FakeSession
 from dunlin.openflow.messages import BundleReply, InstalledFlow, OpenFlowError
 from dunlin.openflow.wire_flow import decode_flow_mod
 from dunlin.openflow.wire_group import decode_bundle_add, decode_group_mod
+from dunlin.pipeline.layout import Table
 
 RECONNECT_S = 1.0
 BUNDLE_ADD, GROUP_MOD = 34, 15
-FLOWS, GROUPS = 1, 7
-"""Kinds of OFPT_MULTIPART_REQUEST: OFPMP_FLOW_DESC, OFPMP_GROUP_DESC."""
+FLOWS, COUNTS, GROUPS = 1, 2, 7
+"""Kinds of OFPT_MULTIPART_REQUEST: OFPMP_FLOW_DESC, OFPMP_AGGREGATE_STATS, OFPMP_GROUP_DESC."""
 _HEADER = struct.Struct("!xBHI")
 
 
@@ -76,14 +78,28 @@ def read(message: bytes) -> tuple[int, object, bytes | None]:
 
 
 class Held:
-    """What a switch that remembers holds: of each kind, entries of a dump by key."""
+    """
+    What a switch that remembers holds: of each kind, entries of a dump by key.
 
-    def __init__(self) -> None:
-        self.entries: dict[int, dict[object, bytes]] = {FLOWS: {}, GROUPS: {}}
+    `says`: also what flowctl has it say of itself; else its next owner has to look.
+    """
+
+    def __init__(self, *, says: bool = True) -> None:
+        self.entries: dict[int, dict[Any, bytes]] = {FLOWS: {}, GROUPS: {}}
+        self.says = says
+
+    def select(self, table: int | None) -> list[bytes]:
+        """Flows of one table; None: of all."""
+        flows = self.entries[FLOWS]
+        if table is None:
+            return list(flows.values())
+        return [entry for key, entry in flows.items() if key[0] == table]
 
     def apply(self, message: bytes) -> None:
         """One bundled message."""
         kind, key, entry = read(message)
+        if not self.says and isinstance(key, tuple) and key[0] == Table.DIGEST:
+            return
         if entry is None:
             self.entries[kind].pop(key, None)
         else:
@@ -111,18 +127,25 @@ class RememberingSession(LightSession):
         return super()._commit(bundle_id, xid, data)
 
     def _multipart(self, data: bytes, xid: int) -> list[bytes]:
-        entries = self._held.entries.get(int.from_bytes(data[8:10], "big"))
-        if entries is None:
+        kind = int.from_bytes(data[8:10], "big")
+        if kind == GROUPS:
+            return wire_switch.multipart(xid, kind, list(self._held.entries[GROUPS].values()))
+        if kind not in {FLOWS, COUNTS}:
             return super()._multipart(data, xid)
-        return wire_switch.multipart(xid, data[9], list(entries.values()))
+        # All flows are Dunlin's: a cookie that is asked for leaves none out.
+        table, _, _ = wire_switch.decode_flow_request(data)
+        found = self._held.select(table)
+        return wire_switch.multipart(
+            xid, kind, found if kind == FLOWS else [wire_switch.aggregate(len(found))]
+        )
 
 
 class LightSwitch:
     """One switch of dpid `dpid`; `counts`: bytes, bundled messages received, sessions ended."""
 
-    def __init__(self, dpid: int, *, remembers: bool = False) -> None:
+    def __init__(self, dpid: int, *, remembers: bool = False, says: bool = True) -> None:
         self.switch = FakeSwitch(dpid=dpid)
-        self.held = Held() if remembers else None
+        self.held = Held(says=says) if remembers else None
         self.counts: Counter[str] = Counter()
 
     async def run(self, host: str, port: int) -> None:

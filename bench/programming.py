@@ -94,7 +94,7 @@ class Flowctl:
             switch = self.desired.manage(node)
             assert switch is not None
             clock.lap("compile")
-            flows, groups, _ = await dump(session, settings.dump_max)
+            flows, groups, *_ = await dump(session, settings.dump_max)
             clock.lap("dump")
             assert len(flows) + len(groups) == 0
             limit = settings.bundle_max

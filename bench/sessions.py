@@ -4,7 +4,8 @@ Thousands of connected switches: flowctl alone, with simulated switches that spe
 Real are NATS, flowctl (one or several replicas, processes as in production) and every session on
 TCP. The intents are written here: a switch and a route for each node, 100 Services of 10 endpoints.
 Each switch connects to every replica, as bridges do; with several replicas it remembers what it is
-told, for the next owner compares. DUNLIN_BENCH_SIZES=switches:replicas,… chooses.
+told, for the next owner asks. DUNLIN_BENCH_SIZES=switches:replicas,… chooses; `:silent` behind
+that: switches that do not say what they hold, so that the next owner reads it and compares.
 """
 
 import asyncio
@@ -39,8 +40,8 @@ from dunlin.model.addresses import derived_mac
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_lab.catalogue import free_port
 
-SIZES = os.environ.get("DUNLIN_BENCH_SIZES", "100:1,1000:1,1000:3,5000:3")
-QUICK = os.environ.get("DUNLIN_BENCH_SIZES", "50:1,200:1,200:3")
+SIZES = os.environ.get("DUNLIN_BENCH_SIZES", "100:1,1000:1,1000:3,1000:3:silent,5000:3")
+QUICK = os.environ.get("DUNLIN_BENCH_SIZES", "50:1,200:1,200:3,200:3:silent")
 DEADLINE_S = 900.0
 IDLE_S = 10.0
 CHANGES = 20
@@ -157,7 +158,9 @@ def cluster(nodes: int) -> list[AnyIntent]:
 
 
 @asynccontextmanager
-async def running(directory: Path, switches: int, replicas: int) -> AsyncIterator[Flowctls]:
+async def running(
+    directory: Path, switches: int, replicas: int, *, says: bool
+) -> AsyncIterator[Flowctls]:
     """NATS with the intents in it, replicas, switches; all ended afterwards."""
     nats = NatsServer(directory / "nats")
     nats.start()
@@ -171,7 +174,10 @@ async def running(directory: Path, switches: int, replicas: int) -> AsyncIterato
             bus,
             Seen(),
             [],
-            [LightSwitch(number + 1, remembers=replicas > 1) for number in range(switches)],
+            [
+                LightSwitch(number + 1, remembers=replicas > 1, says=says)
+                for number in range(switches)
+            ],
         )
         tasks.append(asyncio.create_task(plane.seen.follow(bus)))
         await plane.publish(cluster(switches))
@@ -201,9 +207,11 @@ async def running(directory: Path, switches: int, replicas: int) -> AsyncIterato
         nats.stop()
 
 
-async def measure(row: Row, directory: Path, switches: int, replicas: int) -> None:
+async def measure(
+    row: Row, directory: Path, switches: int, replicas: int, *, says: bool = True
+) -> None:
     """One size."""
-    async with running(directory, switches, replicas) as plane:
+    async with running(directory, switches, replicas, says=says) as plane:
         row.add(owned=await plane.seen.until(switches, plane.revision))
         row.add(flowctl=plane.cpu_s(), simulated=time.process_time())
         ended, cpu = plane.ended(), plane.cpu_s()
@@ -262,7 +270,7 @@ def run(options: Options) -> list[Table]:
         Metric("orphans", "switches of the replica that is killed", digits=0),
         Metric("master_p50", "s until half of them have a master"),
         Metric("master", "s until all have"),
-        Metric("failover_p50", "s until half of them are compared and in force"),
+        Metric("failover_p50", "s until half of them are in force"),
         Metric("failover", "s until all are"),
         Metric("failover_cpu", "ms of CPU a switch"),
         Metric("rewritten", "flows written by that", digits=0),
@@ -273,8 +281,10 @@ def run(options: Options) -> list[Table]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for name in names:
-        switches, replicas = map(int, name.split(":"))
+        switches, replicas = map(int, name.split(":")[:2])
+        says = not name.endswith(":silent")
         options.progress(f"{switches} switches, {replicas} replicas")
         with tempfile.TemporaryDirectory(prefix="dunlin-bench-") as directory:
-            uvloop.run(measure(table.row(name), Path(directory), switches, replicas))
+            row = table.row(name)
+            uvloop.run(measure(row, Path(directory), switches, replicas, says=says))
     return [table]

@@ -32,7 +32,10 @@ KINDS = {
     "policycommit": 13,
     "hostport": 14,
 }
-_KIND_NAMES = {number: name for name, number in KINDS.items()}
+DIGEST_KIND = 0xFF
+_KIND_NAMES = {number: name for name, number in KINDS.items()} | {DIGEST_KIND: "digest"}
+DIGEST_COOKIE = OWNER << 56 | DIGEST_KIND << 48
+"""Of the flows that say what a switch holds: they belong to no intent."""
 
 
 @lru_cache(maxsize=1 << 18)

@@ -243,7 +243,7 @@ class FakeSession:
             entries = self.switch.select(cookie, mask, table)
             if kind == 1:
                 return wire_switch.multipart(xid, kind, [wire_switch.flow_desc(e) for e in entries])
-            return wire_switch.multipart(xid, kind, [_aggregate(len(entries))])
+            return wire_switch.multipart(xid, kind, [wire_switch.aggregate(len(entries))])
         if kind == 7:
             groups = [wire_switch.group_desc(group) for group in self.switch.groups.values()]
             return wire_switch.multipart(xid, kind, groups)
@@ -271,12 +271,6 @@ def _mod(data: bytes) -> Mod:
         return FlowMod(literal, flow, cookie_mask, flags)
     name, group = decode_group_mod(data)
     return GroupMod(cast("GroupCommands", name), group)
-
-
-def _aggregate(count: int) -> bytes:
-    """OXS packet, byte and flow counts; the fake switch sees no packets."""
-    fields = struct.pack("!IIIQIQ", 0x80020604, count, 0x80020808, 0, 0x80020A08, 0)
-    return struct.pack("!HH", 0, 4 + len(fields)) + fields + bytes(-(4 + len(fields)) % 8)
 
 
 def _unpack(form: str, data: bytes, offset: int) -> tuple[int, ...]:

@@ -156,6 +156,12 @@ def flow_removed(removed: FlowRemoved) -> bytes:
     return message(OFPT_FLOW_REMOVED, removed.xid, head + encode_match(flow.match) + counters)
 
 
+def aggregate(count: int) -> bytes:
+    """One entry of OFPMP_AGGREGATE_STATS: flows that no packet has met."""
+    fields = struct.pack("!IIIQIQ", 0x80020604, count, 0x80020808, 0, 0x80020A08, 0)
+    return struct.pack("!HH", 0, 4 + len(fields)) + fields + bytes(-(4 + len(fields)) % 8)
+
+
 def decode_flow_request(data: bytes) -> tuple[int | None, int, int]:
     """OFPMP_FLOW_DESC and OFPMP_AGGREGATE_STATS requests: (table, cookie, cookie mask)."""
     if len(data) < 56:

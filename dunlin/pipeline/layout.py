@@ -55,6 +55,7 @@ class Table(IntEnum):
     EXTERNAL = 80
     EXTERNAL_GATEWAY = 82
     EXTERNAL_UPLINK = 84
+    DIGEST = 250
 
     @property
     def title(self) -> str:
@@ -112,6 +113,7 @@ _TITLES = {
     Table.EXTERNAL: "External",
     Table.EXTERNAL_GATEWAY: "ExternalGateway",
     Table.EXTERNAL_UPLINK: "ExternalUplink",
+    Table.DIGEST: "Digest",
 }
 
 PURPOSE = {
@@ -157,6 +159,7 @@ PURPOSE = {
     Table.EXTERNAL: "source NAT to the node's address",
     Table.EXTERNAL_GATEWAY: "the node's kernel finds the next hop",
     Table.EXTERNAL_UPLINK: "straight to the default gateway",
+    Table.DIGEST: "no packet comes here: what this switch holds, for its next owner (ADR 0046)",
 }
 
 

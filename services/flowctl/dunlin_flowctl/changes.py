@@ -15,6 +15,7 @@ from dunlin.service.kubeproxy import families_of
 from dunlin_flowctl.adapters.dump import Dump, dump
 from dunlin_flowctl.adapters.session import CommitResult, Refusal, Session
 from dunlin_flowctl.conntrack import StaleUdp
+from dunlin_flowctl.core.digest import UNKNOWN, digest_flows
 from dunlin_flowctl.core.held import POLICY_COOKIES, is_policy
 from dunlin_flowctl.core.program import FlowKey, describe_key
 from dunlin_flowctl.core.switch import Switch, Work
@@ -24,7 +25,15 @@ from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.meters import Meters, NotMaster, left_by, wanted_by
 from dunlin_flowctl.ownership import Held
-from dunlin_flowctl.writer import Plan, at_once, bundles, plan_fresh_switch, plan_work
+from dunlin_flowctl.told import told
+from dunlin_flowctl.writer import (
+    Plan,
+    at_once,
+    bundles,
+    digests_after,
+    plan_fresh_switch,
+    plan_work,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +41,7 @@ BACK_OFF_FIRST_S = 0.5
 BACK_OFF_MAX_S = 30.0
 AUDITS = frozenset({"audit", "flow_removed"})
 """Causes of a comparison in which a difference is drift."""
-PHASES = ("groups_put", "flows_put", "flows_deleted", "groups_deleted")
+PHASES = ("groups_put", "flows_put", "flows_deleted", "groups_deleted", "digests")
 
 
 class Changes:
@@ -99,14 +108,27 @@ class Changes:
         )
 
     def _planned(self, work: Work) -> Plan:
-        handles = self._handles
+        handles, switch = self._handles, self.switch
         return plan_work(
             handles.desired,
-            self.switch,
+            switch,
             work,
             may_delete=handles.may_delete,
+            certain=self._certain(
+                work, explained=self.swept and not (switch.leftovers or switch.stray_groups)
+            ),
             known=handles.cache.known,
         )
+
+    def _certain(self, work: Work, *, explained: bool) -> bool:
+        """
+        With this work done the switch holds all that it should, and nothing else.
+
+        `explained`: nothing stays there that no intent explains.
+        """
+        handles = self._handles
+        whole = explained and not work.refused and not self.switch.partial
+        return whole and handles.may_delete and handles.desired.certain(self.switch.node)
 
     def start(self) -> bool:
         """
@@ -162,6 +184,7 @@ class Changes:
         """All of this plan is on the switch."""
         self.switch.leftovers |= plan.deferred > 0
         self.switch.stray_groups |= plan.stray_groups
+        self.switch.digests = plan.digests
         self._done(work)
 
     async def sync(self, cause: str) -> None:
@@ -170,6 +193,8 @@ class Changes:
         self.expected.clear()
         await self._set_meter()
         try:
+            if cause == "connect" and await self._told():
+                return
             async with self._handles.dumps.one():
                 found = await self._look(cause)
             if found is None:
@@ -183,6 +208,7 @@ class Changes:
                 switch.stray_groups = plan.stray_groups
                 self.swept = swept
                 switch.synced = True
+                switch.digests = plan.digests
                 self.next_audit = time.monotonic() + self._jittered_interval()
                 self._done(work)
                 switch.flows, switch.groups = plan.holds
@@ -192,6 +218,23 @@ class Changes:
         finally:
             self.audit_due = False
             self._reached.notify()
+
+    async def _told(self) -> bool:
+        """The switch says what it holds, and it is something that is known here."""
+        handles = self._handles
+        await self.meters.look()
+        self._want_meters("connect")
+        await self.meters.put(self._wanted_meters.values())
+        if not await told(self._session, handles.desired, self.switch):
+            return False
+        self.swept = True
+        # It is not known how long ago its last owner compared.
+        self.next_audit = time.monotonic() + self._jittered_interval() * random.random()  # noqa: S311
+        handles.metrics.audits.labels("told").inc()
+        self._log.info("the switch says what it holds", lacking=len(self.switch.pending))
+        handles.changed(self.switch.node)
+        await self.meters.sweep(self._wanted_meters)
+        return True
 
     async def _look(self, cause: str) -> tuple[Work, Plan, bool] | None:
         """What differs from a dump; whether that includes deletes. None: not the time for it."""
@@ -206,13 +249,14 @@ class Changes:
             return None
         switch.partial = self._handles.desired.held.incomplete
         switch.suspect = False
+        switch.digests = held.digests
         work = self._take(retry=True)
         switch.suspect = False
         self._want_meters(cause)
         may_delete = self._handles.may_delete
-        empty = not (held.flows or held.groups or work.refused)
+        empty = not (held.flows or held.groups or work.refused or any(held.digests))
         if cause == "connect" and empty and not switch.partial:
-            return work, self._fresh(cause), may_delete
+            return work, self._fresh(cause, work), may_delete
         return work, await self._compared(work, held, cause, may_delete=may_delete), may_delete
 
     def _want_meters(self, cause: str) -> None:
@@ -224,11 +268,14 @@ class Changes:
             self._handles.metrics.drift.labels(self.switch.node, "meter").inc(differing)
             self._log.warning("drift", cause=cause, meters=differing)
 
-    def _fresh(self, cause: str) -> Plan:
+    def _fresh(self, cause: str, work: Work) -> Plan:
         """Nothing stands there: everything, without a comparison."""
         handles = self._handles
         limit = handles.settings.bundle_max
-        plan = plan_fresh_switch(handles.desired, self.switch, handles.cache, limit)
+        certain = self._certain(work, explained=True)
+        plan = plan_fresh_switch(
+            handles.desired, self.switch, handles.cache, limit, certain=certain
+        )
         handles.metrics.audits.labels(cause).inc()
         self._log.info("an empty switch", messages=len(plan))
         return plan
@@ -256,9 +303,16 @@ class Changes:
             changing=frozenset(work.parts),
             expired=held.expired,
         )
+        # What is compared now; intents may change meanwhile.
+        after = digests_after(desired, self.switch)
         plan = await asyncio.to_thread(plan_sync, parts, held.flows, held.groups, rules)
         self._report(plan, cause)
-        return Plan(plan.changes, holds=(plan.flows, plan.groups))
+        explained = may_delete and not (plan.changes.deferred or plan.changes.stray_groups)
+        if not self._certain(work, explained=explained):
+            # What nobody changes is as it was said to be.
+            after = UNKNOWN if len(plan.changes) else held.digests
+        plan.changes.say(digest_flows(held.digests, after))
+        return Plan(plan.changes, holds=(plan.flows, plan.groups), digests=after)
 
     async def _set_meter(self) -> None:
         """Before any flow that names it: without it the switch would send every packet."""
@@ -308,11 +362,16 @@ class Changes:
         limit = self._handles.settings.bundle_max
         try:
             async for bundle in (
-                bundles(plan, self._handles.cache, limit) if len(plan) else nothing()
+                bundles(plan, self._handles.cache, limit, void=any(self.switch.digests))
+                if len(plan)
+                else nothing()
             ):
                 if not self._held.valid:
                     raise NotMaster("another replica has claimed it")
                 result = await self._session.commit(bundle)
+                if bundle.void and result.applied:
+                    self.switch.digests = UNKNOWN
+                    continue
                 if not result.applied or result.errors:
                     self._failed(work, bundle, result, whole=written == 0)
                     return False

@@ -43,10 +43,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What is written between open and commit; `data`: all of it with these, if it is ready."""
+    """
+    What is written between open and commit; `data`: all of it with these, if it is ready.
+
+    `void`: it only takes back what the switch says of itself.
+    """
 
     segments: tuple[Segment, ...]
     data: bytes = b""
+    void: bool = False
 
     def __len__(self) -> int:
         return sum(len(segment.intents) for segment in self.segments)

@@ -8,6 +8,7 @@ from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow
 from dunlin_flowctl.core.delta import ChangeSet, Step, diff
 from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.core.digest import UNKNOWN, Digests, digest_flows, unsaid
 from dunlin_flowctl.core.layer import Replaced
 from dunlin_flowctl.core.program import FlowKey, Key
 from dunlin_flowctl.core.switch import Switch, Work
@@ -20,6 +21,7 @@ from dunlin_flowctl.encode import (
     Unencodable,
     chunks,
     cut,
+    encode_segment,
     interleave,
     is_policy,
     policy_steps,
@@ -36,12 +38,14 @@ class Plan:
 
     `shared`: what any switch with the same `key` needs, byte by byte; None: all is in `own`.
     `holds`: flows and groups of its intents afterwards; (0, 0) where it is not known.
+    `digests`: what the switch says of itself afterwards.
     """
 
     own: ChangeSet
     shared: ChangeSet | None = None
     key: object = None
     holds: tuple[int, int] = (0, 0)
+    digests: Digests = UNKNOWN
 
     def __len__(self) -> int:
         return len(self.own) + (len(self.shared) if self.shared is not None else 0)
@@ -74,15 +78,24 @@ def plan_work(
     work: Work,
     *,
     may_delete: bool,
+    certain: bool = False,
     known: Callable[[object], ChangeSet | None] = lambda _key: None,
 ) -> Plan:
-    """The least change for this work. `known`: shared changes that another switch has had."""
+    """
+    The least change for this work.
+
+    `certain`: afterwards the switch holds all that it should and nothing else. `known`: shared
+    changes that another switch has had.
+    """
+    after = digests_after(desired, switch) if certain else UNKNOWN
     shared: Parts = {}
     own: Parts = {}
     for intent_id, part in work.parts.items():
         (shared if desired.is_shared(intent_id) else own)[intent_id] = part
     if switch.stray_groups or any(map(_contested, own.values())):
-        return Plan(_diff_all(desired, switch, work, may_delete=may_delete))
+        changes = _diff_all(desired, switch, work, may_delete=may_delete)
+        changes.say(digest_flows(switch.digests, after))
+        return Plan(changes, digests=after)
 
     def taken(key: Key) -> object:
         owner = switch.own.owner(key)
@@ -90,14 +103,25 @@ def plan_work(
 
     own_changes = diff(own.values(), may_delete=may_delete, owned=taken) if own else ChangeSet()
     if not shared:
-        return Plan(own_changes)
-    key = (may_delete, *((_serial(p.old), _serial(p.new)) for p in shared.values()))
-    changes = known(key)
-    if changes is None:
-        changes = diff(
+        own_changes.say(digest_flows(switch.digests, after))
+        return Plan(own_changes, digests=after)
+    serials = ((_serial(p.old), _serial(p.new)) for p in shared.values())
+    key = (may_delete, after.shared, *serials)
+    shared_changes = known(key)
+    if shared_changes is None:
+        shared_changes = diff(
             shared.values(), may_delete=may_delete, owned=lambda key: _other(desired, key, shared)
         )
-    return Plan(own_changes, changes, key)
+        shared_changes.say(digest_flows(UNKNOWN, Digests(after.shared)))
+    # Of the shared part all switches are told the same.
+    said = switch.digests._replace(shared=after.shared or switch.digests.shared)
+    own_changes.say(digest_flows(said, after))
+    return Plan(own_changes, shared_changes, key, digests=after)
+
+
+def digests_after(desired: Desired, switch: Switch) -> Digests:
+    """Of all that this switch should hold now."""
+    return Digests(desired.shared.totals.digest, switch.own.totals.digest)
 
 
 def _other(desired: Desired, key: Key, parts: Parts) -> object:
@@ -123,15 +147,29 @@ def _serial(compiled: object) -> int:
     return getattr(compiled, "serial", 0)
 
 
-def plan_fresh_switch(desired: Desired, switch: Switch, cache: ProgramCache, limit: int) -> Plan:
-    """All that a switch should hold that holds nothing; of the shared part nothing is done anew."""
+def plan_fresh_switch(
+    desired: Desired, switch: Switch, cache: ProgramCache, limit: int, *, certain: bool = False
+) -> Plan:
+    """
+    All that a switch should hold that holds nothing; of the shared part nothing is done anew.
+
+    `certain`: as for `plan_work`.
+    """
     shared = desired.shared
-    key = ("all", shared.version)
-    batches = cache.batches(key, lambda: plan_fresh(shared.effective.values()), limit)
+    after = digests_after(desired, switch) if certain else UNKNOWN
+
+    def whole() -> ChangeSet:
+        changes = plan_fresh(shared.effective.values())
+        changes.say(digest_flows(UNKNOWN, Digests(after.shared)))
+        return changes
+
+    key = ("all", shared.version, certain)
+    batches = cache.batches(key, whole, limit)
     own = plan_fresh(switch.own.effective.values())
+    own.say(digest_flows(UNKNOWN, Digests(own=after.own)))
     both = (own, batches.changes)
     holds = (sum(len(c.flows_put) for c in both), sum(len(c.groups_put) for c in both))
-    return Plan(own, batches.changes, key, holds)
+    return Plan(own, batches.changes, key, holds, after)
 
 
 def at_once(plan: Plan, cache: ProgramCache, limit: int) -> Bundle | None:
@@ -149,9 +187,13 @@ def at_once(plan: Plan, cache: ProgramCache, limit: int) -> Bundle | None:
         return None
 
 
-async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[Bundle]:
+async def bundles(
+    plan: Plan, cache: ProgramCache, limit: int, *, void: bool = False
+) -> AsyncIterator[Bundle]:
     """
     The bundles of a plan, each made when the one before has been written.
+
+    `void`: of several the first takes back what the switch says of itself; the last says it anew.
 
     Raises:
         Unencodable: naming intents, before anything of their bundle is written.
@@ -160,6 +202,12 @@ async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[
         shared = cache.shared(plan.key, plan.shared)
         yield interleave(shared, cache.phases(plan.own, OWN_XID) if len(plan.own) else shared[:0])
         return
+    if plan.shared is None and len(plan) <= limit:
+        steps = [step for steps in chunks(plan.own, limit) for step in steps]
+        yield Bundle((await _segment(cache, steps),))
+        return
+    if void and (said := _void(plan)):
+        yield Bundle((encode_segment(said, OWN_XID),), void=True)
     if plan.shared is None:
         for steps in chunks(plan.own, limit):
             yield Bundle((await _segment(cache, steps),))
@@ -169,11 +217,23 @@ async def bundles(plan: Plan, cache: ProgramCache, limit: int) -> AsyncIterator[
     policy = (await batches.policy(), await _segment(cache, policy_steps(plan.own)))
     if first := tuple(segment for segment in policy if segment.intents):
         yield Bundle(first)
-    for number, own in enumerate(plan.own.phases):
+    *phases, said = plan.own.phases
+    for number, own in enumerate(phases):
         async for segment in batches.phase(number):
             yield Bundle((segment,))
         for steps in cut([step for step in own if not is_policy(step)], limit):
             yield Bundle((await _segment(cache, steps),))
+    last = [segment async for segment in batches.phase(len(phases))]
+    if last := [*last, *([cache.segment(said, OWN_XID)] if said else ())]:
+        yield Bundle(tuple(last))
+
+
+def _void(plan: Plan) -> list[Step]:
+    """Until all of it is written, nothing is known of what it changes."""
+    said = [step.content for c in (plan.own, plan.shared) if c is not None for step in c.said]
+    changes = ChangeSet()
+    changes.say(unsaid(flow for flow in said if isinstance(flow, Flow)))
+    return changes.said
 
 
 async def _segment(cache: ProgramCache, steps: list[Step]) -> Segment:

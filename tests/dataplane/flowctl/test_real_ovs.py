@@ -19,6 +19,10 @@ async def start(ovs: Ovs, cluster: Cluster, **settings: Any) -> Flowctl:
     return flowctl
 
 
+DIGESTS = 2
+"""Flows that say what the others are."""
+
+
 async def test_intents_become_flows_and_are_acknowledged(ovs: Ovs, cluster: Cluster) -> None:
     """Every kind of intent stands after the barrier; what is withdrawn goes."""
     await cluster.intend(switch_intent("n1"), route_intent("n2", 2))
@@ -30,15 +34,15 @@ async def test_intents_become_flows_and_are_acknowledged(ovs: Ovs, cluster: Clus
     assert reply.applied
     assert reply.missing == ()
     flows = await asyncio.to_thread(ovs.flows, "br-n1")
-    assert len(flows) == 7
+    assert len(flows) == 7 + DIGESTS
     groups = await asyncio.to_thread(ovs.groups, "br-n1")
     assert len(groups) == 1
     seq = await cluster.withdraw(service_intent("web", (1, 2)))
     assert (await cluster.barrier("n1", seq, swept=True)).applied
-    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 4
+    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 4 + DIGESTS
     assert await asyncio.to_thread(ovs.groups, "br-n1") == []
     await flowctl.stop()
-    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 4
+    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 4 + DIGESTS
 
 
 async def populated(ovs: Ovs, cluster: Cluster, **settings: Any) -> Flowctl:
@@ -114,15 +118,15 @@ async def test_nothing_is_deleted_before_the_claims_are_complete(
     again = await Flowctl(other).start()
     await asyncio.to_thread(ovs.controllers, "br-n1", f"tcp:127.0.0.1:{again.port}")
     await again.synced("n1")
-    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 7
+    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 7 + DIGESTS
     assert len(await asyncio.to_thread(ovs.groups, "br-n1")) == 1
     seq = await other.intend(service_intent("web", (1, 3)))
     assert (await other.barrier("n1", seq)).applied
     assert not (await other.barrier("n1", seq, swept=True, timeout_ms=100)).applied
-    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 8
+    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 8 + DIGESTS
     await other.claim()
     assert (await other.barrier("n1", seq, swept=True)).applied
-    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 4
+    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 4 + DIGESTS
     await again.stop()
 
 
@@ -256,5 +260,5 @@ async def test_an_unknown_switch_is_left_alone(ovs: Ovs, cluster: Cluster) -> No
     assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 2
     await cluster.claim()
     await until(lambda: flowctl.handles.runners["n1"].swept, "swept")
-    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 1
+    assert len(await asyncio.to_thread(ovs.flows, "br-n1")) == 1 + DIGESTS
     await flowctl.stop()

@@ -79,7 +79,8 @@ async def test_switches_flows_and_groups(scene: Scene) -> None:
     assert (switch["connected"], switch["role"], switch["pending"]) == (True, "master", 0)
     assert (switch["flows"], switch["groups"], switch["revision"]) == (6, 1, 3)
     flows = (await scene.get("/v1/switches/n1/flows"))["items"]
-    assert len(flows) == 6
+    assert len(flows) == 6 + len(["of shared intents", "of its own"])
+    assert [f["intent"] for f in flows if f["table"] == "Digest"] == ["?/digest/?"] * 2
     only = (await scene.get("/v1/switches/n1/flows", intent="n1/endpoint/default/a/eth0"))["items"]
     assert [(f["table_id"], f["priority"], f["object"]) for f in only] == [
         (1, 10, "pod/default/a"),

@@ -108,5 +108,6 @@ async def test_more_than_a_bundle_holds() -> None:
             seq = await flood(world, services)
             await until(lambda: replica.handles.desired.revision >= seq, "all is read")
         await world.settled(seq)
-        messages = len(world.holding("n1"))
-        assert committed(replica) - before <= 2 * (messages / 100 + 6)
+        messages = len(world.holding("n1")[0])
+        # What a switch says of itself is taken back before, and said anew after it.
+        assert committed(replica) - before <= 2 * (messages / 100 + 6 + 2)

@@ -11,18 +11,22 @@ from dunlin.events.intents import AnyIntent
 from dunlin.events.rpc import BarrierReply
 from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
+from dunlin_flowctl.core.desired import Desired
+from dunlin_flowctl.core.digest import UNKNOWN, Digests, take_digests
 from dunlin_flowctl.core.program import Key
+from dunlin_flowctl.writer import digests_after
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 from tests.unit.flowctl.programs import (
     DPIDS,
     NODES,
     Change,
+    FakeCompiler,
     endpoint_intent,
     route_intent,
     service_intent,
     switch_intent,
 )
-from tests.unit.flowctl.test_delta import from_scratch
+from tests.unit.flowctl.test_delta import from_scratch, play
 
 
 class World:
@@ -93,12 +97,14 @@ class World:
         self.history.append(Change(intent, gone))
         return await (self.cluster.withdraw(intent) if gone else self.cluster.intend(intent))
 
-    def holding(self, node: str) -> dict[Key, Any]:
-        """What a switch holds."""
+    def holding(self, node: str) -> tuple[dict[Key, Any], Digests]:
+        """What a switch holds, and what it says of that."""
         fake = self.switches[node]
-        held: dict[Key, Any] = {key: entry.flow for key, entry in fake.flows.items()}
+        flows = {key: entry.flow for key, entry in fake.flows.items()}
+        said = take_digests(flows)
+        held: dict[Key, Any] = dict(flows.items())
         held.update(fake.groups.items())
-        return held
+        return held, said
 
     async def settled(self, seq: int) -> None:
         """Both switches hold everything, and nothing else."""
@@ -110,7 +116,17 @@ class World:
         for node in NODES:
             reply = await self._barrier(node, seq)
             assert reply.applied, reply
-            assert self.holding(node) == from_scratch(self.history, node), node
+            held, said = self.holding(node)
+            assert held == from_scratch(self.history, node), node
+            assert said in {UNKNOWN, self.digests(node)}, node
+
+    def digests(self, node: str) -> Digests:
+        """What it may say: by one that reads nothing but the newest intents."""
+        desired = Desired(FakeCompiler())
+        play(desired, list({change.intent.id: change for change in self.history}.values()))
+        switch = desired.manage(node)
+        assert switch is not None
+        return digests_after(desired, switch)
 
     async def _barrier(self, node: str, seq: int) -> BarrierReply:
         """

@@ -248,8 +248,8 @@ def test_modify_never_deletes_what_a_flow_still_needs() -> None:
     new = Workshop().make(IntentId("all/service/x"), Program((flow,), (group,)))
     there = diff([Replaced(old, new)], may_delete=True)
     back = diff([Replaced(new, old)], may_delete=True)
-    assert [len(phase) for phase in there.phases] == [1, 1, 0, 0]
-    assert [len(phase) for phase in back.phases] == [0, 0, 1, 1]
+    assert [len(phase) for phase in there.phases] == [1, 1, 0, 0, 0]
+    assert [len(phase) for phase in back.phases] == [0, 0, 1, 1, 0]
 
 
 def test_without_permission_nothing_is_deleted_and_it_says_how_much() -> None:

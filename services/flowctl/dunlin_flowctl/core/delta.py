@@ -31,10 +31,11 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 @dataclass(slots=True)
 class ChangeSet:
     """
-    Steps in four phases, to be written in this order.
+    Steps in five phases, to be written in this order.
 
     A group comes before the flows that name it and goes after them: OVS refuses a flow whose group
-    is missing, and deletes the flows of a group that goes. `deferred`: deletes left out, not
+    is missing, and deletes the flows of a group that goes. `said`: what the switch says of itself
+    when all that is done (`core.digest`). `deferred`: deletes left out, not
     allowed yet; `stray_groups`: ids of the groups among them.
     """
 
@@ -42,13 +43,20 @@ class ChangeSet:
     flows_put: list[Step] = field(default_factory=list)
     flows_deleted: list[Step] = field(default_factory=list)
     groups_deleted: list[Step] = field(default_factory=list)
+    said: list[Step] = field(default_factory=list)
     deferred: int = 0
     stray_groups: set[int] = field(default_factory=set)
 
     @property
-    def phases(self) -> tuple[list[Step], list[Step], list[Step], list[Step]]:
-        """The four phases in order."""
-        return self.groups_put, self.flows_put, self.flows_deleted, self.groups_deleted
+    def phases(self) -> tuple[list[Step], ...]:
+        """The five phases in order."""
+        return (
+            self.groups_put,
+            self.flows_put,
+            self.flows_deleted,
+            self.groups_deleted,
+            self.said,
+        )
 
     def __len__(self) -> int:
         return sum(map(len, self.phases))
@@ -60,6 +68,10 @@ class ChangeSet:
             self.groups_put.append(Step(command, content, who, source))
         else:
             self.flows_put.append(Step("add", content, who, source))
+
+    def say(self, flows: Iterable[Flow]) -> None:
+        """The switch says this of itself from now on."""
+        self.said.extend(Step("add", flow, None) for flow in flows)
 
     def defer(self, content: Content) -> None:
         """Leave out a delete."""

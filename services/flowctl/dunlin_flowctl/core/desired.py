@@ -10,11 +10,13 @@ from dunlin.openflow.cookie import CookieIndex
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
 from dunlin_flowctl.core.cookies import CookiesOn
+from dunlin_flowctl.core.digest import Digests
 from dunlin_flowctl.core.held import Held, Version
 from dunlin_flowctl.core.layer import Layer
 from dunlin_flowctl.core.names import PodNames
 from dunlin_flowctl.core.program import Compiled, Key, Workshop
-from dunlin_flowctl.core.switch import Moment, Switch
+from dunlin_flowctl.core.recent import Recent
+from dunlin_flowctl.core.switch import Moment, Switch, Then
 
 
 class Compiler(Protocol):
@@ -68,6 +70,7 @@ class Desired:
         self.unreadable: dict[IntentId, str] = {}
         self.read = 0
         self.held = Held()
+        self.recent = Recent()
         self._committed = Moment(0)
         self.pods = PodNames()
         self._contexts: dict[str, Any] = {}
@@ -258,6 +261,17 @@ class Desired:
         self.switches.pop(node, None)
         self._contexts.pop(node, None)
 
+    def known(self, switch: Switch, digests: Digests) -> Then | None:
+        """The state that a switch says to hold; None: none that is known, or not for certain."""
+        if not self.certain(switch.node) or digests.own != switch.own.totals.digest:
+            return None
+        return self.recent.then(digests.shared, self.shared.totals)
+
+    def certain(self, node: str) -> bool:
+        """What stands here is all that this switch should hold: nothing is unreadable."""
+        scopes = {intent_id.split("/", 1)[0] for intent_id in self.unreadable}
+        return not self.held.incomplete and scopes.isdisjoint({ALL_SCOPE, node})
+
     def get(self, node: str, intent_id: IntentId) -> Compiled | None:
         """What the switch of `node` should hold of an intent."""
         part = self.shared.effective.get(intent_id)
@@ -386,9 +400,11 @@ class Desired:
             return Program(), f"does not compile: {type(error).__name__}: {error}"
 
     def _put_shared(self, intent_id: IntentId, program: Program | None, moment: Moment) -> set[str]:
+        before = self.shared.totals
         changes = self.shared.put(intent_id, program)
         if not changes:
             return set()
+        self.recent.note(before, changes, moment)
         keys = {
             key
             for part in changes.values()

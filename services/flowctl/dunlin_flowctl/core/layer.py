@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Program
+from dunlin_flowctl.core.digest import Totals
 from dunlin_flowctl.core.program import (
     Compiled,
     Conflict,
@@ -39,7 +40,7 @@ class Layer:
 
     `taken` names the owner of a key in a layer that comes before this one: that owner wins.
     `conflicted`: intents that do not get all. `version`: another one whenever somebody gets
-    something else.
+    something else. `totals`: what all get.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Layer:
         self._claims: dict[Key, IntentId | tuple[IntentId, ...]] = {}
         self._effective: dict[IntentId, Compiled] = {}
         self.version = 0
+        self.totals = Totals()
         self.conflicted: set[IntentId] = set()
 
     @property
@@ -146,6 +148,7 @@ class Layer:
                 continue
             else:
                 self._effective[intent_id] = new
+            self.totals = self.totals.minus(_totals(old)).plus(_totals(new))
             if old is not new:
                 changes[intent_id] = Replaced(old, new)
         self.version += bool(changes)
@@ -168,6 +171,10 @@ class Layer:
             if winner != intent_id:
                 lost.append(Conflict(key, winner))
         return tuple(sorted(lost, key=str))
+
+
+def _totals(part: Compiled | None) -> Totals:
+    return part.totals if part is not None else Totals(0)
 
 
 def _same(old: Compiled, new: Compiled) -> bool:

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow, Group, Match, Meter, Program
+from dunlin_flowctl.core.digest import Totals, totals_of
 
 FlowKey = tuple[int, int, Match]
 """(table, priority, match)."""
@@ -54,6 +55,7 @@ class Compiled:
 
     Equality is identity; `serial` is unique in this process. `conflicts`: what the intent asked
     for and does not get. `meters` are no part of bundles: `meters.py` writes them.
+    `totals`: of flows and groups.
     """
 
     intent_id: IntentId
@@ -61,7 +63,8 @@ class Compiled:
     flows: Mapping[FlowKey, Flow]
     groups: Mapping[int, Group]
     meters: Mapping[int, Meter]
-    conflicts: tuple[Conflict, ...] = ()
+    conflicts: tuple[Conflict, ...]
+    totals: Totals
 
     def keys(self) -> Iterator[Key]:
         """Every key of flows and groups, groups first."""
@@ -129,4 +132,5 @@ class Workshop:
             else:
                 flows.pop(conflict.key, None)
         conflicts = (*lost, *(Conflict(key, intent_id) for key in twice))
-        return Compiled(intent_id, next(self._serials), flows, groups, meters, conflicts)
+        totals = totals_of(flows.values(), groups.values())
+        return Compiled(intent_id, next(self._serials), flows, groups, meters, conflicts, totals)

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dunlin.model.ids import IntentId
+from dunlin_flowctl.core.digest import UNKNOWN, Digests, Totals
 from dunlin_flowctl.core.layer import Changes, Layer, Replaced
 from dunlin_flowctl.core.program import Compiled
 
@@ -22,6 +24,21 @@ class Moment:
     revision: int
     published_ms: int = 0
     trigger_ms: int | None = None
+
+
+class Change(NamedTuple):
+    """A change of what every switch holds; `before`: what all of that added up to."""
+
+    before: Totals
+    changes: Changes
+    moment: Moment
+
+
+class Then(NamedTuple):
+    """A state of what every switch holds, and the changes that came after it."""
+
+    shared: Totals
+    since: list[Change]
 
 
 @dataclass(slots=True)
@@ -72,7 +89,7 @@ class Switch:
     `partial`: that left policy alone, which was not known; its revision is 0 then, too.
     `suspect`: it may hold something else than this says; only a dump tells.
     `leftovers`: it holds something that nothing explains and that may not be deleted yet.
-    `stray_groups`: ids of such groups.
+    `stray_groups`: ids of such groups. `digests`: what it says of itself.
     """
 
     def __init__(self, node: str, dpid: int, own: Layer) -> None:
@@ -89,6 +106,7 @@ class Switch:
         self.suspect = False
         self.leftovers = False
         self.stray_groups: set[int] = set()
+        self.digests = UNKNOWN
         self.flows = 0
         self.groups = 0
         self._in_flight: Work | None = None
@@ -109,6 +127,15 @@ class Switch:
             return before
         self.suspect |= refused.unsure
         return refused.installed
+
+    def told(self, digests: Digests, then: Then) -> None:
+        """It has said what it holds: its own part as it should be, and the shared one as `then`."""
+        self.pending, self._early = {}, None
+        self.synced, self.digests = True, digests
+        self.flows = self.own.totals.flows + then.shared.flows
+        self.groups = self.own.totals.groups + then.shared.groups
+        for change in then.since:
+            self.mark(change.changes, change.moment)
 
     def revision(self, read: int) -> int:
         """The switch holds all up to here (but refused ones); the stream is read up to `read`."""

@@ -1,0 +1,130 @@
+"""
+What a switch says of itself: digests of all that stands on it, in two flows. ADR 0046.
+
+No packet meets these flows. Each bundle writes the new digests with the changes that they are
+about, so the next owner of the switch learns from two flows what it holds, and need not read the
+rest. What Dunlin's digests do not tell for certain is unknown.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from dunlin.openflow.cookie import DIGEST_COOKIE
+from dunlin.openflow.flow import Flow, Group, Match, SetField
+from dunlin.openflow.messages import CannotEncode
+from dunlin.openflow.wire_flow import encode_flow
+from dunlin.openflow.wire_group import encode_group
+from dunlin.pipeline.layout import Table
+
+_BITS = 128
+_MASK = (1 << _BITS) - 1
+_FIELD = "xxreg0"
+_SHARED, _OWN = 2, 1
+"""Priorities of the two flows."""
+_NONE = 1
+"""Of nothing at all: 0 says that the digest is not known."""
+
+
+LEARNING_TABLES = frozenset({Table.AFFINITY})
+"""Where a switch holds flows that nobody has written: what it has learned."""
+
+
+class Digests(NamedTuple):
+    """Of what every switch holds, and of this switch's own; 0: not known."""
+
+    shared: int = 0
+    own: int = 0
+
+
+UNKNOWN = Digests()
+
+
+class Totals(NamedTuple):
+    """
+    What parts add up to, in any order. `fixed`: flows of tables in which no switch learns.
+
+    `digest`: the sum of BLAKE2b over the messages that write each part, modulo 2^128.
+    """
+
+    digest: int = _NONE
+    flows: int = 0
+    groups: int = 0
+    fixed: int = 0
+
+    def plus(self, other: "Totals") -> "Totals":
+        """Both."""
+        return Totals(
+            (self.digest + other.digest) & _MASK,
+            self.flows + other.flows,
+            self.groups + other.groups,
+            self.fixed + other.fixed,
+        )
+
+    def minus(self, other: "Totals") -> "Totals":
+        """Without the other, which was part of it."""
+        return Totals(
+            (self.digest - other.digest) & _MASK,
+            self.flows - other.flows,
+            self.groups - other.groups,
+            self.fixed - other.fixed,
+        )
+
+
+def totals_of(flows: Iterable[Flow], groups: Iterable[Group]) -> Totals:
+    """Of one part: equal for equal messages in one order."""
+    content = hashlib.blake2b(digest_size=_BITS // 8)
+    counts = [0, 0, 0]
+    for group in groups:
+        content.update(_bytes(group))
+        counts[1] += 1
+    for flow in flows:
+        content.update(_bytes(flow))
+        counts[0] += 1
+        counts[2] += flow.table not in LEARNING_TABLES
+    return Totals(int.from_bytes(content.digest(), "big"), *counts)
+
+
+def _bytes(content: Flow | Group) -> bytes:
+    try:
+        if isinstance(content, Group):
+            return encode_group(content, "add")
+        return encode_flow(content, "add")
+    except CannotEncode:
+        # No switch will ever hold it, and none that was refused something is sure of itself.
+        return repr(content).encode()
+
+
+def digest_flows(before: Digests, after: Digests) -> list[Flow]:
+    """The flows that say `after` where `before` is said now."""
+    return [
+        Flow(Table.DIGEST, priority, (), (SetField(_FIELD, new),), cookie=DIGEST_COOKIE)
+        for priority, old, new in ((_SHARED, before[0], after[0]), (_OWN, before[1], after[1]))
+        if old != new
+    ]
+
+
+def unsaid(flows: Iterable[Flow]) -> list[Flow]:
+    """The same flows, saying nothing."""
+    return [replace(flow, actions=(SetField(_FIELD, 0),)) for flow in flows]
+
+
+def take_digests(flows: dict[tuple[int, int, Match], Flow]) -> Digests:
+    """Take the flows of digests out of a dump, and read them."""
+    return read_digests({p: flows.pop((Table.DIGEST, p, ()), None) for p in (_SHARED, _OWN)})
+
+
+def read_digests(found: Mapping[int, Flow | None]) -> Digests:
+    """From the flows of table Digest, by priority; what does not look as written says nothing."""
+    values = []
+    for priority in (_SHARED, _OWN):
+        flow = found.get(priority)
+        value = 0
+        if flow is not None and len(flow.actions) == 1:
+            action = flow.actions[0]
+            if isinstance(action, SetField) and action.field == _FIELD and action.mask is None:
+                value = action.value
+        values.append(value)
+    return Digests(*values)
