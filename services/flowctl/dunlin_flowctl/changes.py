@@ -170,6 +170,11 @@ class Changes:
         return True
 
     @property
+    def owned(self) -> bool:
+        """The claim stands."""
+        return self._held.valid
+
+    @property
     def busy(self) -> bool:
         """What `start` has written is not done with."""
         return self.unanswered or self._unfinished is not None

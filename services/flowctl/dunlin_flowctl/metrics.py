@@ -51,7 +51,11 @@ class FlowctlMetrics:
             "Tuples of UDP connections that changes of Services have made stale.",
         )
         self.drift = counter("drift_total", "What an audit found to differ.", "node", "kind")
-        self.audits = counter("flowctl_audits_total", "Comparisons with a dump.", "cause")
+        self.audits = counter(
+            "flowctl_audits_total",
+            "Comparisons with a dump, by cause; told: the switch itself said what it holds.",
+            "cause",
+        )
         self.programming = Histogram(
             "dunlin_programming_seconds",
             "From trigger (or publication) of a change to its acknowledgement by one switch.",

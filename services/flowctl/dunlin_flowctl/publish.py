@@ -51,6 +51,16 @@ class Publisher:
         sent, applied = self._sent.get(node, (b"", None))
         return applied if sent == data else None
 
+    def contradicted(self, node: str) -> None:
+        """
+        Somebody else has spoken of this switch: if it is ours, our word shall be the last one.
+
+        Its owner before us may have spoken after us, when it did not know of us yet.
+        """
+        if node in self._handles.runners:
+            self._published.pop(node, None)
+            self.mark(node)
+
     def forget(self) -> None:
         """The state stream is new: say everything again."""
         self._published.clear()
@@ -105,7 +115,7 @@ class Publisher:
     async def _flush(self) -> None:
         runners = self._handles.runners
         due, self._due = self._due, set()
-        live = [node for node in due if node in runners]
+        live = [node for node in due if node in runners and runners[node].owns]
         again_at = time.monotonic() + self._handles.settings.applied_interval_s
         for node in live:
             self._rest(node, again_at)

@@ -317,6 +317,11 @@ class SwitchRunner:
         """Nothing stands on the switch that no intent explains."""
         return self.changes is not None and not self.unswept
 
+    @property
+    def owns(self) -> bool:
+        """Nobody else's claim on the switch has been read."""
+        return self.changes is not None and self.changes.owned
+
     def applied(self, *, connected: bool = True) -> Applied:
         """The acknowledgement of the switch, as of now."""
         switch, desired = self.switch, self.handles.desired

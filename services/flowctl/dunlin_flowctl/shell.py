@@ -188,7 +188,10 @@ class Shell:
         else:
             # Most of them are this replica's own, which need not be read again.
             own = self.publisher.sent(node, record.data)
-            self._handles.applied[node] = own or wire.decode(record.data, Applied)
+            applied = own or wire.decode(record.data, Applied)
+            self._handles.applied[node] = applied
+            if applied.owner != self._handles.settings.replica:
+                self.publisher.contradicted(node)
 
     def _bad(self, kind: str, reason: str, record: Record, error: str) -> None:
         self._common.bad_input(kind, reason)

@@ -6,7 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from dunlin import subjects, wire
+from dunlin.bus.base import Message
+from dunlin.events.state import Applied
 from dunlin.openflow.fake import Mod
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
 from dunlin.openflow.flow import Flow, match
@@ -97,6 +101,20 @@ async def test_what_all_switches_hold_has_changed() -> None:
         assert compared(heir) == {"told": 1}
         counts = [heir.sample("dunlin_flowctl_messages_total", kind=kind) for kind in PUT]
         assert counts == [1, 3, 3, 1, 1]
+
+
+async def test_the_owner_has_the_last_word() -> None:
+    """What an owner before says too late, of a switch that is not its own, does not stand."""
+    async with one_switch(INTENTS) as (cluster, flowctl, _):
+        await cluster.barrier("n1", flowctl.handles.desired.revision, swept=True)
+        late = replace(flowctl.handles.runners["n1"].applied(), owner="flowctl-9", revision=0)
+        seq = await cluster.bus.publish(Message(late.subject, wire.encode(late)))
+        subject = subjects.applied("n1")
+        async with asyncio.timeout(10):
+            while (record := await cluster.bus.get_last(subject)) is None or record.seq <= seq:
+                await asyncio.sleep(0.01)
+        said = wire.decode(record.data, Applied)
+        assert (said.owner, said.revision) == ("flowctl-0", flowctl.handles.desired.revision)
 
 
 async def test_its_own_has_changed() -> None:

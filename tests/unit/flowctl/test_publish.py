@@ -21,6 +21,7 @@ class Runner:
 
     def __init__(self, node: str) -> None:
         self.node, self.revision, self.asked = node, 1, 0
+        self.owns = True
 
     def applied(self) -> Applied:
         """As a runner says it."""
@@ -144,3 +145,16 @@ async def test_a_new_state_stream_gets_everything_again() -> None:
         assert made.said("n0") == [2]
         made.publisher.forget()
         await until(lambda: made.said("n0") == [2, 2])
+
+
+async def test_of_a_switch_that_another_has_claimed_nothing_is_said() -> None:
+    """It is said by its new owner; contradicted, what has been said is said again."""
+    async with scene(2) as made:
+        made.runners["n0"].owns = False
+        made.moves("n0", 2)
+        made.moves("n1", 2)
+        await until(lambda: made.said("n1") == [2])
+        assert not made.said("n0")
+        for node in ("n1", "n9"):
+            made.publisher.contradicted(node)
+        await until(lambda: made.said("n1") == [2, 2])
