@@ -69,6 +69,8 @@ class Held:
     _live: bool = False
     _waiting: dict[IntentId, Version] = field(default_factory=dict)
     _since: dict[IntentId, int] = field(default_factory=dict)
+    _order: deque[tuple[IntentId, int]] = field(default_factory=deque)
+    """`_since` in order, with what has left it: a dict's first key costs all that went before."""
 
     def __contains__(self, intent_id: object) -> bool:
         return intent_id in self._waiting
@@ -82,7 +84,9 @@ class Held:
     @property
     def first(self) -> int | None:
         """The oldest revision that waits; None: nothing does."""
-        return next(iter(self._since.values()), None)
+        while self._order and self._since.get(self._order[0][0]) != self._order[0][1]:
+            self._order.popleft()
+        return self._order[0][1] if self._order else None
 
     def keeps(self, version: Version) -> bool:
         """Take it in if its change is not complete; else forget an older one of it."""
@@ -90,7 +94,9 @@ class Held:
         if version.intent.change <= self.committed:
             self.drop(intent_id)
             return False
-        self._since.setdefault(intent_id, version.revision)
+        if intent_id not in self._since:
+            self._since[intent_id] = version.revision
+            self._order.append((intent_id, version.revision))
         self._waiting[intent_id] = version
         return True
 
