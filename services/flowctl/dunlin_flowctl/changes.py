@@ -25,7 +25,7 @@ from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.meters import Meters, NotMaster, left_by, wanted_by
 from dunlin_flowctl.ownership import Held
-from dunlin_flowctl.told import told
+from dunlin_flowctl.told import word_of
 from dunlin_flowctl.writer import (
     Plan,
     at_once,
@@ -227,11 +227,17 @@ class Changes:
     async def _told(self) -> bool:
         """The switch says what it holds, and it is something that is known here."""
         handles = self._handles
+        word = await word_of(self._session)
+        if word.state(handles.desired, self.switch) is None:
+            return False
         await self.meters.look()
         self._want_meters("connect")
         await self.meters.put(self._wanted_meters.values())
-        if not await told(self._session, handles.desired, self.switch):
+        # Intents may have changed meanwhile.
+        then = word.state(handles.desired, self.switch)
+        if then is None:
             return False
+        self.switch.told(word.digests, then)
         self.swept = True
         # It is not known how long ago its last owner compared.
         self.next_audit = time.monotonic() + self._jittered_interval() * random.random()  # noqa: S311

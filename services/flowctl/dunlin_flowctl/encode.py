@@ -247,19 +247,13 @@ def chunks(changes: ChangeSet, limit: int) -> Iterator[list[Step]]:
 
     First, and together however many, those of the policy tables (`policy_steps`).
     """
-    if policy := policy_steps(changes):
+    policy = policy_steps(changes)
+    rest = [step for phase in changes.phases for step in phase if not is_policy(step)]
+    if len(changes) <= limit:
+        policy, rest = [], policy + rest
+    if policy:
         yield policy
-    chunk: list[Step] = []
-    for phase in changes.phases:
-        for step in phase:
-            if is_policy(step):
-                continue
-            chunk.append(step)
-            if len(chunk) == limit:
-                yield chunk
-                chunk = []
-    if chunk:
-        yield chunk
+    yield from cut(rest, limit)
 
 
 def policy_steps(changes: ChangeSet) -> list[Step]:

@@ -202,11 +202,7 @@ async def bundles(
         shared = cache.shared(plan.key, plan.shared)
         yield interleave(shared, cache.phases(plan.own, OWN_XID) if len(plan.own) else shared[:0])
         return
-    if plan.shared is None and len(plan) <= limit:
-        steps = [step for steps in chunks(plan.own, limit) for step in steps]
-        yield Bundle((await _segment(cache, steps),))
-        return
-    if void and (said := _void(plan)):
+    if void and len(plan) > limit and (said := _void(plan)):
         yield Bundle((encode_segment(said, OWN_XID),), void=True)
     if plan.shared is None:
         for steps in chunks(plan.own, limit):
@@ -224,16 +220,17 @@ async def bundles(
         for steps in cut([step for step in own if not is_policy(step)], limit):
             yield Bundle((await _segment(cache, steps),))
     last = [segment async for segment in batches.phase(len(phases))]
-    if last := [*last, *([cache.segment(said, OWN_XID)] if said else ())]:
+    if said:
+        last.append(cache.segment(said, OWN_XID))
+    if last:
         yield Bundle(tuple(last))
 
 
 def _void(plan: Plan) -> list[Step]:
     """Until all of it is written, nothing is known of what it changes."""
     said = [step.content for c in (plan.own, plan.shared) if c is not None for step in c.said]
-    changes = ChangeSet()
-    changes.say(unsaid(flow for flow in said if isinstance(flow, Flow)))
-    return changes.said
+    flows = unsaid(flow for flow in said if isinstance(flow, Flow))
+    return [Step("add", flow, None) for flow in flows]
 
 
 async def _segment(cache: ProgramCache, steps: list[Step]) -> Segment:

@@ -5,8 +5,20 @@ from pathlib import Path
 
 from dunlin.model.addresses import GATEWAY_MAC, derived_mac
 from dunlin_agent.adapters.links import PodLink, host_ifname
-from dunlin_agent.adapters.ovs_spec import PodPort
+from dunlin_agent.adapters.ovs_spec import BridgeSpec, PodPort, node_bridges
 from tests.dataplane.agent.ovs_node import OvsNode
+
+
+def pod_bridges() -> tuple[BridgeSpec, ...]:
+    """The bridges of a node without uplink and controllers, for these Pods."""
+    return node_bridges(
+        "n",
+        controllers=(),
+        uplink=None,
+        uplink_mac=None,
+        gateway_mac=derived_mac("gateway"),
+        pod_mtu=1450,
+    )
 
 
 def pod_link(netns: Path, k: int, *, offload: bool = False) -> PodLink:

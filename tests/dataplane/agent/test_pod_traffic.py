@@ -8,12 +8,10 @@ import uuid
 
 import pytest
 
-from dunlin.model.addresses import derived_mac
 from dunlin_agent.adapters.links import PodLinks
-from dunlin_agent.adapters.ovs_spec import node_bridges
 from dunlin_agent.adapters.ovsdb import Ovs
 from tests.dataplane.agent.ovs_node import OvsNode, run
-from tests.dataplane.agent.pods import forward, pod_link, pod_port
+from tests.dataplane.agent.pods import forward, pod_bridges, pod_link, pod_port
 
 pytestmark = [
     pytest.mark.root,
@@ -53,17 +51,7 @@ async def test_ping_tcp_and_udp_between_pods(*, tso: bool) -> None:
     with OvsNode(f"agtp-{uuid.uuid4().hex[:5]}", userspace_tso=tso) as node:
         ovs, links = Ovs(node.remote), PodLinks(node.netns)
         await ovs.start()
-        gateway_mac = derived_mac("gateway")
-        await ovs.ensure(
-            node_bridges(
-                "n",
-                controllers=(),
-                uplink=None,
-                uplink_mac=None,
-                gateway_mac=gateway_mac,
-                pod_mtu=1450,
-            )
-        )
+        await ovs.ensure(pod_bridges())
         assert (await ovs.state()).userspace_tso is tso
         pods = [pod_link(node.add_pod(f"p{k}"), k, offload=tso) for k in (1, 2)]
         for k, pod in enumerate(pods, 1):
@@ -96,15 +84,7 @@ async def test_default_offload_would_be_dead() -> None:
     with OvsNode(f"agtp-{uuid.uuid4().hex[:5]}") as node:
         ovs, links = Ovs(node.remote), PodLinks(node.netns)
         await ovs.start()
-        bridges = node_bridges(
-            "n",
-            controllers=(),
-            uplink=None,
-            uplink_mac=None,
-            gateway_mac=derived_mac("gateway"),
-            pod_mtu=1450,
-        )
-        await ovs.ensure(bridges)
+        await ovs.ensure(pod_bridges())
         pods = [pod_link(node.add_pod(f"p{k}"), k) for k in (1, 2)]
         for k, pod in enumerate(pods, 1):
             await links.create(pod)

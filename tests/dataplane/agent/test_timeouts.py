@@ -20,7 +20,6 @@ from dunlin.pipeline.layout import Zone
 from dunlin.service.metrics import Metrics
 from dunlin_agent import core
 from dunlin_agent.adapters.links import PodLinks
-from dunlin_agent.adapters.ovs_spec import node_bridges
 from dunlin_agent.adapters.ovsdb import Ovs
 from dunlin_agent.adapters.vswitchd import Vswitchd
 from dunlin_agent.facts import Facts
@@ -28,7 +27,8 @@ from dunlin_agent.metrics import AgentMetrics
 from dunlin_agent.timeouts.core import ZonePolicy
 from dunlin_agent.timeouts.shell import ClosedConnections
 from tests.dataplane.agent.ovs_node import OvsNode, run
-from tests.dataplane.agent.pods import pod_link, pod_port
+from tests.dataplane.agent.pods import pod_bridges, pod_link, pod_port
+from tests.scenario.worlds import until
 
 pytestmark = [
     pytest.mark.root,
@@ -56,14 +56,6 @@ assert tcp.recv(1) == b""; print(tcp.getsockname()[1])
 """
 
 
-async def eventually(what: str, reached: Callable[[], bool]) -> None:
-    """Wait for a level."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not reached():
-            await asyncio.sleep(0.05)
-    assert reached(), what
-
-
 class Site:
     """A node with two Pods, whose connections are committed to three zones."""
 
@@ -78,15 +70,7 @@ class Site:
     async def build(self) -> None:
         """Bridge, Pods, flows."""
         links = PodLinks(self.node.netns)
-        bridges = node_bridges(
-            "n",
-            controllers=(),
-            uplink=None,
-            uplink_mac=None,
-            gateway_mac=derived_mac("gateway"),
-            pod_mtu=1450,
-        )
-        await self.ovs.ensure(bridges)
+        await self.ovs.ensure(pod_bridges())
         for k in (1, 2):
             link = pod_link(self.node.add_pod(f"p{k}"), k)
             await links.create(link)
@@ -256,15 +240,27 @@ async def test_an_operators_policy_stays(site: Site) -> None:
                 found.get(MAIN) == theirs and HAIRPIN in found and found[HAIRPIN].mark == life
             )
         )
-        await eventually("it is counted", lambda: (zones(site, "operator"), zones(site)) == (1, 1))
+        await until(
+            lambda: (zones(site, "operator"), zones(site)) == (1, 1),
+            "it is counted",
+            timeout_s=DEADLINE_S,
+        )
         found = await site.remembered()
         assert OPERATORS - 60 < found[MAIN] <= OPERATORS
         vsctl("del-zone-tp", "netdev", f"zone={MAIN}")
         await site.policies(of_life(life, MAIN, HAIRPIN))
-        await eventually("it is ours", lambda: (zones(site, "operator"), zones(site)) == (0, 2))
+        await until(
+            lambda: (zones(site, "operator"), zones(site)) == (0, 2),
+            "it is ours",
+            timeout_s=DEADLINE_S,
+        )
         # As docs/tune.md has it.
         vsctl("--may-exist", "add-zone-tp", "netdev", f"zone={MAIN}", "tcp_close=60")
-        await eventually("theirs again", lambda: (zones(site, "operator"), zones(site)) == (1, 1))
+        await until(
+            lambda: (zones(site, "operator"), zones(site)) == (1, 1),
+            "theirs again",
+            timeout_s=DEADLINE_S,
+        )
         assert (await site.ovs.timeouts())[MAIN].timeouts == {"tcp_close": 60}
 
 
@@ -274,7 +270,7 @@ async def test_written_once_and_taken_back(site: Site) -> None:
     life = await site.observed()
     async with keeping(site):
         await site.policies(of_life(life, MAIN, HAIRPIN))
-        await eventually("it is told", lambda: zones(site) == 2)
+        await until(lambda: zones(site) == 2, "it is told", timeout_s=DEADLINE_S)
     written = site.node.vsctl("get", "Open_vSwitch", ".", "next_cfg")
     both = frozenset({MAIN, HAIRPIN})
     assert of_life(life, *both)(await site.ovs.ensure_timeouts(both, SECONDS, life))
