@@ -264,6 +264,17 @@ class Clause(Event, frozen=True, kw_only=True, array_like=True):
     of: Annotated[int, msgspec.Meta(ge=2, le=3)]
 
 
+class NameClause(Clause, frozen=True, kw_only=True, array_like=True):
+    """
+    One of four, for a named port in a network: clause 4 is a Pod that has this port by this name.
+
+    Apart from `Clause`: a release that knows no more than three reads everything else (ADR 0047).
+    """
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=4)]
+    of: Annotated[int, msgspec.Meta(ge=4, le=4)]
+
+
 class PolicyRule(Event, frozen=True, kw_only=True):
     """What happens when a conjunction holds. `index`: as the object lists its rules."""
 
@@ -295,7 +306,8 @@ class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
     that are
     networks. `isolated`: some NetworkPolicy (tier "default") selects these subjects: what no rule
     allows is dropped. `policies`: who selects these subjects (`<namespace>/<name>`), for people.
-    `log`: what is dropped so is logged.
+    `log`: what is dropped so is logged. `names`: more clauses, of rules about a named port in a
+    network.
     """
 
     class_id: ClassId
@@ -304,6 +316,7 @@ class PolicyClassIntent(Intent, frozen=True, kw_only=True, tag="policyclass"):
     isolated: bool = False
     policies: tuple[str, ...] = ()
     log: bool = False
+    names: tuple[NameClause, ...] = ()
 
 
 class PolicyPortIntent(Intent, frozen=True, kw_only=True, tag="policyport"):
@@ -313,12 +326,14 @@ class PolicyPortIntent(Intent, frozen=True, kw_only=True, tag="policyport"):
     Key: `TCP/80/ffff` (value and mask), or `any`.
 
     `protocol` None ("any"): every packet, whatever its peer and protocol. `mask` 0: every port.
+    `names`: more clauses, of rules about a named port in a network.
     """
 
     protocol: Protocol | None = None
     value: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     mask: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     clauses: tuple[Clause, ...] = ()
+    names: tuple[NameClause, ...] = ()
 
 
 class PolicyPeerIntent(Intent, frozen=True, kw_only=True, tag="policypeer"):

@@ -123,7 +123,7 @@ class World:
         wanted |= {subject.ingress_class for subject in subjects}
         wanted |= {subject.egress_class for subject in subjects}
         classes = [c for c in self.of(PolicyClassIntent) if c.class_id in wanted]
-        numbers = {clause.conj_id for found in classes for clause in found.clauses}
+        numbers = {clause.conj_id for c in classes for clause in (*c.clauses, *c.names)}
         policies = [
             p for p in self.of(PolicyIntent) if any(rule.conj_id in numbers for rule in p.rules)
         ]

@@ -1,8 +1,9 @@
 """
 What policies say, in flows: classes, clauses, verdicts. docs/design/policy.md draws the whole.
 
-Addresses become classes in registers, then conjunctions of (subject, peer, port) decide. A flow
-that many rules share is made by one intent that lists them all, so no two intents own one key.
+Addresses become classes in registers, then conjunctions of (subject, peer, port) decide, for a
+named port in a network of (subject, network, port, Pod with that name). A flow that many rules
+share is made by one intent that lists them all, so no two intents own one key.
 """
 
 from collections import defaultdict
@@ -144,7 +145,7 @@ def compile_class(intent: PolicyClassIntent) -> Program:
     """Which clauses a class fulfils, and the end of what is isolated."""
     make = FlowMaker(intent.id)
     when = match_class(_REGISTERS[intent.role], intent.class_id)
-    _clauses(make, when, intent.clauses)
+    _clauses(make, when, (*intent.clauses, *intent.names))
     if intent.isolated:
         assert intent.role in ("ingress", "egress"), intent.id
         table = TABLES["ingress" if intent.role == "ingress" else "egress", "default"]
@@ -173,7 +174,7 @@ def compile_port(intent: PolicyPortIntent) -> Program:
             fields["nw_proto"] = PROTOCOL_NUMBERS[intent.protocol]
             if intent.mask:
                 fields[f"{intent.protocol.lower()}_dst"] = (intent.value, intent.mask)
-        _clauses(make, match(**fields), intent.clauses)
+        _clauses(make, match(**fields), (*intent.clauses, *intent.names))
     return Program(tuple(make.flows))
 
 

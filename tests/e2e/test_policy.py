@@ -268,6 +268,38 @@ def test_cluster_network_policy(shop: Shop, cluster_policy: Any) -> None:
     assert shop.everywhere("client", "server")
 
 
+@pytest.mark.timeout(120)
+def test_a_named_port_in_a_network(shop: Shop, cluster_policy: Any) -> None:
+    """Egress to ipBlocks by name: the port of the Pods that lie there; Admin denies it likewise."""
+    server, other = (
+        [f"{ip}/{32 if '.' in ip else 128}" for ip in shop.pods[name]["ips"]]
+        for name in ("server", "other")
+    )
+    of_server = [{"ipBlock": {"cidr": cidr}} for cidr in server]
+    around = [
+        {"ipBlock": {"cidr": "0.0.0.0/0" if "." in cidr else "::/0", "except": [cidr]}}
+        for cidr in server
+    ]
+    http = {"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Egress"]}
+    shop.policy("p", **http, egress=[{"to": of_server, "ports": [{"port": "http"}]}])
+    assert shop.everywhere("client", "server")
+    assert not shop.everywhere("client", "other"), "it has the port, and lies elsewhere"
+    shop.replace("p", **http, egress=[{"to": around, "ports": [{"port": "http"}]}])
+    assert not shop.everywhere("client", "server")
+    assert shop.everywhere("client", "other")
+    rule = {
+        "action": "Deny",
+        "to": [{"networks": [*server, *other]}],
+        "protocols": [{"destinationNamedPort": "http"}],
+    }
+    cluster_policy("names", tier="Admin", priority=30, egress=[rule])
+    assert not shop.everywhere("client", "other")
+    ends = f"{shop.namespace}/client", f"{shop.namespace}/other", "8080"
+    said = shop.cluster.dunlin("policy", "explain", *ends, check=False)
+    assert said.returncode == 3
+    assert "ClusterNetworkPolicy names" in said.stdout, said.stdout
+
+
 @pytest.mark.timeout(180)
 def test_no_moment_unprotected(shop: Shop) -> None:
     """While policies change: what all of them forbid never passes."""

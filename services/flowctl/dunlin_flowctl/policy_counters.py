@@ -14,7 +14,7 @@ class PolicySums:
     """
     Sums over flows as parts of a dump come in.
 
-    `rules` by conjunction id: a rule has one for its numbers and one for each number of its named
+    `rules` by conjunction id: a rule has one for its numbers and some for each number of its named
     ports. What today's intents do not know (a rule that is on its way out) is left out.
     """
 

@@ -269,6 +269,68 @@ def test_each_tier(switches: RealSwitches, clause: str) -> None:
     assert reached(switches, world(policies, tiers), "TCP", 8080) == {4: expected, 6: expected}
 
 
+def to_names(*networks: dict[str, Any], name: str = "web") -> list[dict[str, Any]]:
+    """One NetworkPolicy about the client: it may connect to this named port there."""
+    spec = {
+        "podSelector": {"matchLabels": {"app": "a"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": list(networks), "ports": [{"port": name}]}],
+    }
+    return [{"metadata": {"namespace": "x", "name": "p"}, "spec": spec}]
+
+
+def tier_to_names(number: int, action: str, *networks: str) -> dict[str, Any]:
+    """An Admin rule about Pods of app a, and the named port web in these networks."""
+    subject = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "a"}}}}
+    rule = {
+        "action": action,
+        "to": [{"networks": [*networks]}],
+        "protocols": [{"destinationNamedPort": "web"}],
+    }
+    spec = {"tier": "Admin", "priority": number, "subject": subject, "egress": [rule]}
+    return {"metadata": {"name": f"c{number}"}, "spec": spec}
+
+
+TO_SERVER, TO_FRIEND = ("server", 8080), ("friend", 81)
+EVERY_PORT = {(name, port) for name in ("server", "friend") for port in (8080, 81)}
+N1, N2 = ("10.0.1.0/24", "fd00:1::/64"), ("10.0.2.0/24", "fd00:2::/64")
+ALL = ("0.0.0.0/0", "::/0")
+NOT_SERVER = both(*ALL, "10.0.2.10/32", "fd00:2::a/128")
+NAMED: dict[str, tuple[list[Any], list[Any], set[tuple[str, int]]]] = {
+    "each Pod's own number": (to_names(*both(*ALL)), [], {TO_SERVER, TO_FRIEND}),
+    "only of Pods in the block": (to_names(*both(*N2)), [], {TO_SERVER}),
+    "except": (to_names(*NOT_SERVER), [], {TO_FRIEND}),
+    "a name that no Pod has": (to_names(*both(*ALL), name="nothing"), [], set()),
+    "beside a selector": (to_names(*both(*N2), pods(app="b")), [], {TO_SERVER, TO_FRIEND}),
+    "Admin denies": ([], [tier_to_names(1, "Deny", *N2)], EVERY_PORT - {TO_SERVER}),
+    "Admin accepts": (
+        to_names(*both(*ALL), name="nothing"), [tier_to_names(1, "Accept", *N1)], {TO_FRIEND},
+    ),
+    "Admin passes": (
+        [], [tier_to_names(1, "Pass", *N1), tier_to_names(2, "Deny", *ALL)],
+        EVERY_PORT - {TO_SERVER},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("clause", NAMED)
+def test_a_named_port_in_a_network(switches: RealSwitches, clause: str) -> None:
+    """What of two Pods' ports the client reaches, both families; the evaluator says the same."""
+    policies, tiers, expected = NAMED[clause]
+    cluster = world(policies, tiers)
+    switches.load(cluster, intents(planned(cluster)).values())
+    targets = {"server": SERVER, "friend": FRIEND}
+    sent = [
+        (name, port, Packet(CLIENT.ips[family], targets[name].ips[family], "TCP", port))
+        for name, port in sorted(EVERY_PORT)
+        for family in (0, 1)
+    ]
+    packets_sent = [packet for _, _, packet in sent]
+    arrived = switches.arrive(packets_sent)
+    assert [allowed(cluster, packet) for packet in packets_sent] == arrived
+    assert [(name, port) in expected for name, port, _ in sent] == arrived
+
+
 def test_the_labels_of_a_namespace_change(switches: RealSwitches) -> None:
     """Who was chosen by them is so no more."""
     before = world(peers(PODS_OF_Y))

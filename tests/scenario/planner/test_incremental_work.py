@@ -4,6 +4,7 @@ Many Services, one change: what is done is counted, and does not grow with the n
 From facts through the planner's own step and flowctl's own core to the bytes for one switch.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -18,6 +19,8 @@ from dunlin.events.facts import (
     Endpoint,
     EndpointPort,
     EndpointSliceFact,
+    NamespaceFact,
+    NetworkPolicyFact,
     PodFact,
     ServiceFact,
     ServicePort,
@@ -30,7 +33,7 @@ from dunlin_flowctl.core.desired import Desired, IntentVersion
 from dunlin_flowctl.core.switch import Moment
 from dunlin_flowctl.encode import encode_step
 from dunlin_planner.core import step as steps
-from dunlin_planner.core.events import Event, Upserted
+from dunlin_planner.core.events import Deleted, Event, Upserted
 from dunlin_planner.core.step import Changes, step
 from dunlin_planner.state import State
 from tests.unit.planner.build import CLUSTER, node, switch
@@ -227,6 +230,40 @@ def test_a_host_port_costs_what_it_is() -> None:
         back = Upserted(asking(1))
         counts.append(calls_of(lambda world=world, back=back: world.change(back)))  # type: ignore[misc]
     assert counts[1] <= counts[0] * 1.1, counts
+
+
+def to_web(number: int) -> NetworkPolicyFact:
+    """Egress of every Pod of its namespace, to the named port of Pods of one network."""
+    to = [{"ipBlock": {"cidr": "198.18.0.0/16", "except": [f"198.18.200.{number}/32"]}}]
+    rule = {"to": to, "ports": [{"port": "web"}]}
+    spec = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [rule]}
+    body = msgspec.Raw(json.dumps(spec).encode())
+    return NetworkPolicyFact(namespace="default", name=f"p{number}", spec=body)
+
+
+def named(number: int) -> PodFact:
+    """Pod default/p<number>; one of two numbers is its port `web`."""
+    ports = (ContainerPort(name="web", port=80 + number % 2),)
+    return msgspec.structs.replace(asking(number), ports=ports)
+
+
+def test_a_named_port_in_a_network_costs_what_it_is() -> None:
+    """A Pod that comes, goes or has another number, among 50 and among 2,000 of that name."""
+    counts = []
+    for pods in (FEW, 2_000):
+        state = State(CLUSTER)
+        facts: list[Any] = [NamespaceFact(name="default"), to_web(1), to_web(2)]
+        facts += [named(number) for number in range(2, pods)]
+        step(state, [Upserted(fact) for fact in facts])
+        other = msgspec.structs.replace(named(1), ports=named(2).ports)
+        events = (Upserted(named(1)), Upserted(other), Deleted("pod", "default", "p1"))
+        counts.append(
+            [
+                calls_of(lambda state=state, event=event: step(state, [event]))  # type: ignore[misc]
+                for event in events
+            ]
+        )
+    assert all(many <= few * 1.1 for few, many in zip(*counts, strict=True)), counts
 
 
 def test_nothing_changes_nothing(many: Pipeline) -> None:

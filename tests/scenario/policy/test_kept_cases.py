@@ -50,6 +50,14 @@ def _all_alike(right: Any) -> Any:
     return clause
 
 
+def _groups_alone(right: Any) -> Any:
+    return lambda rule, binding: [(how, some) for how, some in right(rule, binding) if not how]
+
+
+def _whoever(right: Any) -> Any:
+    return lambda rule, binding: [("", some) for _, some in right(rule, binding)]
+
+
 MISTAKES: dict[str, Mistake] = {
     "NotIn holds where the key is absent": (model.Requirement, "holds", _without_absent),
     "a name without a protocol is TCP": (
@@ -74,6 +82,13 @@ MISTAKES: dict[str, Mistake] = {
         Networks,
         "add",
         lambda right: lambda self, block: right(self, block._replace(holes=())),
+    ),
+    "a named port in a network is that of Pods there": (variants, "_named_peers", _groups_alone),
+    "a named port in a network is no other address's": (variants, "_named_peers", _whoever),
+    "a named port in a network is not that of Pods elsewhere": (
+        variants,
+        "_named_peers",
+        lambda _: lambda _rule, binding: [("", (binding,))],
     ),
 }
 

@@ -19,6 +19,7 @@ from dunlin.openflow.flow import Flow
 from dunlin_planner.core.policy.order import Wanted
 from dunlin_planner.core.step import Changes, intents, step
 from tests.fixtures import cluster as nodes
+from tests.scenario.policy.cases import to_network
 from tests.scenario.policy.generate import clusters, packets
 from tests.scenario.policy.oracle import Cluster, Pod, allowed
 from tests.scenario.policy.test_changes import Message, Switches, stream
@@ -100,9 +101,25 @@ PASSED_ON = replace(
 )
 
 
+NAMED = Cluster(
+    {"x": {}},
+    [
+        Pod("x", "server", {}, "n1", 10),
+        Pod("x", "new", {}, "n2", 10, (("web", "TCP", 80), ("dns", "UDP", 8080))),
+    ],
+    [],
+    [
+        to_network("Deny", "10.0.2.0/24", "fd00:2::/64"),
+        to_network("Deny", "10.0.2.0/24", "fd00:2::/64", name="dns", priority=1),
+    ],
+)
+"""It is known by its ports and where it is."""
+
+
 @example(against("Deny", "ingress"))
 @example(against("Deny", "egress"))
 @example(PASSED_ON)
+@example(NAMED)
 @given(clusters())
 @settings(PROFILE, max_examples=max(1, EXAMPLES // 8))
 def test_nothing_forbidden_passes_before_everybody_knows_the_pod(cluster: Cluster) -> None:
@@ -118,7 +135,7 @@ def test_nothing_forbidden_passes_before_everybody_knows_the_pod(cluster: Cluste
 
 def test_the_leak_is_there_without_the_fence() -> None:
     """The comparison above can fail: where its own switch is first, a denied Pod passes."""
-    for cluster in (against("Deny", "ingress"), against("Deny", "egress"), PASSED_ON):
+    for cluster in (against("Deny", "ingress"), against("Deny", "egress"), PASSED_ON, NAMED):
         assert Arrival(cluster).changes.fenced
         assert Arrival(cluster).leaks() == []
         assert Arrival(cluster, heeded=False).leaks()
@@ -132,6 +149,12 @@ def test_who_is_accepted_or_not_named_waits_for_nobody(direction: str) -> None:
     other = against("Deny", direction)
     other.pods[-1] = replace(other.pods[-1], labels={"role": "good"})
     assert not Arrival(other).changes.fenced
+
+
+def test_a_named_port_elsewhere_waits_for_nobody() -> None:
+    """The Pod has the port that a rule denies, or is in its network, but not both."""
+    elsewhere = [to_network("Deny", "10.0.1.0/24"), to_network("Deny", "fd00:2::/64", name="no")]
+    assert not Arrival(replace(NAMED, cluster_policies=elsewhere)).changes.fenced
 
 
 def test_a_pod_that_was_there_does_not_wait() -> None:

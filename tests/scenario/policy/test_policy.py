@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dunlin_planner.core.step import findings, intents
-from tests.scenario.policy.cases import KEPT
+from tests.scenario.policy.cases import HISTORIES, KEPT
 from tests.scenario.policy.generate import clusters, packets
 from tests.scenario.policy.oracle import Cluster, allowed
 from tests.scenario.policy.walk import Walker, planned, walker
@@ -49,6 +49,14 @@ def test_flows_do_what_the_specification_says(cluster: Cluster) -> None:
     assert differences(cluster, walker(cluster)) == []
 
 
+def kept_histories(test: Callable[..., None]) -> Callable[..., None]:
+    """With every change that is kept, and back again."""
+    for history in HISTORIES:
+        test = example(history)(example(history[::-1])(test))
+    return test
+
+
+@kept_histories
 @given(st.lists(clusters(), min_size=2, max_size=3))
 @settings(PROFILE, max_examples=max(1, EXAMPLES // 4))
 def test_a_changed_cluster_is_a_new_one(history: list[Cluster]) -> None:

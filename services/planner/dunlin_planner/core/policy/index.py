@@ -335,7 +335,7 @@ def policy_unit(name: PolicyName) -> Unit:
 def _known(policy: Policy, faults: tuple[Fault, ...], variants: tuple[Variant, ...]) -> Known:
     found: dict[Element, list[Variant]] = defaultdict(list)
     for variant in variants:
-        for element in dict.fromkeys(variant.peers or ()):
+        for element in dict.fromkeys(variant.elements):
             found[element].append(variant)
     return Known(policy, faults, variants, {key: tuple(some) for key, some in found.items()})
 
@@ -358,7 +358,7 @@ def _elements(known: Known | None) -> set[Element]:
         return set()
     found: set[Element] = {known.policy.subject}
     for variant in known.variants:
-        found.update(variant.peers or ())
+        found.update(variant.elements)
     return found
 
 
@@ -369,7 +369,7 @@ def _uses(known: Known | None) -> dict[str, set[object]]:
     policy = known.policy
     return {
         "subjects": {(direction, policy.subject) for direction in policy.directions},
-        "peers": {e for variant in known.variants for e in variant.peers or ()},
+        "peers": {e for variant in known.variants for e in variant.elements},
         "ports": {key for variant in known.variants for key in variant.port_keys},
         "_names": {
             (rule.direction, port.name)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from dunlin.events.facts import Protocol
 from dunlin.events.intents import PolicyAction, PolicyDirection, PolicyTier
-from dunlin.model.addresses import IPNetwork
+from dunlin.model.addresses import IPAddress, IPNetwork
 
 Labels = Mapping[str, str]
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist"]
@@ -76,6 +76,10 @@ class Block(_Block):
         if self._hash is None:
             self._hash = super().__hash__()
         return self._hash
+
+    def holds(self, ip: IPAddress) -> bool:
+        """It is in the CIDR, and in no hole of it."""
+        return ip in self.cidr and not any(ip in hole for hole in self.holes)
 
 
 @lru_cache(maxsize=1 << 14)

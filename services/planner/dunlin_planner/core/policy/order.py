@@ -6,10 +6,11 @@ Switches get all of a change in one bundle (ADR 0020), so its parts need no orde
 
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
+from typing import TypedDict
 
 import msgspec
 
-from dunlin.events.intents import AnyIntent, Clause, PolicyCommitIntent
+from dunlin.events.intents import AnyIntent, Clause, NameClause, PolicyCommitIntent
 from dunlin.subjects import ALL_SCOPE
 
 Wanted = dict[str, AnyIntent | None]
@@ -18,10 +19,22 @@ GONE_BYTES_MAX = 500_000
 """Of ids in one commit: a message of NATS holds a megabyte. The rest goes by its tombstones."""
 
 
-def in_order(clauses: set[Clause]) -> tuple[Clause, ...]:
-    """As they stand in intents: sorted."""
+class Clauses(TypedDict):
+    """Two fields of an intent."""
+
+    clauses: tuple[Clause, ...]
+    names: tuple[NameClause, ...]
+
+
+def in_order(clauses: set[Clause]) -> Clauses:
+    """As they stand in intents: sorted, those of four apart."""
     key = attrgetter("direction", "tier", "priority", "conj_id", "number")
-    return tuple(sorted(clauses, key=key))
+    found = sorted(clauses, key=key)
+    names = [one for one in found if isinstance(one, NameClause)]
+    if not names:
+        return Clauses(clauses=tuple(found), names=())
+    others = [one for one in found if not isinstance(one, NameClause)]
+    return Clauses(clauses=tuple(others), names=tuple(names))
 
 
 def numbered(wanted: Mapping[str, AnyIntent | None], change: int) -> Wanted:

@@ -8,6 +8,7 @@ from dunlin.events.findings import Finding
 from dunlin.events.intents import (
     AnyIntent,
     Clause,
+    NameClause,
     PolicyClassIntent,
     PolicyDirection,
     PolicyGenerationIntent,
@@ -26,7 +27,7 @@ from dunlin_planner.core.policy.groups import PodName
 from dunlin_planner.core.policy.index import Known, PolicyIndex, is_of
 from dunlin_planner.core.policy.model import Group, PolicyName
 from dunlin_planner.core.policy.order import in_order
-from dunlin_planner.core.policy.variants import Binding, PortKey, Variant, priority_of
+from dunlin_planner.core.policy.variants import PortKey, Variant, priority_of
 
 UNIT_KINDS = frozenset({
     "networkpolicy", "clusternetworkpolicy", "policyclass", "policyport", "policypeer",
@@ -101,7 +102,8 @@ def _policy(
 
 
 def _clause(index: PolicyIndex, known: Known, variant: Variant, number: int) -> Clause:
-    return Clause(
+    kind = NameClause if variant.in_network else Clause
+    return kind(
         direction=variant.rule.direction,
         tier=known.policy.tier,
         priority=variant.priority,
@@ -122,7 +124,7 @@ def _class(index: PolicyIndex, class_id: int) -> Iterator[PolicyClassIntent]:
             key=f"{class_id:016x}",
             class_id=class_id,
             role=found.role,
-            clauses=in_order(clauses),
+            **in_order(clauses),
         )
         return
     policies = set(_policies_of(index, found))
@@ -131,7 +133,7 @@ def _class(index: PolicyIndex, class_id: int) -> Iterator[PolicyClassIntent]:
         key=f"{class_id:016x}",
         class_id=class_id,
         role=found.role,
-        clauses=in_order(set(_subject_clauses(index, found, policies))),
+        **in_order(set(_subject_clauses(index, found, policies))),
         isolated=bool(isolating := _isolating(index, policies)),
         policies=tuple(sorted(f"{name.namespace}/{name.name}" for name in policies)),
         log=any(index.logs(name) for name in isolating),
@@ -169,9 +171,11 @@ def _peer_clauses(index: PolicyIndex, found: PolicyClass) -> Iterator[Clause]:
         for name in index.peers.get(element, ()):
             known = index.policies[name]
             for variant in known.by_peer.get(element, ()):
-                named = isinstance(variant.binding, Binding) and variant.rule.direction == "egress"
-                if not named or variant.binding in found.elements:
-                    yield _clause(index, known, variant, 2)
+                # A Pod that is chosen by its labels must have the port as well.
+                asked = isinstance(element, Group) and variant.rule.direction == "egress"
+                if not asked or variant.binding is None or variant.binding in found.elements:
+                    number = 4 if variant.in_network and element == variant.binding else 2
+                    yield _clause(index, known, variant, number)
 
 
 def _port(index: PolicyIndex, text: str) -> Iterator[PolicyPortIntent]:
@@ -190,7 +194,7 @@ def _port(index: PolicyIndex, text: str) -> Iterator[PolicyPortIntent]:
             protocol=Protocol(key.protocol) if key.protocol else None,
             value=key.value,
             mask=key.mask,
-            clauses=in_order(clauses),
+            **in_order(clauses),
         )
 
 

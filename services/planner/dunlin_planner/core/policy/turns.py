@@ -12,7 +12,8 @@ from dunlin.events.intents import PolicyDirection
 from dunlin_planner.core.events import Deleted, Event, Upserted
 from dunlin_planner.core.policy.groups import PodName
 from dunlin_planner.core.policy.index import PolicyIndex
-from dunlin_planner.core.policy.model import PolicyName
+from dunlin_planner.core.policy.model import Block, PolicyName
+from dunlin_planner.core.policy.variants import Variant
 
 Said = Mapping[PolicyDirection, Hashable]
 """What there is to be compared before and after an event, by direction."""
@@ -67,7 +68,7 @@ def turned_by_labels(index: PolicyIndex, event: Event) -> set[PolicyDirection]:
 
 def denied_as_peer(index: PolicyIndex, pod: PodName) -> bool:
     """
-    Some rule denies what it recognises by this Pod's labels, or passes it on to rules that may.
+    Some rule denies what it knows by this Pod's labels or port names, or passes it on to others.
 
     To a switch that does not know the Pod yet it is an address of nobody, which such a rule does
     not hold. Rules that accept are no matter: who is not known is not accepted by them.
@@ -75,8 +76,15 @@ def denied_as_peer(index: PolicyIndex, pod: PodName) -> bool:
     found = index.classes.known.get(index.classes.of("peer", pod))
     return found is not None and any(
         variant.rule.action != "Accept"
+        and (not variant.in_network or _lies_in(index, pod, variant))
         for element in found.elements
         for name in index.peers.get(element, ())
         if index.policies[name].policy.tier != "default"
         for variant in index.policies[name].by_peer.get(element, ())
     )
+
+
+def _lies_in(index: PolicyIndex, pod: PodName, variant: Variant) -> bool:
+    """The Pod has an address in one of these ipBlocks."""
+    blocks = [peer for peer in variant.peers or () if isinstance(peer, Block)]
+    return any(block.holds(ip) for ip in index.addresses(pod) for block in blocks)

@@ -68,28 +68,28 @@ class Variant:
     """
     One conjunction of a rule: `ports` of clause 3 (None: two clauses will do).
 
-    `binding`: only where the Pod that is connected to has this named port.
+    `peers`: what fulfils clause 2; None: every packet does. `binding`: only where the Pod that is
+    connected to has this named port. `in_network`: peers are ipBlocks, and the binding is clause 4.
     """
 
     key: ConjunctionKey
     rule: Rule
     priority: int
+    peers: tuple[Element, ...] | None
     ports: tuple[PortKey, ...] | None
     binding: Binding | None = None
+    in_network: bool = False
 
     @property
     def clauses(self) -> int:
         """How many clauses must hold."""
-        return 2 if self.ports is None else 3
+        return 2 + (self.ports is not None) + self.in_network
 
     @property
-    def peers(self) -> tuple[Element, ...] | None:
-        """What fulfils clause 2; None: every packet does."""
-        if self.rule.peers is not None:
-            return self.rule.peers
-        if self.binding is not None and self.rule.direction == "egress":
-            return (self.binding,)
-        return None
+    def elements(self) -> tuple[Element, ...]:
+        """What the other side may belong to, and fulfils a clause by that."""
+        asked = (self.binding,) if self.in_network and self.binding is not None else ()
+        return (*(self.peers or ()), *asked)
 
     @property
     def port_keys(self) -> tuple[PortKey, ...]:
@@ -119,23 +119,47 @@ def _of_rule(
     content = hashlib.sha256(said.encode()).hexdigest()[:16]
     priority = priority_of(policy) - (0 if policy.tier == "default" else rule.index)
 
-    def variant(ports: tuple[PortKey, ...] | None, binding: Binding | None, text: str) -> Variant:
-        key = ConjunctionKey(*policy.name, rule.direction, rule.index, content, text)
-        return Variant(key, rule, priority, ports, binding)
+    def key(text: str) -> ConjunctionKey:
+        return ConjunctionKey(*policy.name, rule.direction, rule.index, content, text)
 
     if rule.peers == () or rule.ports == ():
         return
     if rule.ports is None:
-        yield variant(None, None, "")
+        yield Variant(key(""), rule, priority, rule.peers, None)
         return
     ranges = [port for port in rule.ports if isinstance(port, PortRange)]
     if ranges:
-        keys = {key for port in ranges for key in masked(port)}
-        yield variant(tuple(sorted(keys)), None, "numbers")
+        keys = {one for port in ranges for one in masked(port)}
+        yield Variant(key("numbers"), rule, priority, rule.peers, tuple(sorted(keys)))
     bindings = {b for port in rule.ports if isinstance(port, NamedPort) for b in numbers(port)}
     for binding in sorted(bindings):
-        key = PortKey(binding.protocol.value, binding.number, 0xFFFF)
-        yield variant((key,), binding, f"{binding.protocol}/{binding.name}/{binding.number}")
+        text = f"{binding.protocol}/{binding.name}/{binding.number}"
+        ports = (PortKey(binding.protocol.value, binding.number, 0xFFFF),)
+        for more, peers in _named_peers(rule, binding):
+            in_network = more == _IN_NETWORK
+            yield Variant(key(text + more), rule, priority, peers, ports, binding, in_network)
+
+
+_IN_NETWORK = "/network"
+
+
+def _named_peers(rule: Rule, binding: Binding) -> Iterator[tuple[str, tuple[Element, ...] | None]]:
+    """
+    The peers that a named port is asked of together, told apart by a text of their own.
+
+    In egress the peer must have the port. One lookup says which Pod it is, another in which
+    ipBlocks it lies: both have to hold, so ipBlocks are conjunctions of their own (ADR 0047).
+    """
+    if rule.direction == "ingress":
+        yield "", rule.peers
+        return
+    if rule.peers is None:
+        yield "", (binding,)
+        return
+    if groups := tuple(peer for peer in rule.peers if isinstance(peer, Group)):
+        yield "", groups
+    if blocks := tuple(peer for peer in rule.peers if isinstance(peer, Block)):
+        yield _IN_NETWORK, blocks
 
 
 def masked(port: PortRange) -> Iterator[PortKey]:
