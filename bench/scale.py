@@ -74,7 +74,7 @@ class Changes:
 
     async def policy(self) -> tuple[int, Iterable[str]]:
         """The Pods of an application become isolated: every switch, or those of its Pods."""
-        item = scale_cluster.policy_object(self.number)
+        item = scale_cluster.policy_object(self.plane.size, self.number)
         meta = item["metadata"]
         subject = subjects.fact("networkpolicy", meta["namespace"], meta["name"])
         return await self._fact(subject, ("ADDED", POLICIES, item)), self.plane.nodes
@@ -179,7 +179,7 @@ async def _churn(plane: Plane, row: Row) -> None:
     seconds = float(os.environ.get("DUNLIN_BENCH_CHURN_S", "10"))
     size, start, cpu = plane.size, time.perf_counter(), plane.cpu_s()
     for number in range(int(seconds * CHURN_RATE)):
-        pod = scale_cluster.pod_object(number * 7919 % size.pods, number + 1)
+        pod = scale_cluster.pod_object(size, number * 7919 % size.pods, number + 1)
         change = scale_cluster.slice_object(size, number * 31 % size.services, 1000 + number)
         await plane.change(("MODIFIED", scale_cluster.PODS, pod), ("MODIFIED", SLICES, change))
         await asyncio.sleep(max(0.0, start + (number + 1) / CHURN_RATE - time.perf_counter()))

@@ -11,8 +11,8 @@ from dunlin.model.addresses import derived_mac
 
 PODS_A_NODE = 30
 ENDPOINTS = 10
-NAMESPACES = 100
-APPS = 1_000
+NAMESPACES = 50
+APP_PODS = 30
 POD_CIDR = IPv4Network("10.128.0.0/9")
 SERVICE_CIDR = IPv4Network("10.96.0.0/12")
 NODE_CIDR = IPv4Network("172.16.0.0/12")
@@ -37,6 +37,11 @@ class Size:
     def pods(self) -> int:
         """On all nodes."""
         return self.nodes * PODS_A_NODE
+
+    @property
+    def apps(self) -> int:
+        """Of `APP_PODS` Pods each, whatever the size; at least two in each namespace."""
+        return max(self.pods // APP_PODS // NAMESPACES, 2) * NAMESPACES
 
     def __str__(self) -> str:
         """The name of its row."""
@@ -79,11 +84,11 @@ def node_object(node: int) -> Object:
     }
 
 
-def pod_object(number: int, change: int = 0) -> Object:
+def pod_object(size: Size, number: int, change: int = 0) -> Object:
     """A running Pod; another `change` has another label."""
     return any_pod(
         f"p{number}", f"ns{number % NAMESPACES}", number // PODS_A_NODE, pod_ip(number),
-        {"app": f"s{number % APPS}", "change": str(change)},
+        {"app": f"s{number % size.apps}", "change": str(change)},
     )  # fmt: skip
 
 
@@ -146,14 +151,14 @@ def slice_object(size: Size, service: int, change: int = 0, trigger: str = "") -
     }  # fmt: skip
 
 
-def policy_object(number: int) -> Object:
+def policy_object(size: Size, number: int) -> Object:
     """The Pods of one application take connections from another one's only."""
-    peer = {"podSelector": {"matchLabels": {"app": f"s{(number + 100) % APPS}"}}}
+    peer = {"podSelector": {"matchLabels": {"app": f"s{(number + NAMESPACES) % size.apps}"}}}
     rule = {"from": [peer], "ports": [{"protocol": "TCP", "port": 8080}]}
     return {
         "metadata": _meta(f"policy{number}", f"ns{number % NAMESPACES}"),
         "spec": {
-            "podSelector": {"matchLabels": {"app": f"s{number % APPS}"}},
+            "podSelector": {"matchLabels": {"app": f"s{number % size.apps}"}},
             "policyTypes": ["Ingress"],
             "ingress": [rule],
         },
@@ -168,7 +173,7 @@ def objects(size: Size) -> Iterator[tuple[str, Object]]:
         labels = {"kubernetes.io/metadata.name": name}
         yield "/api/v1/namespaces", {"metadata": _meta(name, labels=labels)}
     for number in range(size.pods):
-        yield PODS, pod_object(number)
+        yield PODS, pod_object(size, number)
     for service in range(size.services):
         yield SERVICES, service_object(service)
         yield SLICES, slice_object(size, service)

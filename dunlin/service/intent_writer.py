@@ -271,6 +271,8 @@ class IntentWriter:
             self.held.clear()
             self.adrift.clear()
             queue = sorted(self.pending)
+            # A set never shrinks: one that held all of a cluster costs that with each look at it.
+            self.pending = set(queue)
             for start in range(0, len(queue), CHUNK):
                 todo = self._messages(queue[start : start + CHUNK], complete=complete)
                 if todo:

@@ -23,57 +23,60 @@ class Said:
     """
     What switches say of themselves; read only while somebody waits for it.
 
-    `nodes()`: those that have a switch now. One that has been without a session for `wait_s` is not
+    `has_switch(node)`: it has one now. One that has been without a session for `wait_s` is not
     waited for, nor one that never held anything.
     """
 
-    def __init__(self, bus: Bus, nodes: Callable[[], set[str]], wait_s: float) -> None:
+    def __init__(self, bus: Bus, has_switch: Callable[[str], bool], wait_s: float) -> None:
         self._bus = bus
-        self._nodes = nodes
+        self._has_switch = has_switch
         self._wait_s = wait_s
-        self._applied: dict[str, Applied] = {}
+        self._behind: dict[str, Applied] = {}
 
     async def until_all(self, holds: Callable[[Applied], bool]) -> None:
         """Read until `holds` of every switch that is waited for; all that stands is known first."""
-        self._applied.clear()
+        self._behind.clear()
         async with aclosing(self._bus.follow(subjects.STATE_STREAM, [APPLIED])) as batches:
             caught_up = False
             async for batch in batches:
                 if batch.reset:
-                    self._applied.clear()
+                    self._behind.clear()
                 for record in batch.records:
-                    self._take(record)
+                    self._take(record, holds)
                 caught_up = caught_up or batch.caught_up
-                if caught_up and not self.missing(holds):
+                if caught_up and not self.missing():
                     return
 
-    def missing(self, holds: Callable[[Applied], bool]) -> set[str]:
-        """Nodes of switches that are waited for."""
-        known = self._nodes()
+    def missing(self) -> set[str]:
+        """Nodes of switches that are waited for, as far as was read."""
         lost_ms = (time.time() - self._wait_s) * 1000
         return {
             node
-            for node, said in self._applied.items()
-            if node in known and (said.connected or said.at_ms >= lost_ms) and not holds(said)
+            for node, said in self._behind.items()
+            if (said.connected or said.at_ms >= lost_ms) and self._has_switch(node)
         }
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: Record, holds: Callable[[Applied], bool]) -> None:
         node = subjects.split(record.subject)[-1]
-        if record.is_tombstone:
-            self._applied.pop(node, None)
-            return
-        try:
-            self._applied[node] = wire.decode(record.data, Applied)
-        except (msgspec.DecodeError, ValueError) as error:
-            # Bad input, no bug of ours.
-            log.error("bad acknowledgement", subject=record.subject, reason=str(error))  # noqa: TRY400
+        said = None
+        if not record.is_tombstone:
+            try:
+                said = wire.decode(record.data, Applied)
+            except (msgspec.DecodeError, ValueError) as error:
+                # Bad input, no bug of ours.
+                log.error("bad acknowledgement", subject=record.subject, reason=str(error))  # noqa: TRY400
+                return
+        if said is None or holds(said):
+            self._behind.pop(node, None)
+        else:
+            self._behind[node] = said
 
 
 class Acknowledgements:
     """
     Waits for one prepared change at a time.
 
-    `nodes()`: those that have a switch now. A switch that nobody is connected to is waited for as
+    `has_switch(node)`: it has one now. A switch that nobody is connected to is waited for as
     long as one that is silent: `wait_s` since it was heard last. After that the change goes on
     without it. `on_done` is called once, `settle_s` after the last answer.
     """
@@ -81,7 +84,7 @@ class Acknowledgements:
     def __init__(
         self,
         bus: Bus,
-        nodes: Callable[[], set[str]],
+        has_switch: Callable[[str], bool],
         on_done: Callable[[], None],
         registry: CollectorRegistry,
         *,
@@ -93,7 +96,7 @@ class Acknowledgements:
         self._settle_s = settle_s
         self._task: asyncio.Task[None] | None = None
         self._deadline: float | None = None
-        self._said = Said(bus, nodes, wait_s)
+        self._said = Said(bus, has_switch, wait_s)
         self.done = 0
         """The newest change that may go on."""
         self._changes = Counter(
@@ -135,7 +138,7 @@ class Acknowledgements:
             async with asyncio.timeout_at(deadline):
                 await self._said.until_all(holds)
         except TimeoutError:
-            missing = sorted(self._said.missing(holds))
+            missing = sorted(self._said.missing())
             self.count("overdue")
             log.warning(
                 "policy goes on without switches that do not answer",

@@ -24,14 +24,14 @@ class Fences:
     """
     What lifts fences, by subject: not committed yet, or committed and not known everywhere.
 
-    `nodes()`: those that have a switch now. They are waited for `wait_s`; one that has been without
+    `has_switch(node)`: it has one now. They are waited for `wait_s`; one that has been without
     a session for as long is not. `on_done` is called `settle_s` after the last answer.
     """
 
     def __init__(
         self,
         bus: Bus,
-        nodes: Callable[[], set[str]],
+        has_switch: Callable[[str], bool],
         on_done: Callable[[], None],
         registry: CollectorRegistry,
         *,
@@ -41,7 +41,7 @@ class Fences:
         self._on_done = on_done
         self._wait_s = wait_s
         self._settle_s = settle_s
-        self._said = Said(bus, nodes, wait_s)
+        self._said = Said(bus, has_switch, wait_s)
         self._task: asyncio.Task[None] | None = None
         self._next: dict[str, AnyIntent] = {}
         self._now: dict[str, AnyIntent] = {}
@@ -129,7 +129,7 @@ class Fences:
                 await self._said.until_all(holds)
         except TimeoutError:
             result = "overdue"
-            missing = sorted(self._said.missing(holds))
+            missing = sorted(self._said.missing())
             log.warning(
                 "new Pods are let go before these switches know them",
                 nodes=missing[:NAMED_MAX],

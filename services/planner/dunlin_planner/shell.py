@@ -104,7 +104,7 @@ class Shell:
         self.reader = FactReader(bus, KINDS, metrics.bad_input)
         self.acknowledged = Acknowledgements(
             bus,
-            lambda: {name for _, name in self.state.facts["switch"]},
+            self._has_switch,
             self.nudge.set,
             metrics.registry,
             wait_s=settings.policy_wait_s,
@@ -112,7 +112,7 @@ class Shell:
         )
         self.fences = Fences(
             bus,
-            lambda: {name for _, name in self.state.facts["switch"]},
+            self._has_switch,
             self.nudge.set,
             metrics.registry,
             wait_s=settings.policy_fence_s,
@@ -165,6 +165,9 @@ class Shell:
     def findings(self) -> list[Finding]:
         """What of this replica's shards is not honoured."""
         return findings(self.state)
+
+    def _has_switch(self, node: str) -> bool:
+        return self.state.find("switch", "", node) is not None
 
     def _may_withdraw(self, subject: str) -> bool:
         return self.policy.may_withdraw(subject)

@@ -71,10 +71,10 @@ class Writer:
         filters = (f"{subjects.PREFIX}.intent.>",)
         self.intents = IntentWriter(bus, filters, role, lambda: None)
         self.acknowledged = Acknowledgements(
-            bus, lambda: set(NODES), self.nudge.set, self.registry, wait_s=wait_s, settle_s=0.0
+            bus, NODES.__contains__, self.nudge.set, self.registry, wait_s=wait_s, settle_s=0.0
         )
         self.fences = Fences(
-            bus, lambda: set(NODES), self.nudge.set, self.registry, wait_s=fence_s, settle_s=0.0
+            bus, NODES.__contains__, self.nudge.set, self.registry, wait_s=fence_s, settle_s=0.0
         )
         self.policy = PolicyWriter(
             bus,

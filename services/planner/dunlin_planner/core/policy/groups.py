@@ -87,11 +87,14 @@ class Groups:
         self.members[group] = set()
         for bucket in _buckets(group):
             self._buckets[bucket].add(group)
+        key, values = _one_in(group.pods)
         for namespace in [group.namespace] if group.namespace else list(self._pods_in):
             if not self._namespace_fits(group, namespace):
                 continue
             for pod in self._pods_in.get(namespace, ()):
-                if selects(group.pods, self.labels[pod]):
+                labels = self.labels[pod]
+                # Most Pods of a namespace are others: one look at one label tells.
+                if (not key or labels.get(key) in values) and selects(group.pods, labels):
                     self.members[group].add(pod)
                     self._groups_of.setdefault(pod, set()).add(group)
 
