@@ -39,6 +39,7 @@ from dunlin_planner.state import State
 from tests.unit.planner.build import CLUSTER, node, switch
 
 ENDPOINTS = 10
+NAMESPACE = Upserted(NamespaceFact(name="default", labels={}))
 FEW, SOME, MANY = 50, 500, 10_000
 
 
@@ -264,6 +265,37 @@ def test_a_named_port_in_a_network_costs_what_it_is() -> None:
             ]
         )
     assert all(many <= few * 1.1 for few, many in zip(*counts, strict=True)), counts
+
+
+def labelled(number: int, app: str) -> PodFact:
+    """Pod default/<app>-<number>, one of its ReplicaSet."""
+    return PodFact(
+        namespace="default",
+        name=f"{app}-{number}",
+        node="n1",
+        ips=(ip_address("198.18.0.0") + number,),
+        labels={"app": app, "pod-template-hash": f"{app}-1"},
+    )
+
+
+def test_a_new_policy_does_not_look_at_every_pod() -> None:
+    """Its namespace has 50 or 2,000 other Pods, of five ReplicaSets: as many calls."""
+    spec = msgspec.json.encode({
+        "podSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "a1"}}}]}],
+        "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "nobody"}}}]}],
+        "policyTypes": ["Ingress", "Egress"],
+    })  # fmt: skip
+    policy = NetworkPolicyFact(namespace="default", name="db", spec=msgspec.Raw(spec))
+    counts = []
+    for others in (FEW, 2_000):
+        state = State(CLUSTER)
+        pods = [labelled(number, f"a{2 + number % 5}") for number in range(others)]
+        pods += [labelled(others + number, app) for app in ("db", "a1") for number in range(3)]
+        step(state, [NAMESPACE, *(Upserted(pod) for pod in pods)])
+        counts.append(calls_of(lambda state=state: step(state, [Upserted(policy)])))  # type: ignore[misc]
+        assert sorted(map(len, state.policy.groups.members.values())) == [0, 3, 3]
+    assert counts[1] <= counts[0] * 1.1, counts
 
 
 def test_nothing_changes_nothing(many: Pipeline) -> None:

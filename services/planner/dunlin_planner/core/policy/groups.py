@@ -30,6 +30,10 @@ class _Bucket(NamedTuple):
     of_namespace: bool = False
 
 
+_Profile = frozenset[tuple[str, str]]
+"""Labels as a key."""
+
+
 class Groups:
     """
     Groups and their members.
@@ -42,7 +46,8 @@ class Groups:
         self.namespaces: dict[str, Labels] = {}
         self.members: dict[Group, set[PodName]] = {}
         self._groups_of: dict[PodName, set[Group]] = {}
-        self._pods_in: dict[str, set[PodName]] = defaultdict(set)
+        self._alike: dict[str, dict[_Profile, set[PodName]]] = defaultdict(dict)
+        """Pods of a namespace by their labels: those of one ReplicaSet have the same."""
         self._buckets: dict[_Bucket, set[Group]] = defaultdict(set)
 
     def of(self, pod: PodName) -> frozenset[Group]:
@@ -51,7 +56,7 @@ class Groups:
 
     def pods_in(self, namespace: str) -> frozenset[PodName]:
         """Every known Pod of a namespace."""
-        return frozenset(self._pods_in.get(namespace, ()))
+        return frozenset().union(*self._alike.get(namespace, {}).values())
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -62,14 +67,13 @@ class Groups:
         Returns:
             Whether its groups changed.
         """
-        if labels is None:
-            self.labels.pop(pod, None)
-            self._pods_in[pod.namespace].discard(pod)
-            if not self._pods_in[pod.namespace]:
-                del self._pods_in[pod.namespace]
-        else:
+        old = self.labels.pop(pod, None)
+        if old is not None:
+            self._forget_labels(pod, frozenset(old.items()))
+        if labels is not None:
             self.labels[pod] = labels
-            self._pods_in[pod.namespace].add(pod)
+            alike = self._alike[pod.namespace]
+            alike.setdefault(frozenset(labels.items()), set()).add(pod)
         return self._place(pod)
 
     def put_namespace(self, name: str, labels: Labels | None) -> set[PodName]:
@@ -87,16 +91,14 @@ class Groups:
         self.members[group] = set()
         for bucket in _buckets(group):
             self._buckets[bucket].add(group)
-        key, values = _one_in(group.pods)
-        for namespace in [group.namespace] if group.namespace else list(self._pods_in):
+        for namespace in [group.namespace] if group.namespace else list(self._alike):
             if not self._namespace_fits(group, namespace):
                 continue
-            for pod in self._pods_in.get(namespace, ()):
-                labels = self.labels[pod]
-                # Most Pods of a namespace are others: one look at one label tells.
-                if (not key or labels.get(key) in values) and selects(group.pods, labels):
-                    self.members[group].add(pod)
-                    self._groups_of.setdefault(pod, set()).add(group)
+            for labels, pods in self._alike.get(namespace, {}).items():
+                if selects(group.pods, dict(labels)):
+                    self.members[group] |= pods
+                    for pod in pods:
+                        self._groups_of.setdefault(pod, set()).add(group)
 
     def remove(self, group: Group) -> None:
         """Nobody needs it any more."""
@@ -108,6 +110,14 @@ class Groups:
                 del self._buckets[bucket]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _forget_labels(self, pod: PodName, labels: _Profile) -> None:
+        alike = self._alike[pod.namespace]
+        alike[labels].discard(pod)
+        if not alike[labels]:
+            del alike[labels]
+        if not alike:
+            del self._alike[pod.namespace]
 
     def _forget(self, pod: PodName, group: Group) -> None:
         groups = self._groups_of[pod]
