@@ -409,7 +409,7 @@ class Changes:
             if changes is not None:
                 for kind, phase in zip(PHASES, changes.phases, strict=True):
                     if phase:
-                        self._handles.metrics.messages.labels(kind).inc(len(phase))
+                        self._handles.metrics.messages_of(kind).inc(len(phase))
 
     def _failed(self, work: Work, bundle: Bundle, result: CommitResult, *, whole: bool) -> None:
         """Who is to blame? They leave the work; nothing of an atomic bundle is on the switch."""
@@ -463,7 +463,7 @@ class Changes:
                 continue
             seconds = max(0, now - start) / 1000
             kind = intent_id.split("/", 2)[1]
-            self._handles.metrics.programming.labels(kind).observe(seconds)
+            self._handles.metrics.programming_of(kind).observe(seconds)
             if kind == "service" and moment.trigger_ms is not None:
                 self._programmed(intent_id, seconds)
             if moment.revision > newest:

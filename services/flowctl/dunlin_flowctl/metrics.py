@@ -1,5 +1,7 @@
 """Metrics of flowctl."""
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from dunlin.service.kubeproxy import KubeProxyHistograms
@@ -10,7 +12,12 @@ PROGRAMMING_BUCKETS_S = (
 
 
 class FlowctlMetrics:
-    """Every series of flowctl beside the common ones."""
+    """
+    Every series of flowctl beside the common ones.
+
+    `messages_of`, `programming_of`: one series by its label, without prometheus-client's lock and
+    strings; for each change on each switch.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -27,6 +34,7 @@ class FlowctlMetrics:
             False: self.bundles.labels("refused"),
         }
         self.messages = counter("flowctl_messages_total", "Flow and group modifications.", "kind")
+        self.messages_of = cache(self.messages.labels)
         self.written = counter("flowctl_written_bytes_total", "Bytes written to switches.")
         self.read = counter("flowctl_read_bytes_total", "Bytes read from switches.")
         self.intent_errors = counter(
@@ -63,4 +71,5 @@ class FlowctlMetrics:
             buckets=PROGRAMMING_BUCKETS_S,
             registry=registry,
         )
+        self.programming_of = cache(self.programming.labels)
         self.kubeproxy = KubeProxyHistograms(registry)
