@@ -165,7 +165,7 @@ class RealSwitches:
         """
         pod = self._cluster.pods[0]
         name = self._name(self._bridges[int(pod.node[1:])], pod.number)
-        before = self._pcap_size(name)
+        before = self._end(name)
         questions = [self._question(pod)] * (packets + 1)
         self._control.ask("netdev-dummy/receive", name, *questions)
         deadline = time.monotonic() + DEADLINE_S
@@ -205,9 +205,10 @@ class RealSwitches:
     def _name(bridge: OvsBridge, port: int) -> str:
         return f"{bridge.name}-{port}"
 
-    def _pcap_size(self, name: str) -> int:
-        with self._ovs.pcap(name).open("rb") as file:
-            return file.seek(0, 2)
+    def _end(self, name: str) -> int:
+        """Behind the last whole frame: the file's size is seen in the middle of one, too."""
+        start = self._offsets.get(name, 24)
+        return max((behind for _, behind in self._frames(name, start)), default=start)
 
     def _frames(self, name: str, since: int) -> Iterator[tuple[bytes, int]]:
         """Frames of a file from a place in it, each with the place behind it."""

@@ -202,6 +202,51 @@ def clusters(draw: st.DrawFn) -> Cluster:
     )
 
 
+@st.composite
+def named_clusters(draw: st.DrawFn) -> Cluster:
+    """Every rule is one of egress, to named ports, and mostly to networks: rare in `clusters`."""
+    names = ["web", "dns"]
+    to = st.lists(st.one_of(blocks().map(lambda one: {"ipBlock": one}), peers()), max_size=2)
+    by_name = st.fixed_dictionaries({"port": st.sampled_from(names)},
+        optional={"protocol": st.sampled_from(["TCP", "UDP"])})  # fmt: skip
+    drawn = draw(clusters())
+    for number in range(draw(st.integers(0, 2))):
+        one = draw(policies(number))
+        wanted = {"to": draw(to), "ports": draw(st.lists(by_name, min_size=1, max_size=2))}
+        one["spec"] |= {"policyTypes": ["Egress"], "ingress": [], "egress": [wanted]}
+        drawn.policies = [*drawn.policies[:number], one]
+    drawn.cluster_policies = [
+        draw(cluster_policies(number)) for number in range(draw(st.integers(0, 2)))
+    ]
+    for one in drawn.cluster_policies:
+        one["spec"].pop("ingress", None)
+        one["spec"]["egress"] = [
+            {
+                "action": draw(st.sampled_from(["Accept", "Deny", "Pass"])),
+                "to": [{"networks": draw(st.lists(st.sampled_from(BLOCKS), min_size=1))}],
+                "protocols": [{"destinationNamedPort": draw(st.sampled_from(names))}],
+            }
+            for _ in range(draw(st.integers(1, 3)))
+        ]
+    return drawn
+
+
+def named_packets(cluster: Cluster) -> list[Packet]:
+    """Between all Pods, and to an address outside: every port that a name may stand for."""
+    found: list[Packet] = []
+    for version in (4, 6):
+        addresses = [pod.ips[0 if version == 4 else 1] for pod in cluster.pods]
+        found += [
+            Packet(src, dst, protocol, port)
+            for src in addresses
+            for dst in (*addresses, OUTSIDE[version])
+            for protocol in ("TCP", "UDP")
+            for port in NUMBERS
+            if src != dst
+        ]
+    return found
+
+
 def packets(cluster: Cluster) -> list[Packet]:
     """Between all Pods and an address outside, both families, over what policies tell apart."""
     found: list[Packet] = []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dunlin_planner.core.step import findings, intents
 from tests.scenario.policy.cases import HISTORIES, KEPT
-from tests.scenario.policy.generate import clusters, packets
-from tests.scenario.policy.oracle import Cluster, allowed
+from tests.scenario.policy.generate import clusters, named_clusters, named_packets, packets
+from tests.scenario.policy.oracle import Cluster, Packet, allowed
 from tests.scenario.policy.walk import Walker, planned, walker
 
 EXAMPLES = int(os.environ.get("DUNLIN_POLICY_EXAMPLES", "240"))
@@ -24,10 +24,10 @@ PROFILE = settings(
 )
 
 
-def differences(cluster: Cluster, seen: Walker) -> list[str]:
+def differences(cluster: Cluster, seen: Walker, sent: Iterable[Packet] | None = None) -> list[str]:
     """Packets that the flows treat otherwise than the specification says."""
     found = []
-    for packet in packets(cluster):
+    for packet in packets(cluster) if sent is None else sent:
         wanted = allowed(cluster, packet)
         if seen.reaches(packet) != wanted:
             found.append(f"{packet}: must {'arrive' if wanted else 'be dropped'}")
@@ -47,6 +47,15 @@ def kept(test: Callable[..., None]) -> Callable[..., None]:
 def test_flows_do_what_the_specification_says(cluster: Cluster) -> None:
     """Every packet arrives exactly when the naive evaluator says so."""
     assert differences(cluster, walker(cluster)) == []
+
+
+@given(st.lists(named_clusters(), min_size=1, max_size=2))
+@settings(PROFILE, max_examples=max(1, EXAMPLES // 8))
+def test_named_ports_in_networks(history: list[Cluster]) -> None:
+    """By name, to the Pods of networks: every port that a name may stand for, after any change."""
+    state, last = planned(*history), history[-1]
+    assert intents(state) == intents(planned(last))
+    assert differences(last, Walker(last, intents(state).values()), named_packets(last)) == []
 
 
 def kept_histories(test: Callable[..., None]) -> Callable[..., None]:
