@@ -49,7 +49,7 @@ class _Served:
     async def start(self, subject: str, queue: str) -> None:
         """Subscribe; the server knows of it when this returns."""
         self._subscription = await self._client.subscribe(subject, queue, cb=self._take)
-        await self._client.flush()
+        await self._client.settled()
 
     async def _take(self, message: "Msg") -> None:
         await self._room.acquire()

@@ -182,6 +182,7 @@ class FastClient(Client):
         self._renew: Callable[[], None] | None = None
         self._credentials: nkeys.Credentials | None = None
         self._read_credentials: Callable[[], nkeys.Credentials | None] = lambda: None
+        self._settling: asyncio.Task[None] | None = None
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -296,6 +297,16 @@ class FastClient(Client):
                 await self._up.wait()
         except TimeoutError:
             raise BusUnavailable(f"{what}: no connection to NATS") from None
+
+    async def settled(self) -> None:
+        """As `flush`: one round trip for all who ask in one turn of the loop."""
+        if self._settling is None:
+            self._settling = asyncio.create_task(self._settle())
+        await asyncio.shield(self._settling)
+
+    async def _settle(self) -> None:
+        self._settling = None
+        await self.flush()
 
     async def add_sink(self, subject: str, sink: Sink) -> Callable[[], None]:
         """Subscribe with a sink; call the result to end it."""

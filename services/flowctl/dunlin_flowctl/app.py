@@ -6,7 +6,8 @@ from dunlin.service.app import ServiceApp
 from dunlin_flowctl import rest
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
 from dunlin_flowctl.config import FlowctlSettings
-from dunlin_flowctl.core.desired import Compiler, Desired
+from dunlin_flowctl.core.compiler import Compiler
+from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.gauges import SwitchCollector
 from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.metrics import FlowctlMetrics

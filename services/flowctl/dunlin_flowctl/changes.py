@@ -12,8 +12,8 @@ from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Meter
 from dunlin.pipeline.layout import DENY_METER
 from dunlin.service.kubeproxy import families_of
-from dunlin_flowctl.adapters.dump import Dump, dump
-from dunlin_flowctl.adapters.session import CommitResult, Refusal, Session
+from dunlin_flowctl.adapters.dump import Dump, dump, word_of
+from dunlin_flowctl.adapters.session import CommitResult, Session
 from dunlin_flowctl.conntrack import StaleUdp
 from dunlin_flowctl.core.digest import UNKNOWN, digest_flows
 from dunlin_flowctl.core.held import POLICY_COOKIES, is_policy
@@ -25,7 +25,7 @@ from dunlin_flowctl.handles import Handles, now_ms
 from dunlin_flowctl.level import Signal
 from dunlin_flowctl.meters import Meters, NotMaster, left_by, wanted_by
 from dunlin_flowctl.ownership import Held
-from dunlin_flowctl.told import word_of
+from dunlin_flowctl.told import made, state_of
 from dunlin_flowctl.writer import (
     Plan,
     at_once,
@@ -89,6 +89,8 @@ class Changes:
     async def apply(self) -> None:
         """Write everything that is pending."""
         switch = self.switch
+        if not await made(self._handles, switch, self._held):
+            return
         work = self._take()
         if switch.suspect:
             switch.back(work)
@@ -138,6 +140,8 @@ class Changes:
         one bundle, meters change, a dump is needed, …).
         """
         switch, handles = self.switch, self._handles
+        if not switch.made:
+            return False
         work = self._take()
         bundle = None
         concerned = self.meters.concerned(work.parts.values())
@@ -196,9 +200,10 @@ class Changes:
         """Compare with a dump and write the difference."""
         switch = self.switch
         self.expected.clear()
-        await self._set_meter()
         try:
             if cause == "connect" and await self._told():
+                return
+            if not await made(self._handles, switch, self._held):
                 return
             async with self._handles.dumps.one():
                 found = await self._look(cause)
@@ -226,24 +231,26 @@ class Changes:
 
     async def _told(self) -> bool:
         """The switch says what it holds, and it is something that is known here."""
-        handles = self._handles
+        handles, switch = self._handles, self.switch
         word = await word_of(self._session)
-        if word.state(handles.desired, self.switch) is None:
-            return False
-        await self.meters.look()
+        self.meters.read(word.meters)
+        if self.meters.of_pods or state_of(word, handles.desired, switch) is None:
+            await made(handles, switch, self._held)
+            if state_of(word, handles.desired, switch) is None:
+                return False
         self._want_meters("connect")
         await self.meters.put(self._wanted_meters.values())
         # Intents may have changed meanwhile.
-        then = word.state(handles.desired, self.switch)
+        then = state_of(word, handles.desired, switch)
         if then is None:
             return False
-        self.switch.told(word.digests, then)
+        switch.told(word.digests, then)
         self.swept = True
         # It is not known how long ago its last owner compared.
         self.next_audit = time.monotonic() + self._jittered_interval() * random.random()  # noqa: S311
         handles.metrics.audits.labels("told").inc()
-        self._log.info("the switch says what it holds", lacking=len(self.switch.pending))
-        handles.changed(self.switch.node)
+        self._log.debug("the switch says what it holds", lacking=len(switch.pending))
+        handles.changed(switch.node)
         await self.meters.sweep(self._wanted_meters)
         return True
 
@@ -273,7 +280,10 @@ class Changes:
     def _want_meters(self, cause: str) -> None:
         """All meters of this switch, as its flows are about to name them."""
         own = self.switch.own.effective.values()
-        self._wanted_meters = {m.meter_id: m for part in own for m in part.meters.values()}
+        rate = self._handles.settings.deny_log_sample
+        # Without this one the switch would send every packet that is denied.
+        self._wanted_meters = {DENY_METER: Meter(DENY_METER, rate, rate)}
+        self._wanted_meters |= {m.meter_id: m for part in own for m in part.meters.values()}
         differing = self.meters.differing(self._wanted_meters)
         if cause in AUDITS and differing:
             self._handles.metrics.drift.labels(self.switch.node, "meter").inc(differing)
@@ -324,15 +334,6 @@ class Changes:
             after = UNKNOWN if len(plan.changes) else held.digests
         plan.changes.say(digest_flows(held.digests, after))
         return Plan(plan.changes, holds=(plan.flows, plan.groups), digests=after)
-
-    async def _set_meter(self) -> None:
-        """Before any flow that names it: without it the switch would send every packet."""
-        rate = self._handles.settings.deny_log_sample
-        try:
-            await self._session.set_meter(Meter(DENY_METER, rate, rate))
-        except Refusal as refusal:
-            # A switch without meters still needs its flows; its Controller row bounds packet-ins.
-            self.meters.refused(DENY_METER, refusal)
 
     def _jittered_interval(self) -> float:
         # Spreads load.

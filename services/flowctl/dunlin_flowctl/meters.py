@@ -1,5 +1,7 @@
 """
-The meters of one switch: there before a flow that names them, gone after it. ADR 0042.
+The meters of one switch (Pods, denied packets): there before a flow that names them, gone after it.
+
+ADR 0042.
 
 Open vSwitch takes no meter in a bundle, refuses a flow whose meter is missing, and deletes the
 flows of a meter that is deleted. So meters are written before a bundle, and deleted after it.
@@ -12,6 +14,7 @@ import structlog
 from dunlin.openflow import codec, messages
 from dunlin.openflow.flow import Meter
 from dunlin.pipeline.bandwidth import direction_of
+from dunlin.pipeline.layout import DENY_METER
 from dunlin_flowctl.adapters.session import Refusal, Session
 from dunlin_flowctl.core.layer import Replaced
 from dunlin_flowctl.metrics import FlowctlMetrics
@@ -24,7 +27,7 @@ class NotMaster(Exception):
 
 
 class Meters:
-    """`_there`: what the switch holds of Pods' meters, as it was written or read last."""
+    """`_there`: what the switch holds of Dunlin's meters, as it was written or read last."""
 
     def __init__(self, session: Session, node: str, metrics: FlowctlMetrics) -> None:
         self._session = session
@@ -34,12 +37,20 @@ class Meters:
 
     async def look(self) -> None:
         """Read all of them anew."""
+        request = codec.encode_meter_dump_request
+        self.read([part async for part in self._session.replies(request, messages.MeterDump)])
+
+    def read(self, parts: Iterable[messages.MeterDump]) -> None:
+        """They are these."""
         self._there = {}
-        async for part in self._session.replies(
-            codec.encode_meter_dump_request, messages.MeterDump
-        ):
-            self._there |= {m.meter_id: m for m in part.meters if direction_of(m.meter_id)}
-            self._there |= {one: None for one in part.others if direction_of(one)}
+        for part in parts:
+            self._there |= {m.meter_id: m for m in part.meters if _is_ours(m.meter_id)}
+            self._there |= {one: None for one in part.others if _is_ours(one)}
+
+    @property
+    def of_pods(self) -> bool:
+        """There are some of Pods, of which the switch's own part says what they should be."""
+        return bool(self._there.keys() - {DENY_METER})
 
     def differing(self, wanted: Mapping[int, Meter]) -> int:
         """How many of these are not there as they should be."""
@@ -97,6 +108,10 @@ class Meters:
             raise NotMaster(str(refusal)) from refusal
         self._metrics.openflow_errors.labels("meter").inc()
         self._log.warning("a meter was refused", meter=meter_id, error=str(refusal))
+
+
+def _is_ours(meter_id: int) -> bool:
+    return meter_id == DENY_METER or bool(direction_of(meter_id))
 
 
 def wanted_by(parts: Iterable[Replaced]) -> Iterator[Meter]:

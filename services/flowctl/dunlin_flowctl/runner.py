@@ -1,6 +1,5 @@
 """One switch that this replica owns: compare with its dump, write what changes, audit."""
 
-import asyncio
 import time
 
 import structlog
@@ -29,9 +28,6 @@ PAUSE_S = 1.0
 
 CLAIM_DELAY_S = 0.3
 """A claim that made a switch refuse ours has been read by then."""
-
-SLICE_S = 0.01
-"""After so long at compiling the loop turns."""
 
 LOOK_S = 5.0
 """The longest sleep of a runner that has nothing to do."""
@@ -118,7 +114,7 @@ class SwitchRunner:
             raise NotMaster(str(refusal)) from refusal
 
     async def _own(self, held: Held) -> None:
-        switch = await self._compiled(held)
+        switch = self.handles.desired.begin(self.node)
         if switch is None:
             return
         self.changes = Changes(self.handles, self.session, switch, held, self.signal, self.reached)
@@ -134,27 +130,6 @@ class SwitchRunner:
         finally:
             self.session.unasked = lambda _message: None
             await self._give_up(held)
-
-    async def _compiled(self, held: Held) -> Switch | None:
-        """The switch with all that it should hold; None: it is not ours or not there any more."""
-        desired = self.handles.desired
-        async with self.handles.compiling:
-            switch = desired.begin(self.node)
-            if switch is None:
-                return None
-            done, started = False, time.monotonic()
-            try:
-                for _ in desired.compiling(switch):
-                    if time.monotonic() - started > SLICE_S:
-                        await asyncio.sleep(0)
-                        if not (held.valid and self.wanted()):
-                            return None
-                        started = time.monotonic()
-                done = desired.switches.get(self.node) is switch
-            finally:
-                if not done and desired.switches.get(self.node) is switch:
-                    desired.unmanage(self.node)
-        return switch if done else None
 
     async def _give_up(self, held: Held) -> None:
         last = self.applied(connected=False)

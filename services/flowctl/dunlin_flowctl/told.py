@@ -1,36 +1,43 @@
-"""Taking a switch's word for what it holds, instead of reading all of it. ADR 0046."""
+"""Taking a switch's word for what it holds, instead of reading all of it. ADR 0046, 0048."""
 
 import asyncio
-from typing import NamedTuple
+import time
 
-from dunlin_flowctl.adapters.dump import count_fixed, digests_of
-from dunlin_flowctl.adapters.session import Session
+from dunlin_flowctl.adapters.dump import Word
 from dunlin_flowctl.core.desired import Desired
-from dunlin_flowctl.core.digest import Digests
+from dunlin_flowctl.core.source import Source
 from dunlin_flowctl.core.switch import Switch, Then
+from dunlin_flowctl.handles import Handles
+from dunlin_flowctl.ownership import Held
+
+SLICE_S = 0.01
+"""After so long at compiling the loop turns."""
 
 
-class Word(NamedTuple):
+def state_of(word: Word, desired: Desired, switch: Switch) -> Then | None:
+    """The state that it names; None: none that is known here now."""
+    if desired.switches.get(switch.node) is not switch or desired.releasing:
+        return None
+    then = desired.known(switch, word.digests)
+    own = switch.own.totals.fixed if switch.made else Source.of(word.digests.source).flows
+    return then if then is not None and then.shared.fixed + own == word.fixed else None
+
+
+async def made(handles: Handles, switch: Switch, held: Held) -> bool:
     """
-    What a switch says of itself.
+    What a switch should hold of its own is compiled now; False: it is not ours any more.
 
-    `fixed`: how many flows of Dunlin's there are where nothing is learned. Some may have been lost,
-    or added, since its last owner wrote to it.
+    One switch at a time, and others have their turn meanwhile.
     """
 
-    digests: Digests
-    fixed: int
+    def ours() -> bool:
+        return held.valid and handles.desired.switches.get(switch.node) is switch
 
-    def state(self, desired: Desired, switch: Switch) -> Then | None:
-        """The state that it names; None: none that is known here now, a dump has to tell."""
-        if desired.switches.get(switch.node) is not switch or desired.releasing:
-            return None
-        then = desired.known(switch, self.digests)
-        if then is None or then.shared.fixed + switch.own.totals.fixed != self.fixed:
-            return None
-        return then
-
-
-async def word_of(session: Session) -> Word:
-    """Ask for it. Raises SessionClosed, Refusal."""
-    return Word(*await asyncio.gather(digests_of(session), count_fixed(session)))
+    if not switch.made:
+        async with handles.compiling:
+            started = time.monotonic()
+            for _ in handles.desired.compiling(switch) if ours() else ():
+                if time.monotonic() - started > SLICE_S:
+                    await asyncio.sleep(0)
+                    started = time.monotonic()
+    return ours()

@@ -103,6 +103,9 @@ def plan_work(
 
     own_changes = diff(own.values(), may_delete=may_delete, owned=taken) if own else ChangeSet()
     if not shared:
+        if not len(own_changes) and after.own == switch.digests.own:
+            # What it is made from is no reason to write, where the same comes of it.
+            after = after._replace(source=switch.digests.source)
         own_changes.say(digest_flows(switch.digests, after))
         return Plan(own_changes, digests=after)
     serials = ((_serial(p.old), _serial(p.new)) for p in shared.values())
@@ -121,7 +124,7 @@ def plan_work(
 
 def digests_after(desired: Desired, switch: Switch) -> Digests:
     """Of all that this switch should hold now."""
-    return Digests(desired.shared.totals.digest, switch.own.totals.digest)
+    return Digests(desired.shared.totals.digest, switch.own.totals.digest, desired.source(switch))
 
 
 def _other(desired: Desired, key: Key, parts: Parts) -> object:
@@ -166,7 +169,7 @@ def plan_fresh_switch(
     key = ("all", shared.version, certain)
     batches = cache.batches(key, whole, limit)
     own = plan_fresh(switch.own.effective.values())
-    own.say(digest_flows(UNKNOWN, Digests(own=after.own)))
+    own.say(digest_flows(UNKNOWN, after._replace(shared=0)))
     both = (own, batches.changes)
     holds = (sum(len(c.flows_put) for c in both), sum(len(c.groups_put) for c in both))
     return Plan(own, batches.changes, key, holds, after)

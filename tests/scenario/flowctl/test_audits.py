@@ -164,7 +164,7 @@ async def test_compiling_for_a_switch_lets_others_have_their_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However much a switch needs that has just connected: the loop turns meanwhile."""
-    monkeypatch.setattr("dunlin_flowctl.runner.SLICE_S", -1.0)
+    monkeypatch.setattr("dunlin_flowctl.told.SLICE_S", -1.0)
     count = 300
     cluster = await Cluster().start()
     await cluster.intend(*(endpoint_intent("n1", f"p{n}", 4 + n) for n in range(count)))
@@ -174,11 +174,11 @@ async def test_compiling_for_a_switch_lets_others_have_their_turn(
     await until(lambda: replica.handles.caught_up, "all is read")
     switch = FakeOpenFlowSwitch(FakeSwitch(dpid=DPIDS["n1"]))
     session = asyncio.create_task(_connect(switch, replica.port))
-    turns = 0
-    while "n1" not in replica.handles.runners:
+    steps: set[int] = set()
+    while (n1 := replica.handles.desired.switches.get("n1")) is None or not n1.made:
         await asyncio.sleep(0)
-        turns += "n1" in replica.handles.desired.switches
-    assert turns >= count
+        steps |= {len(n1.own.effective)} if n1 is not None else set()
+    assert len(steps) >= count
     await replica.synced("n1")
     await replica.stop()
     await asyncio.wait({session})

@@ -3,19 +3,23 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from dunlin import subjects
+import pytest
+
+from dunlin import subjects, wire
+from dunlin.bus.base import TOMBSTONE, BusError, Message
 from dunlin.bus.memory import MemoryBus, MemoryServer
 from dunlin.events.intents import SwitchIntent
 from dunlin.openflow.fake import FakeSwitch
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
 from dunlin_flowctl.core.owners import ranked
-from dunlin_flowctl.ownership import Ownership
+from dunlin_flowctl.level import Signal
+from dunlin_flowctl.ownership import ClaimBody, Heartbeat, Ownership
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 from tests.unit.flowctl.programs import MAC, endpoint_intent
 
-HOUR_S = 3600.0
+MINUTE_S, HOUR_S = 60.0, 3600.0
 ALIVE = subjects.rpc("flowctl", "alive", "b")
 DPIDS = {f"n{number}": number for number in range(1, 13)}
 
@@ -158,6 +162,75 @@ class _Silent:
     async def publish(self, _message: object) -> int:
         await asyncio.Event().wait()
         return 0
+
+
+async def test_a_dead_owners_switches_are_taken_once_and_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By their first choice, however long they had their owner; all claims go out in one batch."""
+    monkeypatch.setattr("dunlin_flowctl.core.owners.STEP_S", MINUTE_S)
+    clock = _Clock()
+    monkeypatch.setattr("dunlin_flowctl.ownership.time", clock)
+    server, dpids = MemoryServer(), list(range(1, 41))
+    buses = {name: _Counting(server) for name in "abz"}
+    await buses["z"].ensure_streams()
+    await buses["z"].publish(Message(subjects.owner_member("z"), wire.encode(Heartbeat(HOUR_S))))
+    for dpid in dpids:
+        claim = Message(subjects.owner_switch(dpid), wire.encode(ClaimBody("z")))
+        await buses["z"].publish(claim)
+    heirs = {name: Ownership(buses[name], name, HOUR_S) for name in "ab"}
+    work = [heir.follow() for heir in heirs.values()] + [heir.beat() for heir in heirs.values()]
+    tasks = [asyncio.create_task(one) for one in work]
+    stop = asyncio.Event()
+    got: list[tuple[str, int]] = []
+
+    async def wait_for(name: str, dpid: int) -> None:
+        async with heirs[name].hold(dpid, lambda: not stop.is_set(), Signal()) as held:
+            if held is not None:
+                got.append((name, dpid))
+            await stop.wait()
+
+    tasks += [asyncio.create_task(wait_for(name, dpid)) for name in heirs for dpid in dpids]
+    try:
+        now = clock.monotonic
+        for heir in heirs.values():
+            await until(lambda heir=heir: heir.owners.live(now()) == {*"abz"}, "all are heard")  # type: ignore[misc]
+            await until(lambda heir=heir: len(heir.owners.claims) == len(dpids), "and read")  # type: ignore[misc]
+        clock.ahead_s = 2 * MINUTE_S
+        await buses["z"].publish(Message(subjects.owner_member("z"), TOMBSTONE))
+        await until(lambda: len(got) >= len(dpids), "taken")
+        assert {dpid: name for name, dpid in got} == {d: ranked("ab", d)[0] for d in dpids}
+        batches = [size for name in heirs for size in buses[name].batches]
+        assert sum(batches) == len(dpids), "one claim for each"
+        assert len(batches) <= 4
+    finally:
+        stop.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+class _Clock:
+    """Monotonic seconds, of which some may be skipped."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        """Now."""
+        return time.monotonic() + self.ahead_s
+
+
+class _Counting(MemoryBus):
+    """Remembers how many messages were published together, where it was more than a heartbeat."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server)
+        self.batches: list[int] = []
+
+    async def publish_many(self, messages: Sequence[Message]) -> list[int | BusError]:
+        """As ever."""
+        self.batches.append(len(messages))
+        return await super().publish_many(messages)
 
 
 async def test_a_replica_that_has_ended_is_dead_before_its_time_is_over() -> None:

@@ -1,7 +1,7 @@
 """A switch changes hands: its next owner takes its word, or looks when that is not enough."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,22 +10,25 @@ from msgspec.structs import replace
 
 from dunlin import subjects, wire
 from dunlin.bus.base import Message
+from dunlin.events.intents import AnyIntent
 from dunlin.events.state import Applied
 from dunlin.openflow.fake import Mod
 from dunlin.openflow.fake_session import FakeOpenFlowSwitch
-from dunlin.openflow.flow import Flow, match
+from dunlin.openflow.flow import Flow, Meter, match
 from dunlin.openflow.messages import InstalledFlow
-from dunlin.pipeline.layout import Table
+from dunlin.pipeline.layout import DENY_METER, EGRESS_METERS, Table
 from dunlin_flowctl.core.digest import UNKNOWN, Digests, take_digests
-from dunlin_flowctl.core.program import FlowKey
+from dunlin_flowctl.core.program import FlowKey, Key
 from tests.scenario.flowctl.scenes import one_switch
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 from tests.unit.flowctl.programs import (
+    Change,
     endpoint_intent,
     route_intent,
     service_intent,
     switch_intent,
 )
+from tests.unit.flowctl.test_delta import from_scratch
 
 INTENTS = (
     switch_intent("n1"),
@@ -43,10 +46,10 @@ def said_by(fake: FakeOpenFlowSwitch) -> Digests:
 
 @asynccontextmanager
 async def left_behind(
-    **settings: Any,
+    more: Sequence[AnyIntent] = (), **settings: Any
 ) -> AsyncIterator[tuple[Cluster, Flowctl, FakeOpenFlowSwitch]]:
     """A switch whose owner is gone; a second replica has read all that there was."""
-    async with one_switch(INTENTS, **settings) as (cluster, flowctl, fake):
+    async with one_switch((*INTENTS, *more), **settings) as (cluster, flowctl, fake):
         await until(lambda: flowctl.handles.runners["n1"].swept, "all explained")
         heir = await Flowctl(cluster, "flowctl-1", **settings).start()
         await until(lambda: heir.handles.may_delete, "caught up")
@@ -77,13 +80,14 @@ def compared(heir: Flowctl) -> dict[str, float]:
 
 
 async def test_nothing_has_changed() -> None:
-    """No dump, no message."""
+    """No dump, no message, and nothing compiled: the switch says what it was made from."""
     async with left_behind() as (cluster, heir, fake):
         applied = fake.switch.applied
         await taken(heir, fake)
         assert compared(heir) == {"told": 1}
         assert fake.switch.applied == applied
         assert heir.handles.runners["n1"].swept
+        assert not heir.handles.desired.switches["n1"].made
         state = heir.handles.runners["n1"].applied()
         assert (state.flows, state.groups) == (len(fake.switch.flows) - 2, len(fake.switch.groups))
         assert (await cluster.barrier("n1", heir.handles.desired.revision, swept=True)).applied
@@ -101,6 +105,67 @@ async def test_what_all_switches_hold_has_changed() -> None:
         assert compared(heir) == {"told": 1}
         counts = [heir.sample("dunlin_flowctl_messages_total", kind=kind) for kind in PUT]
         assert counts == [1, 3, 3, 1, 1]
+
+
+async def test_its_own_changes_before_it_has_been_compiled() -> None:
+    """A Pod comes, another goes, and a Service: no dump, and what differs is written, no more."""
+    async with left_behind() as (cluster, heir, fake):
+        await taken(heir, fake)
+        more = service_intent("db", (3,), port=90), endpoint_intent("n1", "b", 5, ip="10.0.0.3")
+        await cluster.withdraw(INTENTS[1])
+        seq = await cluster.intend(*more)
+        assert (await cluster.barrier("n1", seq, swept=True)).applied
+        assert compared(heir) == {"told": 1}
+        flows = {key: entry.flow for key, entry in fake.switch.flows.items()}
+        assert take_digests(flows).source
+        held: dict[Key, Any] = dict(flows.items())
+        held.update(fake.switch.groups.items())
+        wanted: list[AnyIntent] = [INTENTS[0], *INTENTS[2:], *more]
+        assert held == from_scratch([Change(intent, gone=False) for intent in wanted], "n1")
+        state = heir.handles.runners["n1"].applied()
+        assert (state.flows, state.groups) == (len(fake.switch.flows) - 2, len(fake.switch.groups))
+
+
+@pytest.mark.parametrize("lie", [True, False])
+async def test_an_audit_reads_all_of_it(*, lie: bool) -> None:
+    """It compiles what has been taken at its word, and finds what is not as it was said to be."""
+    async with left_behind() as (_, heir, fake):
+        key = next(key for key in fake.switch.flows if key[0] == 0)
+        flow = fake.switch.flows[key].flow
+        if lie:
+            # Somebody has changed it while nobody owned the switch, and kept the number.
+            fake.switch.flows[key] = InstalledFlow(replace(flow, goto=2))
+        await taken(heir, fake)
+        assert compared(heir) == {"told": 1}
+        runner = heir.handles.runners["n1"]
+        assert runner.changes is not None
+        runner.changes.audit_due = True
+        runner.signal.notify()
+        await until(lambda: heir.sample("dunlin_flowctl_audits_total", cause="audit"), "audited")
+        await until(lambda: fake.switch.flows[key].flow == flow, "as it should be")
+        drift = heir.sample("dunlin_drift_total", node="n1", kind="flow_modified")
+        assert drift == lie
+
+
+@pytest.mark.parametrize("what", ["version", "conflict", "meter"])
+async def test_what_has_to_be_compiled_first(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other code, something that is not as asked for, a Pod's meter: no dump all the same."""
+    more = [endpoint_intent("n1", "b", 4)] if what == "conflict" else []
+    async with left_behind(more=more) as (_, heir, fake):
+        if what == "version":
+            monkeypatch.setattr(heir.handles.desired._sources, "_version", b"newer")
+        elif what == "meter":
+            # Nobody's: no flow names it.
+            stranger = Meter(EGRESS_METERS | 99, 1, 1, "kbps")
+            fake.switch.meters[stranger.meter_id] = stranger
+        applied = fake.switch.applied
+        await taken(heir, fake)
+        assert compared(heir) == {"told": 1}
+        assert heir.handles.desired.switches["n1"].made
+        assert fake.switch.applied == applied
+        errors = heir.handles.runners["n1"].applied().errors
+        assert [error.intent for error in errors] == [intent.id for intent in more]
+        await until(lambda: fake.switch.meters.keys() == {DENY_METER}, "deleted, as nobody's")
 
 
 async def test_the_owner_has_the_last_word() -> None:

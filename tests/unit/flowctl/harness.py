@@ -16,7 +16,8 @@ from dunlin.events.rpc import BarrierReply, BarrierRequest
 from dunlin.events.state import Applied, Progress
 from dunlin.service.metrics import Metrics
 from dunlin_flowctl.config import FlowctlSettings
-from dunlin_flowctl.core.desired import Compiler, Desired
+from dunlin_flowctl.core.compiler import Compiler
+from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.handles import Handles
 from dunlin_flowctl.metrics import FlowctlMetrics
 from dunlin_flowctl.ownership import Ownership

@@ -18,6 +18,7 @@ from dunlin.events.intents import (
 from dunlin.model.addresses import MacAddress
 from dunlin.openflow.cookie import cookie_of
 from dunlin.openflow.flow import Bucket, Flow, Group, Output, Program, ToGroup, match, set_field
+from dunlin.service.intent_writer import digest_of
 from dunlin_flowctl.core.desired import IntentVersion
 
 MAC = MacAddress("02:00:00:00:00:01")
@@ -88,6 +89,12 @@ class FakeCompiler:
     A service with an endpoint port of 666 does not compile, one with 667 is refused by the switch
     (its flow names a group that nobody makes), one with 668 cannot be encoded.
     """
+
+    version = b"fake"
+
+    def digest(self, intent: AnyIntent) -> bytes:
+        """Of all of it."""
+        return digest_of(intent)
 
     def is_shared(self, intent: AnyIntent) -> bool:
         """Services are."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from msgspec.structs import replace
 
+from dunlin.events.intents import AnyIntent
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow, Group, Output, Program, SetField, match
 from dunlin.pipeline.layout import Table
@@ -19,6 +20,7 @@ from dunlin_flowctl.core.digest import (
     read_digests,
     take_digests,
     totals_of,
+    unsaid,
 )
 from dunlin_flowctl.core.layer import Replaced
 from dunlin_flowctl.core.program import FlowKey, Workshop
@@ -31,6 +33,7 @@ from tests.unit.flowctl.programs import (
     FakeCompiler,
     endpoint_intent,
     histories,
+    route_intent,
     service_intent,
     switch_intent,
 )
@@ -90,13 +93,16 @@ def test_learned_flows_are_not_counted_but_groups_are_part_of_it() -> None:
 
 def test_what_is_written_is_read() -> None:
     """Digests come back from a dump, and their flows are not in it any more."""
-    said = Digests(2**128 - 1, 5)
+    said = Digests(2**128 - 1, 5, 2**128 - 2)
     flows: dict[FlowKey, Flow] = {flow.key: flow for flow in digest_flows(UNKNOWN, said)}
     flows[FLOW.key] = FLOW
     assert take_digests(flows) == said
     assert flows == {FLOW.key: FLOW}
     assert digest_flows(said, said) == []
     assert [flow.priority for flow in digest_flows(said, Digests(said.shared, 6))] == [1]
+    assert [flow.priority for flow in digest_flows(said, said._replace(source=7))] == [1]
+    unknown = {flow.key: flow for flow in unsaid(digest_flows(UNKNOWN, said))}
+    assert (len(unknown), take_digests(unknown)) == (2, UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +113,13 @@ def test_what_is_written_is_read() -> None:
         (SetField("xxreg0", 1), SetField("xxreg0", 2)),
         (SetField("reg0", 1),),
         (SetField("xxreg0", 1, 0xFF),),
+        (SetField("xxreg1", 1), SetField("xxreg0", 2)),
+        (SetField("xxreg0", 1), SetField("xxreg1", 2), SetField("xxreg0", 3)),
     ],
 )
 def test_what_nobody_wrote_says_nothing(actions: tuple[SetField | Output, ...]) -> None:
     """A flow of another form in its place: not known."""
-    flow = Flow(Table.DIGEST, 2, (), actions)
-    assert read_digests({2: flow, 1: None}) == UNKNOWN
+    assert read_digests({2: Flow(Table.DIGEST, 2, (), actions), 1: None}) == UNKNOWN
 
 
 @given(histories())
@@ -196,6 +203,98 @@ def test_a_change_of_its_own_needs_a_dump() -> None:
     assert not known
     *_, known = taking_over(first, [Change(endpoint_intent("n2", "a", 1), gone=False)])
     assert known
+
+
+@given(histories(), histories(), histories())
+@settings(max_examples=300, deadline=None)
+def test_a_switch_that_is_taken_over_without_compiling_ends_as_recomputed(
+    before: list[Change], after: list[Change], later: list[Change]
+) -> None:
+    """Whatever changes before its own part is: written right, or known to need a dump."""
+    first = [Change(switch_intent(node), gone=False) for node in NODES]
+    history = first + [c for c in before if not c.intent.id.endswith("/switch/pipeline")]
+    shared = [c for c in after if c.intent.id.startswith("all/service/")]
+    more = [c for c in later if not (c.gone and c.intent.id.endswith("/switch/pipeline"))]
+    owner, heir = Desired(FakeCompiler()), Desired(FakeCompiler())
+    play(owner, history)
+    dead = owner.manage("n1")
+    assert dead is not None
+    holding, said = wanted(owner, "n1"), digests_after(owner, dead)
+    play(heir, history + shared)
+    switch = heir.begin("n1")
+    assert switch is not None
+    known = heir.known(switch, said)
+    assume(known is not None)
+    assert known is not None
+    switch.told(said, known)
+    assert not switch.made
+    play(heir, more, heir.read + 1)
+    flush(heir, "n1", holding)
+    assume(not switch.suspect)
+    assert holding == from_scratch(history + shared + more, "n1")
+    assert (switch.flows + switch.groups, switch.lacking) == (len(holding), [])
+
+
+def unmade(*history: AnyIntent) -> tuple[Desired, Switch, Digests]:
+    """n1's switch, taken over without compiling; and what it said."""
+    owner, heir = Desired(FakeCompiler()), Desired(FakeCompiler())
+    changes = [Change(intent, gone=False) for intent in (switch_intent("n1"), *history)]
+    play(owner, changes)
+    play(heir, changes)
+    dead, switch = owner.manage("n1"), heir.begin("n1")
+    assert dead is not None
+    assert switch is not None
+    said = digests_after(owner, dead)
+    known = heir.known(switch, said)
+    assert known is not None
+    switch.told(said, known)
+    return heir, switch, said
+
+
+def test_a_change_of_its_own_finds_what_was_there_before() -> None:
+    """No dump: what stands is made from the intents before the change, and then compared."""
+    pods = [
+        endpoint_intent("n1", name, port, ip=f"10.0.0.{port}")
+        for name, port in (("a", 4), ("b", 5))
+    ]
+    for change in (
+        Change(endpoint_intent("n1", "a", 6), gone=False),
+        Change(pods[1], gone=True),
+        Change(endpoint_intent("n1", "c", 7, ip="10.0.0.7"), gone=False),
+        Change(switch_intent("n1", gateway_port=2), gone=False),
+    ):
+        heir, switch, _ = unmade(*pods, route_intent("n2", 1), service_intent("web", (1,)))
+        before = Desired(FakeCompiler())
+        play(before, [Change(version.intent, gone=False) for version in heir.intents.values()])
+        before.manage("n1")
+        holding = wanted(before, "n1")
+        play(heir, [change], heir.read + 1)
+        assert (switch.made, switch.suspect) == (True, False)
+        flush(heir, "n1", holding)
+        assert holding == wanted(heir, "n1")
+
+
+def test_what_others_need_does_not_make_it() -> None:
+    """A Service's change waits with the others' until something is written; other nodes': never."""
+    heir, switch, _ = unmade(endpoint_intent("n1", "a", 4))
+    play(heir, [Change(endpoint_intent("n2", "a", 4), gone=False)], heir.read + 1)
+    play(heir, [Change(service_intent("web", (1,)), gone=False)], heir.read + 1)
+    assert (switch.made, list(switch.pending)) == (False, [service_intent("web", (1,)).id])
+
+
+@pytest.mark.parametrize("what", ["own", "shared"])
+def test_a_lie_is_found_when_its_own_part_is_made(what: str) -> None:
+    """Another digest than comes of what it says to be made from: only a dump tells."""
+    heir, switch, said = unmade(endpoint_intent("n1", "a", 4))
+    switch.digests = said._replace(**{what: 77})
+    assert heir.manage("n1") is not None
+    for _ in heir.compiling(switch):
+        pass
+    assert not switch.made, "another switch is managed by now"
+    heir, switch, said = unmade(endpoint_intent("n1", "a", 4))
+    switch.digests = said._replace(**{what: 77})
+    assert heir.owner("n1", (0, 0, ())) == switch_intent("n1").id
+    assert switch.suspect is (what == "own")
 
 
 def test_the_oracle_can_fail() -> None:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dunlin.openflow import codec, messages
+from dunlin.openflow import codec, messages, wire_switch
+from dunlin_flowctl.adapters.session import Refusal
 from tests.unit.flowctl.harness import Cluster, Flowctl, until
 
-FEATURES_REPLY = 6
+FEATURES_REPLY, MULTIPART = 6, 18
 
 
 @contextlib.asynccontextmanager
@@ -162,6 +163,43 @@ async def test_echoes_are_answered() -> None:
                 pass
         assert (reply.xid, reply.payload) == (99, b"payload")
         peer.writer.close()
+
+
+async def test_questions_asked_together() -> None:
+    """One write; each gets its own answer, in whatever order they come; an error refuses all."""
+    async with flowctl() as replica:
+        peer = await (await Peer.connect(replica)).hello(7)
+        await until(lambda: 7 in replica.handles.sessions, "connected")
+        session = replica.handles.sessions[7]
+        questions = [
+            (codec.encode_aggregate_request(0, table=n), messages.AggregateStats) for n in (1, 2)
+        ]
+        for refuse in (False, True):
+            asked = asyncio.create_task(session.ask(*questions))
+            async with asyncio.timeout(10):
+                while (first := await peer.read())[1] != MULTIPART or first[16] != 1:
+                    pass
+                second = await peer.read()
+            assert second[16] == 2
+            answers = [_aggregate(second, 22), _error(first) if refuse else _aggregate(first, 11)]
+            peer.writer.write(b"".join(answers))
+            if refuse:
+                with pytest.raises(Refusal):
+                    await asked
+            else:
+                assert [[part.flows for part in parts] for parts in await asked] == [[11], [22]]
+        assert not session.closed
+        peer.writer.close()
+
+
+def _aggregate(request: bytes, flows: int) -> bytes:
+    xid = int.from_bytes(request[4:8], "big")
+    return wire_switch.multipart(xid, 2, [wire_switch.aggregate(flows)])[0]
+
+
+def _error(request: bytes) -> bytes:
+    body = b"\0\1\0\1" + request[:64]
+    return bytes([codec.VERSION, 1]) + (8 + len(body)).to_bytes(2, "big") + request[4:8] + body
 
 
 async def test_too_many_strangers_are_turned_away() -> None:

@@ -1,7 +1,5 @@
-"""Everything that a switch holds."""
+"""Everything that a switch holds, or what it says of that."""
 
-import asyncio
-from functools import partial
 from typing import NamedTuple
 
 from dunlin.openflow import codec, messages
@@ -14,12 +12,13 @@ from dunlin_flowctl.core.program import FlowKey
 from dunlin_flowctl.core.sync import is_expired
 
 _OURS = (OWNER << 56, OWNER_MASK)
-_DIGESTS = codec.encode_flow_dump_request(0, *_OURS, Table.DIGEST)
-_ALL = codec.encode_aggregate_request(0, *_OURS)
-_OTHERS = tuple(
-    codec.encode_aggregate_request(0, *_OURS, table) for table in (*LEARNING_TABLES, Table.DIGEST)
+_DIGESTS = (codec.encode_flow_dump_request(0, *_OURS, Table.DIGEST), messages.FlowDump)
+_COUNTS = tuple(
+    (codec.encode_aggregate_request(0, *_OURS, table), messages.AggregateStats)
+    for table in (None, *LEARNING_TABLES)
 )
-"""What does not count: each question is the same every time."""
+_METERS = (codec.encode_meter_dump_request(0), messages.MeterDump)
+"""Each question is the same every time."""
 
 
 class Dump(NamedTuple):
@@ -56,26 +55,26 @@ async def dump(session: Session, at_most: int) -> Dump:
     return Dump(flows, groups, frozenset(expired), digests)
 
 
-async def digests_of(session: Session) -> Digests:
-    """What the switch says of itself. Raises SessionClosed."""
-    found: dict[int, Flow | None] = {}
-    async for rows in session.replies(partial(codec.again, _DIGESTS), messages.FlowDump):
-        found.update((row.flow.priority, row.flow) for row in rows.entries if not row.flow.match)
-    return read_digests(found)
-
-
-async def count_fixed(session: Session) -> int:
+class Word(NamedTuple):
     """
-    How many flows of Dunlin's stand where nothing is learned, those of digests left out.
+    What a switch says of itself, and of its meters.
 
-    Raises SessionClosed.
+    `fixed`: how many flows of Dunlin's there are where nothing is learned, those of digests left
+    out. Some may have been lost, or added, since its last owner wrote to it.
     """
-    counts = [
-        session.request(partial(codec.again, question), messages.AggregateStats)
-        for question in (_ALL, *_OTHERS)
-    ]
-    everywhere, *others = await asyncio.gather(*counts)
-    return everywhere.flows - sum(part.flows for part in others)
+
+    digests: Digests
+    fixed: int
+    meters: list[messages.MeterDump]
+
+
+async def word_of(session: Session) -> Word:
+    """Ask for it, all at once. Raises SessionClosed, Refusal."""
+    said, *counts, meters = await session.ask(_DIGESTS, *_COUNTS, _METERS)
+    flows = [row.flow for rows in said for row in rows.entries]
+    everywhere, *learned = (part.flows for (part,) in counts)
+    fixed = everywhere - sum(learned) - len(flows)
+    return Word(read_digests({f.priority: f for f in flows if not f.match}), fixed, meters)
 
 
 def _check_size(session: Session, size: int, at_most: int) -> None:

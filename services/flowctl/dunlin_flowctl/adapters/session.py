@@ -217,8 +217,9 @@ class Session:
                 self._commit.done.set_result(True)
         elif waiting is not None:
             waiting.put(message)
-            # What is already in the buffer is read without a turn of the loop: give others theirs.
-            await asyncio.sleep(0)
+            if getattr(message, "more", False):
+                # What is in the buffer is read without a turn of the loop: give others theirs.
+                await asyncio.sleep(0)
         elif isinstance(message, messages.ErrorMessage):
             self._metrics.openflow_errors.labels("unattributed").inc()
             log.error("error from switch", peer=self.peer, error=message.name, xid=message.xid)
@@ -329,18 +330,40 @@ class Session:
         replies = self._waiting[xid] = _Replies()
         try:
             await self.write(encode(xid))
-            more = True
-            while more:
-                message = await self._next(replies, kind.__name__)
-                if isinstance(message, messages.ErrorMessage):
-                    raise Refusal(message)
-                if not isinstance(message, kind):
-                    self.close("malformed", f"{type(message).__name__} instead of {kind.__name__}")
-                    raise self._closed.result()
-                yield message
-                more = getattr(message, "more", False)
+            async for part in self._parts(replies, kind):
+                yield part
         finally:
             del self._waiting[xid]
+
+    async def ask(self, *questions: tuple[bytes, type[messages.Message]]) -> list[list[Any]]:
+        """
+        Several questions in one write; the parts of each one's answer. Raises as `request`.
+
+        `questions`: encoded, with any xid, and what kind of message answers.
+        """
+        asked = [(next(self._xids), question, kind) for question, kind in questions]
+        waiting = [self._waiting.setdefault(xid, _Replies()) for xid, _, _ in asked]
+        try:
+            await self.write(*(codec.again(question, xid) for xid, question, _ in asked))
+            return [
+                [part async for part in self._parts(replies, kind)]
+                for replies, (_, _, kind) in zip(waiting, asked, strict=True)
+            ]
+        finally:
+            for xid, _, _ in asked:
+                del self._waiting[xid]
+
+    async def _parts(self, replies: "_Replies", kind: type[M]) -> AsyncIterator[M]:
+        more = True
+        while more:
+            message = await self._next(replies, kind.__name__)
+            if isinstance(message, messages.ErrorMessage):
+                raise Refusal(message)
+            if not isinstance(message, kind):
+                self.close("malformed", f"{type(message).__name__} instead of {kind.__name__}")
+                raise self._closed.result()
+            yield message
+            more = getattr(message, "more", False)
 
     async def _next(self, replies: "_Replies", what: str) -> messages.Message:
         if replies.ready:

@@ -1,7 +1,7 @@
 """Every intent, compiled: what every managed switch should hold."""
 
 from collections.abc import Container, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from dunlin.events.intents import AnyIntent, PolicyCommitIntent, SwitchIntent
 from dunlin.events.intents import intent_id as make_id
@@ -9,6 +9,7 @@ from dunlin.model.ids import IntentId, format_dpid
 from dunlin.openflow.cookie import CookieIndex
 from dunlin.openflow.flow import Program
 from dunlin.subjects import ALL_SCOPE
+from dunlin_flowctl.core.compiler import Compiler
 from dunlin_flowctl.core.cookies import CookiesOn
 from dunlin_flowctl.core.digest import Digests
 from dunlin_flowctl.core.held import Held, Version
@@ -16,23 +17,8 @@ from dunlin_flowctl.core.layer import Layer
 from dunlin_flowctl.core.names import PodNames
 from dunlin_flowctl.core.program import Compiled, Key, Workshop
 from dunlin_flowctl.core.recent import Recent
+from dunlin_flowctl.core.source import Source, Sources
 from dunlin_flowctl.core.switch import Moment, Switch, Then
-
-
-class Compiler(Protocol):
-    """`dunlin.pipeline`, or a stand-in."""
-
-    def is_shared(self, intent: AnyIntent) -> bool:
-        """Its program is the same for every switch and needs no context."""
-
-    def context(self, intent: SwitchIntent) -> Any:
-        """What compiling needs to know of a switch."""
-
-    def compile(self, intent: AnyIntent, context: Any) -> Program:
-        """The program of an intent; `context` None for shared ones."""
-
-    def both(self, old: AnyIntent | None, new: AnyIntent | None, context: Any) -> Program:
-        """Of two versions of an intent of policy at once; None: it does not exist."""
 
 
 class IntentVersion(Version):
@@ -63,6 +49,7 @@ class Desired:
     def forget(self) -> None:
         """The intent stream is new: nothing is known and no switch is managed."""
         self._workshop = Workshop()
+        self._sources = Sources(self._compiler.version, self._compiler.digest)
         self.shared = Layer(self._workshop, reuse=False)
         self.intents: dict[IntentId, IntentVersion] = {}
         self.switches: dict[str, Switch] = {}
@@ -141,6 +128,7 @@ class Desired:
 
     def _put(self, version: IntentVersion, moment: Moment) -> set[str]:
         intent, intent_id = version.intent, version.intent.id
+        self._make_as_it_was(intent)
         before = self.intents.get(intent_id)
         self.intents[intent_id] = version
         if before is None and intent.scope == ALL_SCOPE:
@@ -167,10 +155,13 @@ class Desired:
         return self._remove(intent_id, moment)
 
     def _remove(self, intent_id: IntentId, moment: Moment) -> set[str]:
-        version = self.intents.pop(intent_id, None)
+        version = self.intents.get(intent_id)
         if version is None:
             return set()
         intent = version.intent
+        self._make_as_it_was(intent)
+        del self.intents[intent_id]
+        self._sources.forget(intent_id)
         if intent.scope == ALL_SCOPE:
             self._cookies.discard(intent_id)
         self.pods.put(intent, None)
@@ -225,8 +216,7 @@ class Desired:
         """Compile for the switch of `node`; None: it has no switch intent."""
         switch = self.begin(node)
         if switch is not None:
-            for _ in self.compiling(switch):
-                pass
+            self._make(switch)
         return switch
 
     def begin(self, node: str) -> Switch | None:
@@ -242,19 +232,44 @@ class Desired:
 
     def compiling(self, switch: Switch) -> Iterator[None]:
         """
-        Compile everything for a switch that has just begun, one intent a step.
+        Compile everything for a switch that has begun, one intent a step.
 
-        5,000 routes are a quarter of a second: the caller lets others have their turn, and
-        intents may change between two steps. Ends early when the switch is not managed any more.
+        The caller lets others have their turn, and intents may change between two steps. Ends early
+        when the switch is not managed any more.
         """
-        node = switch.node
-        for intent_id in (*sorted(self._scoped.get(node, ())), *sorted(self._everywhere)):
-            if self.switches.get(node) is not switch:
-                return
-            self._put_own(intent_id, (node,), Moment(0))
+        if switch.made:
+            return
+        for intent_id in self._own_ids(switch.node):
+            switch.own.put(intent_id, self._program(switch, intent_id))
             yield
-        # All of it will be compared with what the switch holds.
-        switch.pending = {}
+            if switch.made or self.switches.get(switch.node) is not switch:
+                return
+        switch.made = True
+        if switch.synced:
+            # It was taken at its word, before anybody knew in full what it says.
+            switch.suspect |= switch.own.totals.digest != switch.digests.own
+        else:
+            # All of it will be compared with what the switch holds.
+            switch.pending = {}
+
+    def _make(self, switch: Switch) -> Layer:
+        """Its own part, which is compiled at once where it has not been."""
+        for _ in self.compiling(switch):
+            pass
+        return switch.own
+
+    def _make_as_it_was(self, intent: AnyIntent) -> None:
+        """
+        An own intent of a switch, which was taken at its word, is about to change.
+
+        What the switch holds is what was made from the intents before.
+        """
+        if self._compiler.is_shared(intent):
+            return
+        for node in self.switches if intent.scope == ALL_SCOPE else (intent.scope,):
+            switch = self.switches.get(node)
+            if switch is not None and switch.synced:
+                self._make(switch)
 
     def unmanage(self, node: str) -> None:
         """Forget what was compiled for this switch."""
@@ -262,10 +277,45 @@ class Desired:
         self._contexts.pop(node, None)
 
     def known(self, switch: Switch, digests: Digests) -> Then | None:
-        """The state that a switch says to hold; None: none that is known, or not for certain."""
-        if not self.certain(switch.node) or digests.own != switch.own.totals.digest:
+        """
+        The state that a switch says to hold; None: none that is known, or not for certain.
+
+        While its own part is not `made`: if it says that it was made from what there is here.
+        """
+        if not self.certain(switch.node):
             return None
-        return self.recent.then(digests.shared, self.shared.totals)
+        if switch.made:
+            same = digests.own == switch.own.totals.digest
+        else:
+            said = Source.of(digests.source)
+            same = digests.own != 0 and said.digest == self._source_digest(switch.node)
+        return self.recent.then(digests.shared, self.shared.totals) if same else None
+
+    def source(self, switch: Switch) -> int:
+        """
+        What the switch's own part is made from, as a number to be told the next owner.
+
+        0: not everything of it is as it was asked for, which the next owner has to see for itself.
+        """
+        totals = switch.own.totals
+        if not switch.made or switch.failures or switch.own.conflicted:
+            return 0
+        if totals.flows != totals.fixed:
+            return 0
+        if switch.source is None:
+            digest = self._source_digest(switch.node)
+            switch.source = Source(digest, totals.flows, totals.groups).word()
+        return switch.source
+
+    def _source_digest(self, node: str) -> int:
+        """Of everything that this switch's own part is made from."""
+        parts: list[AnyIntent | None] = []
+        for intent_id in self._own_ids(node):
+            known: list[Version | None] = [self.intents.get(intent_id)]
+            if intent_id in self.held.coming:
+                known += [None, self.held.coming[intent_id]]
+            parts += [version.intent if version is not None else None for version in known]
+        return self._sources.digest(parts)
 
     def certain(self, node: str) -> bool:
         """What stands here is all that this switch should hold: nothing is unreadable."""
@@ -275,7 +325,7 @@ class Desired:
     def get(self, node: str, intent_id: IntentId) -> Compiled | None:
         """What the switch of `node` should hold of an intent."""
         part = self.shared.effective.get(intent_id)
-        return part or self.switches[node].own.effective.get(intent_id)
+        return part or self._make(self.switches[node]).effective.get(intent_id)
 
     def is_shared(self, intent_id: IntentId) -> bool:
         """Its program is the same on every switch."""
@@ -283,7 +333,7 @@ class Desired:
 
     def owner(self, node: str, key: Key, but: Container[IntentId] = ()) -> IntentId | None:
         """The intent, none of `but`, that should stand at `key` on the switch of `node`."""
-        owner = self.shared.owner(key) or self.switches[node].own.owner(key)
+        owner = self.shared.owner(key) or self._make(self.switches[node]).owner(key)
         return None if owner in but else owner
 
     def parts(self, node: str) -> Iterator[Compiled]:
@@ -292,7 +342,7 @@ class Desired:
 
         Its own comes first: of a new pipeline the tables that shared flows lead to.
         """
-        yield from self.switches[node].own.effective.values()
+        yield from self._make(self.switches[node]).effective.values()
         yield from self.shared.effective.values()
 
     def errors(self, node: str) -> list[tuple[IntentId, int, str]]:
@@ -315,6 +365,10 @@ class Desired:
         return version.revision if version else 0
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _own_ids(self, node: str) -> tuple[IntentId, ...]:
+        """What is compiled for the switch of `node` alone."""
+        return (*sorted(self._scoped.get(node, ())), *sorted(self._everywhere))
 
     def _index(self, intent: AnyIntent) -> None:
         if intent.scope == ALL_SCOPE:
@@ -354,27 +408,35 @@ class Desired:
         assert intent is not None, node
         self._contexts[node] = self._compiler.context(intent)
         busy: set[str] = set()
-        for intent_id in (*sorted(self._scoped.get(node, ())), *sorted(self._everywhere)):
+        for intent_id in self._own_ids(node):
             busy |= self._put_own(intent_id, (node,), moment)
         return busy
 
     def _put_own(self, intent_id: IntentId, nodes: Iterable[str], moment: Moment) -> set[str]:
-        version = self.intents.get(intent_id)
         busy = set()
         for node in nodes:
             switch = self.switches.get(node)
             if switch is None:
                 continue
-            program = None
-            switch.failures.pop(intent_id, None)
-            if version is not None or intent_id in self.held.coming:
-                intent = version.intent if version is not None else None
-                program, reason = self._try(intent_id, intent, self._contexts[node])
-                if reason:
-                    switch.failures[intent_id] = reason
+            if switch.synced:
+                self._make(switch)
+            switch.source = None
+            program = self._program(switch, intent_id)
             if switch.mark(switch.own.put(intent_id, program), moment):
                 busy.add(node)
         return busy
+
+    def _program(self, switch: Switch, intent_id: IntentId) -> Program | None:
+        """Of one of the switch's own intents, as it stands now."""
+        switch.failures.pop(intent_id, None)
+        version = self.intents.get(intent_id)
+        if version is None and intent_id not in self.held.coming:
+            return None
+        intent = version.intent if version is not None else None
+        program, reason = self._try(intent_id, intent, self._contexts[switch.node])
+        if reason:
+            switch.failures[intent_id] = reason
+        return program
 
     def _compile_shared(self, intent_id: IntentId, intent: AnyIntent | None) -> Program | None:
         self.failures.pop(intent_id, None)

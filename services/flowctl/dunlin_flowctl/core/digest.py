@@ -21,7 +21,7 @@ from dunlin.pipeline.layout import Table
 
 _BITS = 128
 _MASK = (1 << _BITS) - 1
-_FIELD = "xxreg0"
+_FIELDS = ("xxreg0", "xxreg1")
 _SHARED, _OWN = 2, 1
 """Priorities of the two flows."""
 _NONE = 1
@@ -33,10 +33,15 @@ LEARNING_TABLES = frozenset({Table.AFFINITY})
 
 
 class Digests(NamedTuple):
-    """Of what every switch holds, and of this switch's own; 0: not known."""
+    """
+    Of what every switch holds, and of this switch's own; 0: not known.
+
+    `source`: what its own was made from, and how much that is (`source.py`).
+    """
 
     shared: int = 0
     own: int = 0
+    source: int = 0
 
 
 UNKNOWN = Digests()
@@ -100,15 +105,29 @@ def _bytes(content: Flow | Group) -> bytes:
 def digest_flows(before: Digests, after: Digests) -> list[Flow]:
     """The flows that say `after` where `before` is said now."""
     return [
-        Flow(Table.DIGEST, priority, (), (SetField(_FIELD, new),), cookie=DIGEST_COOKIE)
-        for priority, old, new in ((_SHARED, before[0], after[0]), (_OWN, before[1], after[1]))
+        Flow(
+            Table.DIGEST,
+            priority,
+            (),
+            tuple(map(SetField, _FIELDS, new)),
+            cookie=DIGEST_COOKIE,
+        )
+        for (priority, old), (_, new) in zip(_said(before), _said(after), strict=True)
         if old != new
     ]
 
 
+def _said(digests: Digests) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """What each flow says, by priority."""
+    return ((_SHARED, (digests.shared,)), (_OWN, (digests.own, digests.source)))
+
+
 def unsaid(flows: Iterable[Flow]) -> list[Flow]:
     """The same flows, saying nothing."""
-    return [replace(flow, actions=(SetField(_FIELD, 0),)) for flow in flows]
+    return [
+        replace(flow, actions=tuple(map(SetField, _FIELDS, (0,) * len(flow.actions))))
+        for flow in flows
+    ]
 
 
 def take_digests(flows: dict[tuple[int, int, Match], Flow]) -> Digests:
@@ -118,13 +137,17 @@ def take_digests(flows: dict[tuple[int, int, Match], Flow]) -> Digests:
 
 def read_digests(found: Mapping[int, Flow | None]) -> Digests:
     """From the flows of table Digest, by priority; what does not look as written says nothing."""
-    values = []
-    for priority in (_SHARED, _OWN):
-        flow = found.get(priority)
-        value = 0
-        if flow is not None and len(flow.actions) == 1:
-            action = flow.actions[0]
-            if isinstance(action, SetField) and action.field == _FIELD and action.mask is None:
-                value = action.value
-        values.append(value)
-    return Digests(*values)
+    (shared,), (own, source) = (
+        _read(found.get(priority), len(said)) for priority, said in _said(UNKNOWN)
+    )
+    return Digests(shared, own, source)
+
+
+def _read(flow: Flow | None, count: int) -> tuple[int, ...]:
+    actions = flow.actions if flow is not None else ()
+    values = tuple(
+        action.value
+        for action, field in zip(actions, _FIELDS, strict=False)
+        if isinstance(action, SetField) and action.field == field and action.mask is None
+    )
+    return values if len(values) == len(actions) == count else (0,) * count

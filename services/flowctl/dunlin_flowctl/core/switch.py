@@ -8,6 +8,7 @@ from dunlin.model.ids import IntentId
 from dunlin_flowctl.core.digest import UNKNOWN, Digests, Totals
 from dunlin_flowctl.core.layer import Changes, Layer, Replaced
 from dunlin_flowctl.core.program import Compiled
+from dunlin_flowctl.core.source import Source
 
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 300.0
@@ -85,6 +86,7 @@ class Switch:
     """
     The changes of one managed switch. One piece of work is in flight at a time.
 
+    `made`: its own part has been compiled. `source`: what that was made from, where it is known.
     `synced`: compared with its dump in this session; before, its revision is 0.
     `partial`: that left policy alone, which was not known; its revision is 0 then, too.
     `suspect`: it may hold something else than this says; only a dump tells.
@@ -96,6 +98,8 @@ class Switch:
         self.node = node
         self.dpid = dpid
         self.own = own
+        self.made = False
+        self.source: int | None = None
         self.failures: dict[IntentId, str] = {}
         self.pending: dict[IntentId, Pending] = {}
         self._early: int | None = None
@@ -132,8 +136,9 @@ class Switch:
         """It has said what it holds: its own part as it should be, and the shared one as `then`."""
         self.pending, self._early = {}, None
         self.synced, self.digests = True, digests
-        self.flows = self.own.totals.flows + then.shared.flows
-        self.groups = self.own.totals.groups + then.shared.groups
+        own = self.own.totals if self.made else Source.of(digests.source)
+        self.flows = own.flows + then.shared.flows
+        self.groups = own.groups + then.shared.groups
         for change in then.since:
             self.mark(change.changes, change.moment)
 
