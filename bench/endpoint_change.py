@@ -205,7 +205,7 @@ def _bundle() -> Bundle:
     """A modification of one Service's group."""
     program = PipelineCompiler().compile(world.service_intent(1, ENDPOINTS), None)
     changes = ChangeSet()
-    changes.put(program.groups[0], held=True, who=world.service_intent(1, 0).id, source=0)
+    changes.put(program.groups[0], held=True, who=world.service_intent(1, 0).id)
     return Bundle(ProgramCache().phases(changes, OWN_XID)[:1])
 
 

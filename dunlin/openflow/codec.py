@@ -41,6 +41,7 @@ from dunlin.openflow.wire_flow import (
 )
 from dunlin.openflow.wire_group import (
     BUNDLE_FLAGS,
+    as_modify,
     encode_bundle_add,
     encode_group,
     encode_group_delete_all,
@@ -49,7 +50,7 @@ from dunlin.openflow.wire_nat import NX_VENDOR
 
 __all__ = [
     "HEADER_LEN", "MAX_LEN", "VERSION", "CannotEncode", "CtFlush", "CtTuple", "GroupTooLarge",
-    "Header", "OpenFlowError", "again", "canonical", "canonical_group", "decode",
+    "Header", "OpenFlowError", "again", "as_modify", "canonical", "canonical_group", "decode",
     "encode_aggregate_request", "encode_barrier_request", "encode_bundle_add",
     "encode_bundle_commit", "encode_bundle_discard", "encode_bundle_open", "encode_ct_flush",
     "encode_echo_reply", "encode_echo_request", "encode_features_request", "encode_flow",

@@ -26,6 +26,9 @@ BUNDLE_ADD_LEN = 16
 
 GroupCommand = Literal["add", "modify", "delete"]
 _COMMANDS = {"add": 0, "modify": 1, "delete": 2}
+_COMMAND = slice(8, 10)
+"""Where it is in a message."""
+_MODIFY = _COMMANDS["modify"].to_bytes(2, "big")
 _TYPES = ("all", "select", "indirect", "fast_failover")
 _GROUP_MOD = struct.Struct("!BBHIHBx4sHxxI")
 _BUCKET = struct.Struct("!HHI")
@@ -70,6 +73,11 @@ def encode_group(group: Group, command: GroupCommand, xid: int = 0) -> bytes:
         OFPG_BUCKET_ALL,
     )  # fmt: skip
     return head + buckets + properties
+
+
+def as_modify(message: bytes) -> bytes:
+    """OFPT_GROUP_MOD that adds a group -> the one that modifies it."""
+    return message[: _COMMAND.start] + _MODIFY + message[_COMMAND.stop :]
 
 
 def encode_group_delete_all(xid: int = 0) -> bytes:

@@ -10,6 +10,7 @@ from dunlin.openflow import codec
 from dunlin.openflow.flow import Flow, Group
 from dunlin.pipeline.layout import POLICY_TABLES
 from dunlin_flowctl.core.delta import ChangeSet, Step
+from dunlin_flowctl.core.digest import add_message
 
 # Every bundle of every session has the same ids, so that its bytes can be shared: a session writes
 # one bundle at a time and waits for its commit.
@@ -18,8 +19,6 @@ SHARED_XID = 0x1000_0000
 OWN_XID = 0x2000_0000
 OPEN_XID = 0x3000_0000
 COMMIT_XID = 0x3000_0001
-OFPFF_SEND_FLOW_REM = 1
-"""Asked of every flow: a flow that somebody else removes is noticed at once."""
 OPEN = codec.encode_bundle_open(BUNDLE_ID, OPEN_XID)
 COMMIT = codec.encode_bundle_commit(BUNDLE_ID, COMMIT_XID)
 
@@ -116,18 +115,16 @@ class Batches:
 @dataclass
 class ProgramCache:
     """
-    Messages of compiled intents and whole shared change sets, as bytes; the least used go first.
+    Whole shared change sets, as bytes; the least used go first.
 
-    `messages_max`, `changes_max`, `batches_max`: how many of each are kept. `shared_used`,
-    `shared_made`: shared change sets asked for and encoded so far.
+    `changes_max`, `batches_max`: how many of each are kept. `shared_used`, `shared_made`: shared
+    change sets asked for and encoded so far.
     """
 
-    messages_max: int = 400_000
     changes_max: int = 64
     batches_max: int = 2
     shared_used: int = 0
     shared_made: int = 0
-    _messages: OrderedDict[tuple[int, object, str], bytes] = field(default_factory=OrderedDict)
     _changes: OrderedDict[object, tuple[ChangeSet, Phases]] = field(default_factory=OrderedDict)
     _whole: OrderedDict[object, Bundle] = field(default_factory=OrderedDict)
     _batches: OrderedDict[object, Batches] = field(default_factory=OrderedDict)
@@ -179,38 +176,18 @@ class ProgramCache:
         """
         segments = []
         for steps in changes.phases:
-            segments.append(self.segment(steps, first_xid))
+            segments.append(encode_segment(steps, first_xid))
             first_xid += len(steps)
         return tuple(segments)
 
-    def segment(self, steps: Sequence[Step], first_xid: int) -> Segment:
-        """Steps in their order. Raises as `phases`."""
-        return encode_segment(steps, first_xid, self._message)
 
-    def _message(self, step: Step) -> bytes:
-        if not step.source:
-            return encode_step(step)
-        content = step.content
-        name = content.group_id if isinstance(content, Group) else content.key
-        key = (step.source, name, step.command)
-        message = self._messages.get(key)
-        if message is None:
-            message = self._messages[key] = encode_step(step)
-            if len(self._messages) > self.messages_max:
-                self._messages.popitem(last=False)
-        return message
-
-
-def encode_segment(
-    steps: Sequence[Step], first_xid: int, message: "Callable[[Step], bytes] | None" = None
-) -> Segment:
-    """Steps in their order; `message`: how one is encoded. Raises Unencodable: naming all."""
-    encode = message or encode_step
+def encode_segment(steps: Sequence[Step], first_xid: int) -> Segment:
+    """Steps in their order. Raises Unencodable: naming all."""
     reasons: dict[IntentId | None, str] = {}
     parts = []
     for xid, step in enumerate(steps, first_xid):
         try:
-            parts.append(codec.encode_bundle_add(BUNDLE_ID, encode(step), xid))
+            parts.append(codec.encode_bundle_add(BUNDLE_ID, encode_step(step), xid))
         except codec.CannotEncode as error:
             reasons.setdefault(step.intent_id, str(error))
     if reasons:
@@ -226,11 +203,12 @@ def cut(steps: list[Step], limit: int) -> Iterator[list[Step]]:
 
 def encode_step(step: Step) -> bytes:
     """The flow or group modification of one step, xid 0."""
-    if isinstance(step.content, Group):
-        return codec.encode_group(step.content, step.command)
     if step.command == "delete":
+        if isinstance(step.content, Group):
+            return codec.encode_group(step.content, "delete")
         return codec.encode_flow(step.content, "delete_strict")
-    return codec.encode_flow(step.content, "add", flags=OFPFF_SEND_FLOW_REM)
+    message = step.message or add_message(step.content)
+    return message if step.command == "add" else codec.as_modify(message)
 
 
 def interleave(shared: Phases, own: Phases) -> Bundle:

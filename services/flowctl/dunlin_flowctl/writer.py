@@ -209,11 +209,11 @@ async def bundles(
         yield Bundle((encode_segment(said, OWN_XID),), void=True)
     if plan.shared is None:
         for steps in chunks(plan.own, limit):
-            yield Bundle((await _segment(cache, steps),))
+            yield Bundle((await _segment(steps),))
         return
     shared_changes = plan.shared
     batches = cache.batches(plan.key, lambda: shared_changes, limit)
-    policy = (await batches.policy(), await _segment(cache, policy_steps(plan.own)))
+    policy = (await batches.policy(), await _segment(policy_steps(plan.own)))
     if first := tuple(segment for segment in policy if segment.intents):
         yield Bundle(first)
     *phases, said = plan.own.phases
@@ -221,10 +221,10 @@ async def bundles(
         async for segment in batches.phase(number):
             yield Bundle((segment,))
         for steps in cut([step for step in own if not is_policy(step)], limit):
-            yield Bundle((await _segment(cache, steps),))
+            yield Bundle((await _segment(steps),))
     last = [segment async for segment in batches.phase(len(phases))]
     if said:
-        last.append(cache.segment(said, OWN_XID))
+        last.append(encode_segment(said, OWN_XID))
     if last:
         yield Bundle(tuple(last))
 
@@ -236,7 +236,7 @@ def _void(plan: Plan) -> list[Step]:
     return [Step("add", flow, None) for flow in flows]
 
 
-async def _segment(cache: ProgramCache, steps: list[Step]) -> Segment:
+async def _segment(steps: list[Step]) -> Segment:
     if len(steps) < IN_THREAD_MIN:
-        return cache.segment(steps, OWN_XID)
-    return await asyncio.to_thread(cache.segment, steps, OWN_XID)
+        return encode_segment(steps, OWN_XID)
+    return await asyncio.to_thread(encode_segment, steps, OWN_XID)

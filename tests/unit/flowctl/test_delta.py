@@ -5,12 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dunlin.model.ids import IntentId
+from dunlin.openflow import codec
 from dunlin.openflow.flow import Bucket, Flow, Group, Output, Program, ToGroup, match
 from dunlin_flowctl.core.delta import ChangeSet, diff
 from dunlin_flowctl.core.desired import Desired
 from dunlin_flowctl.core.layer import Layer, Replaced, recompute
 from dunlin_flowctl.core.program import Content, Key, Workshop
 from dunlin_flowctl.core.switch import Moment
+from dunlin_flowctl.encode import encode_step
 from tests.unit.flowctl.programs import (
     NODES,
     Change,
@@ -268,12 +270,31 @@ def test_a_group_that_stayed_behind_is_modified_not_added() -> None:
     assert [step.command for step in changes.groups_put] == ["modify"]
 
 
+def test_kept_messages_are_those_that_would_be_made() -> None:
+    """What every switch needs is encoded when it is compiled; a changed group is a modification."""
+    buckets = [Bucket(number, (Output(number),)) for number in (1, 2)]
+    layer, who = Layer(Workshop(), keep=True), IntentId("all/service/a")
+    parts = []
+    for group in (Group(256, buckets=tuple(buckets[:1])), Group(256, buckets=tuple(buckets))):
+        layer.put(who, Program((Flow(1, len(group.buckets), (), (ToGroup(256),)),), (group,)))
+        parts.append(layer.effective[who])
+    changes = diff([Replaced(*parts)], may_delete=True)
+    steps = [step for phase in changes.phases for step in phase]
+    assert [(step.command, bool(step.message)) for step in steps] == [
+        ("modify", True), ("add", True), ("delete", False)
+    ]  # fmt: skip
+    for step in steps:
+        assert encode_step(step) == encode_step(msgspec.structs.replace(step, message=b""))
+    modified = codec.encode_group(Group(256, buckets=tuple(buckets)), "modify")
+    assert encode_step(steps[0]) == modified
+
+
 def test_the_oracle_can_fail() -> None:
     """The switch of these tests refuses a wrong order, and layers differ from unequal programs."""
     group = Group(256)
     flow = Flow(1, 1, match(in_port=1), (ToGroup(256),))
     wrong = ChangeSet()
-    wrong.put(flow, held=False, who=IntentId("x"), source=1)
+    wrong.put(flow, held=False, who=IntentId("x"))
     try:
         write({}, wrong)
     except AssertionError:

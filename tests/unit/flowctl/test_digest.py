@@ -19,7 +19,6 @@ from dunlin_flowctl.core.digest import (
     digest_flows,
     read_digests,
     take_digests,
-    totals_of,
     unsaid,
 )
 from dunlin_flowctl.core.layer import Replaced
@@ -86,9 +85,10 @@ def test_parts_add_up_in_any_order_and_can_be_taken_away() -> None:
 
 def test_learned_flows_are_not_counted_but_groups_are_part_of_it() -> None:
     """`fixed` leaves out the table where switches learn; a group changes the digest."""
-    totals = totals_of([FLOW, replace(FLOW, table=Table.AFFINITY)], [Group(256)])
+    flows = (FLOW, replace(FLOW, table=Table.AFFINITY))
+    totals = Workshop().make(IntentId("a"), Program(flows, (Group(256),))).totals
     assert (totals.flows, totals.groups, totals.fixed) == (2, 1, 1)
-    assert totals.digest != totals_of([FLOW, replace(FLOW, table=Table.AFFINITY)], []).digest
+    assert totals.digest != made("a", *flows).digest
 
 
 def test_what_is_written_is_read() -> None:

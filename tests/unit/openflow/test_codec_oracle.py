@@ -301,6 +301,7 @@ def test_group_mods_are_the_libraries_bytes(oracle: Oracle, group: Group) -> Non
         assert codec.encode_group(group, command, 9) == oracle.group_mod(group, number, 9)
     empty = Group(group.group_id, group.type)
     assert codec.encode_group(group, "delete", 9) == oracle.group_mod(empty, 2, 9)
+    assert codec.as_modify(codec.encode_group(group, "add", 9)) == oracle.group_mod(group, 1, 9)
 
 
 def test_bundled_message_is_the_libraries_bytes(oracle: Oracle) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow, Group
 from dunlin_flowctl.core.layer import Replaced
-from dunlin_flowctl.core.program import Content, Key
+from dunlin_flowctl.core.program import Compiled, Content, Key
 
 Command = Literal["add", "modify", "delete"]
 
@@ -18,14 +18,14 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     """
     One message to a switch. Flows are always added (which replaces), so `modify` is for groups.
 
-    `intent_id`: who asked for it; None for what no intent explains. `source`: the serial of the
-    `Compiled` that `content` is from, 0 if none.
+    `intent_id`: who asked for it; None for what no intent explains. `message`: the one that adds
+    it, if that is known.
     """
 
     command: Command
     content: Content
     intent_id: IntentId | None
-    source: int = 0
+    message: bytes = b""
 
 
 @dataclass(slots=True)
@@ -61,13 +61,13 @@ class ChangeSet:
     def __len__(self) -> int:
         return sum(map(len, self.phases))
 
-    def put(self, content: Content, *, held: bool, who: IntentId, source: int) -> None:
+    def put(self, content: Content, *, held: bool, who: IntentId, message: bytes = b"") -> None:
         """Add or replace one; `held`: the switch has something at its key."""
         if isinstance(content, Group):
             command: Command = "modify" if held else "add"
-            self.groups_put.append(Step(command, content, who, source))
+            self.groups_put.append(Step(command, content, who, message))
         else:
-            self.flows_put.append(Step("add", content, who, source))
+            self.flows_put.append(Step("add", content, who, message))
 
     def say(self, flows: Iterable[Flow]) -> None:
         """The switch says this of itself from now on."""
@@ -85,7 +85,7 @@ class ChangeSet:
         phase.append(Step("delete", content, who))
 
 
-Entry = tuple[IntentId, int, Content]
+Entry = tuple[Compiled, Content]
 
 
 def _entries(parts: Iterable[Replaced], side: Literal["old", "new"]) -> dict[Key, Entry]:
@@ -94,7 +94,7 @@ def _entries(parts: Iterable[Replaced], side: Literal["old", "new"]) -> dict[Key
         compiled = part.old if side == "old" else part.new
         if compiled is not None:
             for key, content in compiled.items():
-                entries[key] = (compiled.intent_id, compiled.serial, content)
+                entries[key] = (compiled, content)
     return entries
 
 
@@ -114,17 +114,17 @@ def diff(
     parts = tuple(parts)
     old, new = _entries(parts, "old"), _entries(parts, "new")
     changes = ChangeSet()
-    for key, (who, serial, content) in new.items():
+    for key, (part, content) in new.items():
         held = old.get(key)
-        if held is None or held[2] != content:
-            changes.put(
-                content, held=held is not None or key in stray_groups, who=who, source=serial
-            )
-    for key, (who, _, content) in old.items():
+        if held is None or held[1] != content:
+            is_held = held is not None or key in stray_groups
+            message = part.message(key)
+            changes.put(content, held=is_held, who=part.intent_id, message=message)
+    for key, (part, content) in old.items():
         if key in new or owned(key) is not None:
             continue
         if may_delete:
-            changes.delete(content, who)
+            changes.delete(content, part.intent_id)
         else:
             changes.defer(content)
     return changes

@@ -50,7 +50,7 @@ class Desired:
         """The intent stream is new: nothing is known and no switch is managed."""
         self._workshop = Workshop()
         self._sources = Sources(self._compiler.version, self._compiler.digest)
-        self.shared = Layer(self._workshop, reuse=False)
+        self.shared = Layer(self._workshop, keep=True)
         self.intents: dict[IntentId, IntentVersion] = {}
         self.switches: dict[str, Switch] = {}
         self.failures: dict[IntentId, str] = {}
@@ -225,7 +225,7 @@ class Desired:
         if intent is None:
             return None
         # No two switches have the same program of a route or of a Pod: nothing to look for.
-        switch = Switch(node, intent.dpid, Layer(self._workshop, self.shared.owner, reuse=False))
+        switch = Switch(node, intent.dpid, Layer(self._workshop, self.shared.owner))
         self.switches[node] = switch
         self._contexts[node] = self._compiler.context(intent)
         return switch

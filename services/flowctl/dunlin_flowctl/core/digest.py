@@ -7,8 +7,8 @@ rest. What Dunlin's digests do not tell for certain is unknown.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -19,11 +19,15 @@ from dunlin.openflow.wire_flow import encode_flow
 from dunlin.openflow.wire_group import encode_group
 from dunlin.pipeline.layout import Table
 
+K = TypeVar("K", bound=Hashable)
+
 _BITS = 128
 _MASK = (1 << _BITS) - 1
 _FIELDS = ("xxreg0", "xxreg1")
 _SHARED, _OWN = 2, 1
 """Priorities of the two flows."""
+OFPFF_SEND_FLOW_REM = 1
+"""Asked of every flow: a flow that somebody else removes is noticed at once."""
 _NONE = 1
 """Of nothing at all: 0 says that the digest is not known."""
 
@@ -51,7 +55,7 @@ class Totals(NamedTuple):
     """
     What parts add up to, in any order. `fixed`: flows of tables in which no switch learns.
 
-    `digest`: the sum of BLAKE2b over the messages that write each part, modulo 2^128.
+    `digest`: the sum of BLAKE2b over the messages that add each part, modulo 2^128.
     """
 
     digest: int = _NONE
@@ -78,28 +82,37 @@ class Totals(NamedTuple):
         )
 
 
-def totals_of(flows: Iterable[Flow], groups: Iterable[Group]) -> Totals:
+def messages_of(contents: Mapping[K, Flow | Group]) -> dict[K, bytes]:
+    """What puts each; empty for what OpenFlow has no bytes for."""
+    messages = {}
+    for key, content in contents.items():
+        try:
+            messages[key] = add_message(content)
+        except CannotEncode:
+            messages[key] = b""
+    return messages
+
+
+def totals_of(contents: Mapping[K, Flow | Group], messages: Mapping[K, bytes]) -> Totals:
     """Of one part: equal for equal messages in one order."""
-    content = hashlib.blake2b(digest_size=_BITS // 8)
-    counts = [0, 0, 0]
-    for group in groups:
-        content.update(_bytes(group))
-        counts[1] += 1
-    for flow in flows:
-        content.update(_bytes(flow))
-        counts[0] += 1
-        counts[2] += flow.table not in LEARNING_TABLES
-    return Totals(int.from_bytes(content.digest(), "big"), *counts)
-
-
-def _bytes(content: Flow | Group) -> bytes:
-    try:
+    whole = hashlib.blake2b(digest_size=_BITS // 8)
+    groups = fixed = 0
+    for key, content in contents.items():
+        # No switch will ever hold what has none, and none that refuses anything is sure of itself.
+        whole.update(messages[key] or repr(content).encode())
         if isinstance(content, Group):
-            return encode_group(content, "add")
-        return encode_flow(content, "add")
-    except CannotEncode:
-        # No switch will ever hold it, and none that was refused something is sure of itself.
-        return repr(content).encode()
+            groups += 1
+        else:
+            fixed += content.table not in LEARNING_TABLES
+    digest = int.from_bytes(whole.digest(), "big")
+    return Totals(digest, len(contents) - groups, groups, fixed)
+
+
+def add_message(content: Flow | Group) -> bytes:
+    """The message, of xid 0, that puts it where nothing is. Raises CannotEncode."""
+    if isinstance(content, Group):
+        return encode_group(content, "add")
+    return encode_flow(content, "add", flags=OFPFF_SEND_FLOW_REM)
 
 
 def digest_flows(before: Digests, after: Digests) -> list[Flow]:

@@ -48,10 +48,10 @@ class Layer:
         workshop: Workshop,
         taken: Callable[[Key], IntentId | None] = nobody,
         *,
-        reuse: bool = True,
+        keep: bool = False,
     ) -> None:
-        """`reuse`: see `Workshop.make`."""
-        self._reuse = reuse
+        """`keep`: see `Workshop.make`."""
+        self._keep = keep
         self._workshop = workshop
         self._taken = taken
         self._programs: dict[IntentId, Program] = {}
@@ -159,7 +159,7 @@ class Layer:
         if program is None:
             return None
         lost = () if certain else self._lost(intent_id, program)
-        return self._workshop.make(intent_id, program, lost, reuse=self._reuse)
+        return self._workshop.make(intent_id, program, lost, keep=self._keep)
 
     def _lost(self, intent_id: IntentId, program: Program) -> tuple[Conflict, ...]:
         lost = []

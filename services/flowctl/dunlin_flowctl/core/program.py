@@ -4,11 +4,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow, Group, Match, Meter, Program
-from dunlin_flowctl.core.digest import Totals, totals_of
+from dunlin_flowctl.core.digest import Totals, messages_of, totals_of
 
 FlowKey = tuple[int, int, Match]
 """(table, priority, match)."""
@@ -55,7 +54,8 @@ class Compiled:
 
     Equality is identity; `serial` is unique in this process. `conflicts`: what the intent asked
     for and does not get. `meters` are no part of bundles: `meters.py` writes them.
-    `totals`: of flows and groups.
+    `totals`: of flows and groups. `messages`: those that add them, where they are kept: what every
+    switch needs is encoded once.
     """
 
     intent_id: IntentId
@@ -65,6 +65,11 @@ class Compiled:
     meters: Mapping[int, Meter]
     conflicts: tuple[Conflict, ...]
     totals: Totals
+    messages: Mapping[Key, bytes]
+
+    def message(self, key: Key) -> bytes:
+        """What adds it; empty where that is not kept."""
+        return self.messages.get(key, b"")
 
     def keys(self) -> Iterator[Key]:
         """Every key of flows and groups, groups first."""
@@ -86,11 +91,10 @@ def program_keys(program: Program | None) -> set[Key]:
 
 
 class Workshop:
-    """Makes `Compiled` values; equal programs of one intent give the same value."""
+    """Makes `Compiled` values."""
 
     def __init__(self) -> None:
         self._serials = count(1)
-        self._made: WeakValueDictionary[tuple[IntentId, Program], Compiled] = WeakValueDictionary()
 
     def make(
         self,
@@ -98,21 +102,13 @@ class Workshop:
         program: Program,
         lost: Collection[Conflict] = (),
         *,
-        reuse: bool = True,
+        keep: bool = False,
     ) -> Compiled:
         """
         `program` without the keys in `lost`. A key that a program holds twice: the first one.
 
-        `reuse`: other switches may have the same program; looking costs a hash over all of it.
+        `keep`: the messages.
         """
-        if lost or not reuse:
-            return self._build(intent_id, program, tuple(lost))
-        made = self._made.get((intent_id, program))
-        if made is None:
-            made = self._made[(intent_id, program)] = self._build(intent_id, program, ())
-        return made
-
-    def _build(self, intent_id: IntentId, program: Program, lost: tuple[Conflict, ...]) -> Compiled:
         groups: dict[int, Group] = {}
         for group in program.groups:
             groups.setdefault(group.group_id, group)
@@ -132,5 +128,8 @@ class Workshop:
             else:
                 flows.pop(conflict.key, None)
         conflicts = (*lost, *(Conflict(key, intent_id) for key in twice))
-        totals = totals_of(flows.values(), groups.values())
-        return Compiled(intent_id, next(self._serials), flows, groups, meters, conflicts, totals)
+        contents: dict[Key, Content] = dict(chain(groups.items(), flows.items()))
+        messages = messages_of(contents)
+        totals = totals_of(contents, messages)
+        serial, kept = next(self._serials), messages if keep else {}
+        return Compiled(intent_id, serial, flows, groups, meters, conflicts, totals, kept)

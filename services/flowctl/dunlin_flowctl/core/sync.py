@@ -79,10 +79,9 @@ def plan_fresh(parts: Iterable[Compiled]) -> ChangeSet:
     """What makes a switch that holds nothing hold these: as `plan_sync`, without comparing."""
     changes = ChangeSet()
     for part in parts:
-        for group in part.groups.values():
-            changes.put(group, held=False, who=part.intent_id, source=part.serial)
-        for flow in part.flows.values():
-            changes.put(flow, held=False, who=part.intent_id, source=part.serial)
+        for key, content in part.items():
+            message = part.message(key)
+            changes.put(content, held=False, who=part.intent_id, message=message)
     return changes
 
 
@@ -102,14 +101,15 @@ def _put_part(
         held_group = groups.get(group_id)
         if held_group != group:
             drift["group_missing" if held_group is None else "group_modified"] += 1
-            plan.changes.put(
-                group, held=held_group is not None, who=part.intent_id, source=part.serial
-            )
+            message = part.message(group_id)
+            is_held = held_group is not None
+            plan.changes.put(group, held=is_held, who=part.intent_id, message=message)
     for key, flow in part.flows.items():
         held = flows.get(key)
         if held != flow:
             drift["flow_missing" if held is None else "flow_modified"] += 1
-            plan.changes.put(flow, held=held is not None, who=part.intent_id, source=part.serial)
+            message = part.message(key)
+            plan.changes.put(flow, held=held is not None, who=part.intent_id, message=message)
 
 
 def _drop_flows(
