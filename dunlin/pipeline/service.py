@@ -10,8 +10,6 @@ the same for all. ADR 0007.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from msgspec import structs
-
 from dunlin.events.intents import (
     LocalServiceIntent,
     ServiceEndpoint,
@@ -110,7 +108,6 @@ class ProgramMaker:
 
     def __post_init__(self) -> None:
         self.groups: dict[int, Group] = {}
-        self._numbers: dict[ServiceEndpoint, int] = {}
 
     @property
     def program(self) -> Program:
@@ -147,19 +144,19 @@ class ProgramMaker:
     def translate(self, endpoint: ServiceEndpoint) -> tuple[Action, ...]:
         """In the bucket itself: a new connection costs no upcall, and stays where it is."""
         nat = Nat("dst", endpoint.ip, endpoint.ip, endpoint.port, endpoint.port)
-        return (structs.replace(self.as_it_is(endpoint), nat=nat),)
+        return (self._commit(endpoint, nat),)
 
     def as_it_is(self, endpoint: ServiceEndpoint) -> Ct:
         """The same for what is sent to this endpoint already."""
-        note = (_MARK, note_endpoint(self.number(endpoint)))
-        return Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, exec=note)
+        return self._commit(endpoint, None)
 
     def number(self, endpoint: ServiceEndpoint) -> int:
-        """The same in every group that it is in."""
-        found = self._numbers.get(endpoint)
-        if found is None:
-            found = self._numbers[endpoint] = endpoint_number(self.service_key, endpoint)
-        return found
+        """The same in every group that it is in; a table of them would cost more than they do."""
+        return endpoint_number(self.service_key, endpoint)
+
+    def _commit(self, endpoint: ServiceEndpoint, nat: Nat | None) -> Ct:
+        note = (_MARK, note_endpoint(self.number(endpoint)))
+        return Ct(Zone.MAIN, commit=True, table=Table.ENDPOINT_SELECTED, nat=nat, exec=note)
 
     def _add(self, groups: tuple[Group, ...]) -> None:
         for group in groups:

@@ -182,7 +182,7 @@ def test_a_bundle_that_is_too_large_keeps_policy_together() -> None:
     steps = ChangeSet()
     for part in switches.desired.parts("n2"):
         for flow in part.flows.values():
-            steps.put(flow, held=False, who=part.intent_id, source=0)
+            steps.put(flow, held=False, who=part.intent_id)
     first, *rest = chunks(steps, 3)
     assert rest
     assert all(len(chunk) <= 3 for chunk in rest)

@@ -61,7 +61,7 @@ def play(desired: Desired, history: list[Change], start: int = 1) -> None:
 
 def wanted(desired: Desired, node: str) -> Holding:
     """What the switch of a node should hold, from its parts."""
-    return {key: content for part in desired.parts(node) for key, content in part.items()}
+    return {key: content for part in desired.parts(node) for key, content, _ in part.items()}
 
 
 def from_scratch(history: list[Change], node: str) -> Holding:

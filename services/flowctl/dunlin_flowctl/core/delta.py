@@ -9,7 +9,7 @@ import msgspec
 from dunlin.model.ids import IntentId
 from dunlin.openflow.flow import Flow, Group
 from dunlin_flowctl.core.layer import Replaced
-from dunlin_flowctl.core.program import Compiled, Content, Key
+from dunlin_flowctl.core.program import Content, Key
 
 Command = Literal["add", "modify", "delete"]
 
@@ -85,7 +85,7 @@ class ChangeSet:
         phase.append(Step("delete", content, who))
 
 
-Entry = tuple[Compiled, Content]
+Entry = tuple[IntentId, Content, bytes]
 
 
 def _entries(parts: Iterable[Replaced], side: Literal["old", "new"]) -> dict[Key, Entry]:
@@ -93,8 +93,8 @@ def _entries(parts: Iterable[Replaced], side: Literal["old", "new"]) -> dict[Key
     for part in parts:
         compiled = part.old if side == "old" else part.new
         if compiled is not None:
-            for key, content in compiled.items():
-                entries[key] = (compiled, content)
+            for key, content, message in compiled.items():
+                entries[key] = (compiled.intent_id, content, message)
     return entries
 
 
@@ -114,17 +114,16 @@ def diff(
     parts = tuple(parts)
     old, new = _entries(parts, "old"), _entries(parts, "new")
     changes = ChangeSet()
-    for key, (part, content) in new.items():
+    for key, (who, content, message) in new.items():
         held = old.get(key)
         if held is None or held[1] != content:
             is_held = held is not None or key in stray_groups
-            message = part.message(key)
-            changes.put(content, held=is_held, who=part.intent_id, message=message)
-    for key, (part, content) in old.items():
+            changes.put(content, held=is_held, who=who, message=message)
+    for key, (who, content, _) in old.items():
         if key in new or owned(key) is not None:
             continue
         if may_delete:
-            changes.delete(content, part.intent_id)
+            changes.delete(content, who)
         else:
             changes.defer(content)
     return changes

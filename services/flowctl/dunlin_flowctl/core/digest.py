@@ -7,8 +7,9 @@ rest. What Dunlin's digests do not tell for certain is unknown.
 """
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -18,8 +19,6 @@ from dunlin.openflow.messages import CannotEncode
 from dunlin.openflow.wire_flow import encode_flow
 from dunlin.openflow.wire_group import encode_group
 from dunlin.pipeline.layout import Table
-
-K = TypeVar("K", bound=Hashable)
 
 _BITS = 128
 _MASK = (1 << _BITS) - 1
@@ -82,30 +81,28 @@ class Totals(NamedTuple):
         )
 
 
-def messages_of(contents: Mapping[K, Flow | Group]) -> dict[K, bytes]:
+def messages_of(contents: Iterable[Flow | Group]) -> list[bytes]:
     """What puts each; empty for what OpenFlow has no bytes for."""
-    messages = {}
-    for key, content in contents.items():
+    messages = []
+    for content in contents:
         try:
-            messages[key] = add_message(content)
+            messages.append(add_message(content))
         except CannotEncode:
-            messages[key] = b""
+            messages.append(b"")
     return messages
 
 
-def totals_of(contents: Mapping[K, Flow | Group], messages: Mapping[K, bytes]) -> Totals:
-    """Of one part: equal for equal messages in one order."""
+def totals_of(
+    groups: Collection[Group], flows: Collection[Flow], messages: Iterable[bytes]
+) -> Totals:
+    """Of one part, `messages` in the same order: equal for equal messages in one order."""
     whole = hashlib.blake2b(digest_size=_BITS // 8)
-    groups = fixed = 0
-    for key, content in contents.items():
+    for content, message in zip(chain(groups, flows), messages, strict=True):
         # No switch will ever hold what has none, and none that refuses anything is sure of itself.
-        whole.update(messages[key] or repr(content).encode())
-        if isinstance(content, Group):
-            groups += 1
-        else:
-            fixed += content.table not in LEARNING_TABLES
+        whole.update(message or repr(content).encode())
+    fixed = sum([flow.table not in LEARNING_TABLES for flow in flows])
     digest = int.from_bytes(whole.digest(), "big")
-    return Totals(digest, len(contents) - groups, groups, fixed)
+    return Totals(digest, len(flows), len(groups), fixed)
 
 
 def add_message(content: Flow | Group) -> bytes:

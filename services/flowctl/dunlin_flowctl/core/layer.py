@@ -93,8 +93,12 @@ class Layer:
         affected = {intent_id}
         for key in old_keys - new_keys:
             affected |= self._withdraw(key, intent_id)
-        for key in new_keys - old_keys:
-            affected |= self._claim(key, intent_id)
+        fresh = new_keys - old_keys
+        if self._claims.keys().isdisjoint(fresh):
+            self._claims.update(dict.fromkeys(fresh, intent_id))
+        else:
+            for key in fresh:
+                affected |= self._claim(key, intent_id)
         if program is None:
             del self._programs[intent_id]
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, repeat
 from typing import NamedTuple
 
 from dunlin.model.ids import IntentId
@@ -54,8 +54,8 @@ class Compiled:
 
     Equality is identity; `serial` is unique in this process. `conflicts`: what the intent asked
     for and does not get. `meters` are no part of bundles: `meters.py` writes them.
-    `totals`: of flows and groups. `messages`: those that add them, where they are kept: what every
-    switch needs is encoded once.
+    `totals`: of flows and groups. `messages`: those that add them, groups first, where they are
+    kept: what every switch needs is encoded once.
     """
 
     intent_id: IntentId
@@ -65,19 +65,17 @@ class Compiled:
     meters: Mapping[int, Meter]
     conflicts: tuple[Conflict, ...]
     totals: Totals
-    messages: Mapping[Key, bytes]
-
-    def message(self, key: Key) -> bytes:
-        """What adds it; empty where that is not kept."""
-        return self.messages.get(key, b"")
+    messages: tuple[bytes, ...]
 
     def keys(self) -> Iterator[Key]:
         """Every key of flows and groups, groups first."""
         return chain(self.groups, self.flows)
 
-    def items(self) -> Iterator[tuple[Key, Content]]:
-        """Every key and what stands there, groups first."""
-        return chain(self.groups.items(), self.flows.items())
+    def items(self) -> Iterator[tuple[FlowKey | int, Content, bytes]]:
+        """Every key, what stands there and its message (maybe empty), groups first."""
+        keys: Iterator[FlowKey | int] = chain(self.groups, self.flows)
+        contents: Iterator[Content] = chain(self.groups.values(), self.flows.values())
+        return zip(keys, contents, self.messages or repeat(b""), strict=False)
 
 
 def program_keys(program: Program | None) -> set[Key]:
@@ -128,8 +126,7 @@ class Workshop:
             else:
                 flows.pop(conflict.key, None)
         conflicts = (*lost, *(Conflict(key, intent_id) for key in twice))
-        contents: dict[Key, Content] = dict(chain(groups.items(), flows.items()))
-        messages = messages_of(contents)
-        totals = totals_of(contents, messages)
-        serial, kept = next(self._serials), messages if keep else {}
+        messages = messages_of(chain(groups.values(), flows.values()))
+        totals = totals_of(groups.values(), flows.values(), messages)
+        serial, kept = next(self._serials), tuple(messages) if keep else ()
         return Compiled(intent_id, serial, flows, groups, meters, conflicts, totals, kept)

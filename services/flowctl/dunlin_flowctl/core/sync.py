@@ -79,8 +79,7 @@ def plan_fresh(parts: Iterable[Compiled]) -> ChangeSet:
     """What makes a switch that holds nothing hold these: as `plan_sync`, without comparing."""
     changes = ChangeSet()
     for part in parts:
-        for key, content in part.items():
-            message = part.message(key)
+        for _, content, message in part.items():
             changes.put(content, held=False, who=part.intent_id, message=message)
     return changes
 
@@ -97,19 +96,13 @@ def _put_part(
     groups: Mapping[int, Group],
     drift: Counter[str],
 ) -> None:
-    for group_id, group in part.groups.items():
-        held_group = groups.get(group_id)
-        if held_group != group:
-            drift["group_missing" if held_group is None else "group_modified"] += 1
-            message = part.message(group_id)
-            is_held = held_group is not None
-            plan.changes.put(group, held=is_held, who=part.intent_id, message=message)
-    for key, flow in part.flows.items():
-        held = flows.get(key)
-        if held != flow:
-            drift["flow_missing" if held is None else "flow_modified"] += 1
-            message = part.message(key)
-            plan.changes.put(flow, held=held is not None, who=part.intent_id, message=message)
+    for key, content, message in part.items():
+        held = groups.get(key) if isinstance(key, int) else flows.get(key)
+        if held != content:
+            what = "group" if isinstance(key, int) else "flow"
+            drift[f"{what}_missing" if held is None else f"{what}_modified"] += 1
+            is_held = held is not None
+            plan.changes.put(content, held=is_held, who=part.intent_id, message=message)
 
 
 def _drop_flows(
