@@ -233,10 +233,11 @@ class Shell:
             self.planned.pop(node, None)
         else:
             self.planned[node] = new
-        before = {intent.subject: intent for intent in old.intents}
-        after = {intent.subject: intent for intent in new.intents}
-        self.writer.want({s: i for s, i in after.items() if before.get(s) != i})
-        self.writer.want(dict.fromkeys(before.keys() - after.keys()))
+        # Of one node and one kind: keys tell them apart, and a subject costs as much as a plan.
+        before = {intent.key: intent for intent in old.intents}
+        after = {intent.key: intent for intent in new.intents}
+        self.writer.want({i.subject: i for key, i in after.items() if before.get(key) != i})
+        self.writer.want({before[key].subject: None for key in before.keys() - after.keys()})
         for finding in new.findings:
             if finding not in old.findings:
                 self._tell(finding)
