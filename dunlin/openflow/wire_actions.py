@@ -160,8 +160,16 @@ def _around_ct(
 def _encode_note(action: SetField | Move) -> bytes:
     """Inside of ct(): labels are all different, and would only push others out of the cache."""
     if isinstance(action, SetField) and action.field == "ct_label":
-        return _padded(OFPAT_SET_FIELD, encode_field(action.field, action.value, action.mask))
+        before, after = _around_label(action.mask)
+        return before + action.value.to_bytes(16, "big") + after
     return _encode_action(action)
+
+
+@lru_cache(maxsize=1 << 8)
+def _around_label(mask: int | None) -> tuple[bytes, bytes]:
+    """`set_field` of ct_label before and after its value."""
+    whole = _padded(OFPAT_SET_FIELD, encode_field("ct_label", 0, mask))
+    return whole[:8], whole[8 + 16 :]
 
 
 def _encode_controller(controller: Controller) -> bytes:

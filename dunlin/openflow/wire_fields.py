@@ -130,9 +130,13 @@ def _place(item: FieldMatch) -> int:
 
 def encode_match(match: Match) -> bytes:
     """`struct ofp_match` with its padding to eight bytes."""
-    if len(match) > 1:
-        match = tuple(sorted(match, key=_place))
-    body = b"".join([_encode_cached(item.field, item.value, item.mask) for item in match])
+    if len(match) == 1:
+        # Labels of endpoints are all different, and would only push others out of the cache.
+        (item,) = match
+        body = encode_field(item.field, item.value, item.mask)
+    else:
+        ordered = sorted(match, key=_place)
+        body = b"".join([_encode_cached(item.field, item.value, item.mask) for item in ordered])
     length = 4 + len(body)
     return b"\x00\x01" + length.to_bytes(2, "big") + body + bytes(-length % 8)
 

@@ -108,6 +108,8 @@ class ProgramMaker:
 
     def __post_init__(self) -> None:
         self.groups: dict[int, Group] = {}
+        # By identity, of endpoints that the intent keeps: to hash one takes as long as its number.
+        self._numbers: dict[int, int] = {}
 
     @property
     def program(self) -> Program:
@@ -151,8 +153,11 @@ class ProgramMaker:
         return self._commit(endpoint, None)
 
     def number(self, endpoint: ServiceEndpoint) -> int:
-        """The same in every group that it is in; a table of them would cost more than they do."""
-        return endpoint_number(self.service_key, endpoint)
+        """The same in every group that it is in."""
+        found = self._numbers.get(id(endpoint))
+        if found is None:
+            found = self._numbers[id(endpoint)] = endpoint_number(self.service_key, endpoint)
+        return found
 
     def _commit(self, endpoint: ServiceEndpoint, nat: Nat | None) -> Ct:
         note = (_MARK, note_endpoint(self.number(endpoint)))
