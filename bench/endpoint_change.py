@@ -22,7 +22,7 @@ from pathlib import Path
 import uvloop
 
 from bench import ovs, world
-from bench.measure import Metric, Options, Row, Table, percentile
+from bench.measure import Metric, Options, Row, Table, at_rest, percentile
 from bench.openflow import TimedSession, session_with
 from bench.programming import Clock, Flowctl
 from dunlin import subjects, wire
@@ -242,6 +242,7 @@ async def control_plane(switch: ovs.Ovs, services: int) -> AsyncIterator[Bench]:
                 asyncio.create_task(bench.seen.follow_state(bus)),
             ]
             await bench.load()
+            at_rest()
             yield bench
     finally:
         for task in tasks:

@@ -25,7 +25,7 @@ from typing import Any
 import uvloop
 
 from bench import ovs, scale_cluster
-from bench.measure import Metric, Options, Row, Table, percentile
+from bench.measure import Metric, Options, Row, Table, at_rest, percentile
 from bench.scale_cluster import NODES, POLICIES, SERVICES, SLICES, SPARE, Size
 from bench.scale_plane import SERVICES_RUN, Plane, control_plane
 from dunlin import subjects
@@ -116,6 +116,7 @@ async def measure(
     with TemporaryDirectory(prefix="dunlin-scale-") as name:
         async with control_plane(Path(name), size, switch, *counts) as plane:
             await _load(plane, options, tables.whole.row(str(size)))
+            at_rest()
             changes = Changes(plane)
             for kind in KINDS:
                 options.progress(f"{size}: {kind}")
