@@ -36,7 +36,7 @@ from dunlin.events.state import Applied, Progress
 from dunlin_flowctl.adapters.pipeline import PipelineCompiler
 from dunlin_flowctl.config import FlowctlSettings
 from dunlin_flowctl.core.delta import ChangeSet
-from dunlin_flowctl.encode import OWN_XID, Bundle, ProgramCache
+from dunlin_flowctl.encode import OWN_XID, Bundle, encode_phases
 from dunlin_lab import netns
 
 SWITCHES = int(os.environ.get("DUNLIN_BENCH_SWITCHES", "100"))
@@ -206,7 +206,7 @@ def _bundle() -> Bundle:
     program = PipelineCompiler().compile(world.service_intent(1, ENDPOINTS), None)
     changes = ChangeSet()
     changes.put(program.groups[0], held=True, who=world.service_intent(1, 0).id)
-    return Bundle(ProgramCache().phases(changes, OWN_XID)[:1])
+    return Bundle(encode_phases(changes, OWN_XID)[:1])
 
 
 def _process(module: str, directory: Path, **env: str) -> subprocess.Popen[bytes]:

@@ -95,7 +95,7 @@ class Batches:
         return await asyncio.shield(self._part(len(self._cuts) - 1, 0))
 
     async def phase(self, number: int) -> AsyncIterator[Segment]:
-        """The segments of one phase, in order. Raises as `ProgramCache.phases`."""
+        """The segments of one phase, in order. Raises as `encode_phases`."""
         for index in range(len(self._cuts[number])):
             made = self._part(number, index)
             if index + 1 < len(self._cuts[number]):
@@ -146,7 +146,7 @@ class ProgramCache:
         found = self._changes.get(key)
         if found is None:
             self.shared_made += 1
-            found = self._changes[key] = (changes, self.phases(changes, SHARED_XID))
+            found = self._changes[key] = (changes, encode_phases(changes, SHARED_XID))
             if len(self._changes) > self.changes_max:
                 self._changes.popitem(last=False)
         return found[1]
@@ -167,18 +167,19 @@ class ProgramCache:
         found = self._changes.get(key)
         return found[0] if found is not None else None
 
-    def phases(self, changes: ChangeSet, first_xid: int) -> Phases:
-        """
-        One segment a phase.
 
-        Raises:
-            Unencodable: naming every intent that cannot be written.
-        """
-        segments = []
-        for steps in changes.phases:
-            segments.append(encode_segment(steps, first_xid))
-            first_xid += len(steps)
-        return tuple(segments)
+def encode_phases(changes: ChangeSet, first_xid: int) -> Phases:
+    """
+    One segment a phase.
+
+    Raises:
+        Unencodable: naming every intent that cannot be written.
+    """
+    segments = []
+    for steps in changes.phases:
+        segments.append(encode_segment(steps, first_xid))
+        first_xid += len(steps)
+    return tuple(segments)
 
 
 def encode_segment(steps: Sequence[Step], first_xid: int) -> Segment:

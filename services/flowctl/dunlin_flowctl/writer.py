@@ -21,6 +21,7 @@ from dunlin_flowctl.encode import (
     Unencodable,
     chunks,
     cut,
+    encode_phases,
     encode_segment,
     interleave,
     is_policy,
@@ -181,11 +182,11 @@ def at_once(plan: Plan, cache: ProgramCache, limit: int) -> Bundle | None:
         return None
     try:
         if plan.shared is None:
-            return interleave(cache.phases(plan.own, OWN_XID), ()).joined()
+            return interleave(encode_phases(plan.own, OWN_XID), ()).joined()
         if not len(plan.own):
             return cache.whole(plan.key, plan.shared)
         shared = cache.shared(plan.key, plan.shared)
-        return interleave(shared, cache.phases(plan.own, OWN_XID)).joined()
+        return interleave(shared, encode_phases(plan.own, OWN_XID)).joined()
     except Unencodable:
         return None
 
@@ -203,7 +204,7 @@ async def bundles(
     """
     if plan.shared is not None and len(plan) <= limit:
         shared = cache.shared(plan.key, plan.shared)
-        yield interleave(shared, cache.phases(plan.own, OWN_XID) if len(plan.own) else shared[:0])
+        yield interleave(shared, encode_phases(plan.own, OWN_XID) if len(plan.own) else shared[:0])
         return
     if void and len(plan) > limit and (said := _void(plan)):
         yield Bundle((encode_segment(said, OWN_XID),), void=True)

@@ -224,7 +224,6 @@ class Desired:
         intent = self.switch_intent(node)
         if intent is None:
             return None
-        # No two switches have the same program of a route or of a Pod: nothing to look for.
         switch = Switch(node, intent.dpid, Layer(self._workshop, self.shared.owner))
         self.switches[node] = switch
         self._contexts[node] = self._compiler.context(intent)

@@ -67,15 +67,14 @@ class Compiled:
     totals: Totals
     messages: tuple[bytes, ...]
 
-    def keys(self) -> Iterator[Key]:
+    def keys(self) -> Iterator[FlowKey | int]:
         """Every key of flows and groups, groups first."""
         return chain(self.groups, self.flows)
 
     def items(self) -> Iterator[tuple[FlowKey | int, Content, bytes]]:
         """Every key, what stands there and its message (maybe empty), groups first."""
-        keys: Iterator[FlowKey | int] = chain(self.groups, self.flows)
         contents: Iterator[Content] = chain(self.groups.values(), self.flows.values())
-        return zip(keys, contents, self.messages or repeat(b""), strict=False)
+        return zip(self.keys(), contents, self.messages or repeat(b""), strict=False)
 
 
 def program_keys(program: Program | None) -> set[Key]:

@@ -135,31 +135,28 @@ def _of_rule(
     for binding in sorted(bindings):
         text = f"{binding.protocol}/{binding.name}/{binding.number}"
         ports = (PortKey(binding.protocol.value, binding.number, 0xFFFF),)
-        for more, peers in _named_peers(rule, binding):
-            in_network = more == _IN_NETWORK
-            yield Variant(key(text + more), rule, priority, peers, ports, binding, in_network)
+        for peers, in_network in _named_peers(rule, binding):
+            name = key(f"{text}/network" if in_network else text)
+            yield Variant(name, rule, priority, peers, ports, binding, in_network)
 
 
-_IN_NETWORK = "/network"
-
-
-def _named_peers(rule: Rule, binding: Binding) -> Iterator[tuple[str, tuple[Element, ...] | None]]:
+def _named_peers(rule: Rule, binding: Binding) -> Iterator[tuple[tuple[Element, ...] | None, bool]]:
     """
-    The peers that a named port is asked of together, told apart by a text of their own.
+    The peers that a named port is asked of together, and whether they are ipBlocks.
 
     In egress the peer must have the port. One lookup says which Pod it is, another in which
     ipBlocks it lies: both have to hold, so ipBlocks are conjunctions of their own (ADR 0047).
     """
     if rule.direction == "ingress":
-        yield "", rule.peers
+        yield rule.peers, False
         return
     if rule.peers is None:
-        yield "", (binding,)
+        yield (binding,), False
         return
     if groups := tuple(peer for peer in rule.peers if isinstance(peer, Group)):
-        yield "", groups
+        yield groups, False
     if blocks := tuple(peer for peer in rule.peers if isinstance(peer, Block)):
-        yield _IN_NETWORK, blocks
+        yield blocks, True
 
 
 def masked(port: PortRange) -> Iterator[PortKey]:
